@@ -1,0 +1,122 @@
+//! Why a task stopped: the record that `fault_info` reads word by word.
+//!
+//! `fault_info(cap, index)` returns four words. Index 0: state, kind, thread, generation. Index 1:
+//! instruction pointer, address, error code, stack pointer. Index 2: reason and detail of `leave`,
+//! core, TSC of the fault. Index 3 and up: four return addresses each, zero where the chain ended.
+
+/// What state a task is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum TaskState {
+    /// At least one thread may run.
+    Running = 0,
+    /// A stop or a fault was seen, some threads are not parked yet.
+    Parking = 1,
+    /// Parked by `stop`; `resume` and `restart` are possible.
+    Stopped = 2,
+    /// Parked by a fault or by `leave`; only `restart` is possible.
+    Faulted = 3,
+}
+
+impl TaskState {
+    /// The state for a code.
+    pub const fn from_code(code: u64) -> Option<TaskState> {
+        Some(match code {
+            0 => TaskState::Running,
+            1 => TaskState::Parking,
+            2 => TaskState::Stopped,
+            3 => TaskState::Faulted,
+            _ => return None,
+        })
+    }
+}
+
+/// What stopped a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum FaultKind {
+    /// Nothing yet.
+    None = 0,
+    /// A CPU exception; the vector is in the low byte of [`FaultKind`]'s word shifted by 8.
+    Exception = 1,
+    /// The task called `leave`.
+    Leave = 2,
+    /// Unknown call number, or a boot-only call after the seal; the number is the address word.
+    BadCall = 3,
+    /// An interrupt came more often than the manifest allows; the interrupt's index is the
+    /// address word.
+    InterruptStorm = 4,
+}
+
+impl FaultKind {
+    /// The kind for a code.
+    pub const fn from_code(code: u64) -> Option<FaultKind> {
+        Some(match code {
+            0 => FaultKind::None,
+            1 => FaultKind::Exception,
+            2 => FaultKind::Leave,
+            3 => FaultKind::BadCall,
+            4 => FaultKind::InterruptStorm,
+            _ => return None,
+        })
+    }
+}
+
+/// The first argument of `leave`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum LeaveReason {
+    /// Done; the detail is an exit status, 0 for success.
+    Exit = 0,
+    /// The program panicked; its last log frame says where. The detail is the line.
+    Panic = 1,
+}
+
+/// How many return addresses a fault record holds.
+pub const BACKTRACE_LEN: usize = 16;
+
+/// One task's fault record, as the kernel keeps it.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct FaultRecord {
+    /// [`FaultKind`] code, exception vector in bits 8..16.
+    pub kind: u64,
+    /// Index of the thread within its task.
+    pub thread: u64,
+    /// Instruction pointer.
+    pub rip: u64,
+    /// Address of a page fault, or the word that the kind defines.
+    pub address: u64,
+    /// Error code of the exception.
+    pub error: u64,
+    /// Stack pointer.
+    pub rsp: u64,
+    /// `leave`: the reason.
+    pub reason: u64,
+    /// `leave`: the detail.
+    pub detail: u64,
+    /// Core on which it happened.
+    pub core: u64,
+    /// TSC at the fault.
+    pub tsc: u64,
+    /// Return addresses, innermost first.
+    pub backtrace: [u64; BACKTRACE_LEN],
+}
+
+/// What a boot failure means: `init` leaves with `Exit` and a detail of code | value << 32.
+pub const fn init_error_text(code: u32) -> &'static str {
+    match code {
+        1 => "no ACPI tables were found; is this machine's firmware ACPI 2.0 or later?",
+        2 => "an ACPI table is damaged; its signature is the value",
+        3 => "the machine has fewer cores than the appliance uses; it found the value",
+        4 => "a core did not start; its number is the value",
+        5 => "a device of the appliance is not there; its index is the value",
+        6 => "a device could not be bound; its index is the value",
+        7 => "a device shares its isolation group with another owner; its index is the value",
+        8 => "no usable IOMMU; the manifest does not say iommu = \"absent-ok\"",
+        9 => "the entropy source that the manifest asks for is missing or stuck",
+        10 => "a machine part could not be handed over to the kernel; its kind is the value",
+        11 => "the kernel refused to seal; its status is the value",
+        _ => "for a reason that this kernel does not know",
+    }
+}

@@ -1,0 +1,41 @@
+//! What the supervisor is told: one [`RestartPolicy`] per task, in a read-only region that is
+//! named `policy` in the supervisor's task information.
+
+use crate::NAME_LEN;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// When the tries run out: leave the task stopped and go on.
+pub const THEN_STOP: u8 = 0;
+/// When the tries run out: reboot the machine.
+pub const THEN_REBOOT: u8 = 1;
+/// When the tries run out: power the machine off.
+pub const THEN_POWER_OFF: u8 = 2;
+
+/// The appliance powers off in order once every task with this flag has left with status 0.
+pub const FLAG_ESSENTIAL: u8 = 1;
+
+/// How one task is treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct RestartPolicy {
+    /// The task's name.
+    pub name: [u8; NAME_LEN],
+    /// Slot of the supervisor's `Task` capability.
+    pub cap: u32,
+    /// Restarts allowed within the window.
+    pub tries: u32,
+    /// Length of the window, in nanoseconds.
+    pub within_ns: u64,
+    /// First delay before a restart; it doubles with each try.
+    pub delay_ns: u64,
+    /// Largest delay.
+    pub delay_max_ns: u64,
+    /// Bit of the supervisor's signal word that tells of this task.
+    pub bit: u8,
+    /// [`THEN_STOP`] and so on.
+    pub then: u8,
+    /// [`FLAG_ESSENTIAL`].
+    pub flags: u8,
+    /// Zero.
+    pub reserved: [u8; 5],
+}

@@ -1,0 +1,98 @@
+//! The boot stub: the only unchecked code of an image.
+//!
+//! Entered by a PVH loader in 32-bit mode (`start.s` switches to 64-bit mode with memory below
+//! 4 GiB mapped one to one), it checks every byte of the payload against its checksums, maps the
+//! kernel's segments and jumps to the kernel. A payload that does not match is refused with one
+//! line on the first serial port and never run.
+
+#![no_std]
+#![no_main]
+
+mod check;
+mod handoff;
+mod pvh;
+mod uart;
+
+use core::arch::global_asm;
+use core::fmt::Write;
+use uart::Uart;
+
+global_asm!(include_str!("start.s"));
+
+/// Why the payload is not run. Every text is one line and names what was found.
+pub enum Refusal {
+    /// The loader's start information is missing or has no memory map.
+    NoStartInfo(u32),
+    /// The CPU lacks the CRC32 instruction.
+    NoCrc32,
+    /// Physical memory ends before the payload does, or there is none where it belongs.
+    NoMemory {
+        /// Bytes needed from the payload's start.
+        need: u64,
+    },
+    /// Block 0 is not a header of this version.
+    NotAHeader,
+    /// Block 0 does not match its checksum.
+    HeaderDamaged,
+    /// The checksum table does not match its checksum.
+    TableDamaged,
+    /// A block does not match the table.
+    BlockDamaged(u64),
+    /// The header's numbers contradict each other.
+    BadLayout(&'static str),
+}
+
+fn refuse(uart: &mut Uart, why: &Refusal) -> ! {
+    let _ = match why {
+        Refusal::NoStartInfo(found) => {
+            write!(uart, "the loader passed no PVH start info with a memory map (found {found:#x})")
+        }
+        Refusal::NoCrc32 => write!(uart, "this CPU has no CRC32 instruction (x86-64-v2 is needed)"),
+        Refusal::NoMemory { need } => {
+            write!(uart, "too little memory: {} KiB are needed at 2 MiB", need.div_ceil(1024))
+        }
+        Refusal::NotAHeader => write!(uart, "no payload header of this version at 2 MiB"),
+        Refusal::HeaderDamaged => write!(uart, "the payload is damaged: header checksum differs"),
+        Refusal::TableDamaged => write!(uart, "the payload is damaged: checksum table differs"),
+        Refusal::BlockDamaged(n) => write!(uart, "the payload is damaged: block {n} differs"),
+        Refusal::BadLayout(what) => write!(uart, "the payload header contradicts itself: {what}"),
+    }
+    .and_then(|()| uart.write_str("; write the image again\n"));
+    uart.drain();
+    halt()
+}
+
+fn halt() -> ! {
+    loop {
+        // SAFETY: halting has no effect on memory; interrupts are off and stay off.
+        unsafe { core::arch::asm!("cli; hlt", options(nomem, nostack)) }
+    }
+}
+
+/// Called by `start.s` in 64-bit mode with the physical address of the PVH start info.
+///
+/// # Safety
+/// `start_info` is what the loader passed in `ebx`; memory below 4 GiB is mapped one to one.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn stub_main(start_info: u32) -> ! {
+    let mut uart = Uart::start();
+    // The CR before the text ends whatever firmware left on the line.
+    let _ = uart.write_str("\r\ncloister: checking the image\n");
+    // SAFETY: the conditions are those of this function.
+    match unsafe { handoff::run(start_info) } {
+        Ok(never) => match never {},
+        Err(why) => {
+            let _ = uart.write_str("cloister: refused: ");
+            refuse(&mut uart, &why)
+        }
+    }
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo) -> ! {
+    let mut uart = Uart::start();
+    let line = info.location().map_or(0, core::panic::Location::line);
+    let _ = write!(uart, "cloister: refused: the boot stub broke at line {line}\n");
+    uart.drain();
+    halt()
+}

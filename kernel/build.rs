@@ -1,0 +1,14 @@
+//! Hands the linker its scripts; see kernel.ld.
+
+fn main() {
+    let dir = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
+    println!("cargo:rerun-if-changed=kernel.ld");
+    if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("none") {
+        println!("cargo:rustc-link-arg-bins=-T{dir}/kernel.ld");
+        println!("cargo:rustc-link-arg-bins=-Tdefmt.x");
+        println!("cargo:rustc-link-arg-bins=--build-id=sha1");
+        println!("cargo:rustc-link-arg-bins=-zmax-page-size=4096");
+        println!("cargo:rustc-link-arg-bins=-znoexecstack");
+        println!("cargo:rustc-link-arg-bins=--gc-sections");
+    }
+}

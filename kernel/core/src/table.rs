@@ -1,0 +1,109 @@
+//! The system table as typed arrays.
+//!
+//! [`Table::new`] is the only way to one: it views each section in place (no copy, no unsafe) and
+//! then has `crate::validate` check every rule. So whoever holds a [`Table`] may rely on all of
+//! them: indices name existing records, and each task's runs of capabilities, maps and ports lie
+//! within their sections.
+
+use crate::validate;
+use cloister_abi::table::{Cap, Device, Header, Irq, Map, Ports, Region, Section, Task, Thread};
+use core::ops::Range;
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+pub use crate::validate::{Rule, TableError};
+
+/// A valid system table.
+#[derive(Clone, Copy, Debug)]
+pub struct Table<'a> {
+    /// Its head.
+    pub header: &'a Header,
+    /// The tasks.
+    pub tasks: &'a [Task],
+    /// The threads, sorted by core and then by priority.
+    pub threads: &'a [Thread],
+    /// The regions.
+    pub regions: &'a [Region],
+    /// The maps of all tasks.
+    pub maps: &'a [Map],
+    /// The capabilities of all tasks.
+    pub caps: &'a [Cap],
+    /// The port ranges of all tasks.
+    pub ports: &'a [Ports],
+    /// The devices.
+    pub devices: &'a [Device],
+    /// The device interrupts.
+    pub irqs: &'a [Irq],
+}
+
+impl<'a> Table<'a> {
+    /// Views and checks a table; `bytes` is 8-byte aligned and exactly as long as the table.
+    /// `payload_pages` is the length of the payload that `RegionKind::Payload` regions lie in.
+    pub fn new(bytes: &'a [u8], payload_pages: u32) -> Result<Table<'a>, TableError> {
+        let table = Table::view(bytes)?;
+        validate::check(&table, bytes.len(), payload_pages)?;
+        Ok(table)
+    }
+
+    fn view(bytes: &'a [u8]) -> Result<Table<'a>, TableError> {
+        let (header, _) = Header::ref_from_prefix(bytes).map_err(|_| Rule::Header.at(0))?;
+        Ok(Table {
+            header,
+            tasks: section(bytes, header.tasks, 0)?,
+            threads: section(bytes, header.threads, 1)?,
+            regions: section(bytes, header.regions, 2)?,
+            maps: section(bytes, header.maps, 3)?,
+            caps: section(bytes, header.caps, 4)?,
+            ports: section(bytes, header.ports, 5)?,
+            devices: section(bytes, header.devices, 6)?,
+            irqs: section(bytes, header.irqs, 7)?,
+        })
+    }
+
+    /// The capabilities of a task of this table; a slot is an index into them.
+    pub fn caps_of(&self, task: &Task) -> &'a [Cap] {
+        self.caps
+            .get(run(task.first_cap, task.caps))
+            .unwrap_or_default()
+    }
+
+    /// The maps of a task of this table.
+    pub fn maps_of(&self, task: &Task) -> &'a [Map] {
+        self.maps
+            .get(run(task.first_map, task.maps))
+            .unwrap_or_default()
+    }
+
+    /// The port ranges of a task of this table.
+    pub fn ports_of(&self, task: &Task) -> &'a [Ports] {
+        self.ports
+            .get(run(task.first_port, task.ports))
+            .unwrap_or_default()
+    }
+
+    /// The indices of a core's threads; a thread's place in the range is its rank.
+    pub fn threads_on(&self, core: u16) -> Range<usize> {
+        let first = self.threads.partition_point(|thread| thread.core < core);
+        let end = self.threads.partition_point(|thread| thread.core <= core);
+        first..end
+    }
+}
+
+/// A run of records, as indices. Its end cannot overflow: 32 bits plus 16 bits.
+pub(crate) fn run(first: u32, count: u16) -> Range<usize> {
+    let first = usize::try_from(first).unwrap_or(usize::MAX);
+    first..first.saturating_add(usize::from(count))
+}
+
+fn section<T: FromBytes + Immutable + KnownLayout>(
+    bytes: &[u8],
+    section: Section,
+    index: usize,
+) -> Result<&[T], TableError> {
+    let wrong = Rule::Section.at(index);
+    let offset = usize::try_from(section.offset).map_err(|_| wrong)?;
+    let count = usize::try_from(section.count).map_err(|_| wrong)?;
+    let rest = bytes.get(offset..).ok_or(wrong)?;
+    <[T]>::ref_from_prefix_with_elems(rest, count)
+        .map(|(records, _)| records)
+        .map_err(|_| wrong)
+}

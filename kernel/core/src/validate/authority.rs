@@ -1,0 +1,194 @@
+//! Rules of capabilities, ports, devices and interrupts: who may do what to whom.
+
+use super::{Rule, TableError};
+use crate::caps::code;
+use crate::table::Table;
+use cloister_abi::call::{
+    CLIENT_BITS, IRQ_BIT_FIRST, IRQ_BITS, RIGHT_ACK, RIGHT_INFO, RIGHT_POWER_OFF, RIGHT_REBOOT,
+    RIGHT_RESTART, RIGHT_RESUME, RIGHT_SIGNAL, RIGHT_STOP,
+};
+use cloister_abi::layout::MAX_THREADS;
+use cloister_abi::table::{
+    Cap, CapKind, DEVICE_BUS_MASTER, DEVICE_OPTIONAL, DEVICE_PCI_CLASS, DEVICE_PCI_ID,
+    DEVICE_PCI_POSITION, DEVICE_PLATFORM, Device, Irq, Ports, ROLE_INIT, ROLE_TASK, Task,
+};
+use core::ops::Range;
+
+/// Ports of the PCI configuration mechanism, with the reset register between them.
+const CONFIG_PORTS: Range<u32> = 0xcf8..0xd00;
+/// One above the last port that a task can be given: the bitmap's end.
+const PORT_END: u32 = 0xfff8;
+/// Rights of a device capability: to reset the function.
+const DEVICE_RIGHTS: u8 = 1;
+
+pub(super) fn devices(table: &Table) -> Result<(), TableError> {
+    for (index, device) in table.devices.iter().enumerate() {
+        Rule::Reserved.when(device.reserved == 0 && device.reserved2 == [0; 3], index)?;
+        Rule::Name.when(super::is_name(&device.name), index)?;
+        Rule::Flags.when(
+            device.flags & !(DEVICE_BUS_MASTER | DEVICE_OPTIONAL) == 0,
+            index,
+        )?;
+        Rule::Device.when(selects(device), index)?;
+        Rule::DeviceOwner.when(usize::from(device.owner) < table.tasks.len(), index)?;
+        let mut before = table.devices.iter().take(index);
+        Rule::NameTwice.when(before.clone().all(|other| other.name != device.name), index)?;
+        let same = |other: &Device| {
+            let what = |device: &Device| (device.kind, device.select, device.nth);
+            device.kind != DEVICE_PLATFORM && what(other) == what(device)
+        };
+        Rule::DeviceTwice.when(!before.any(same), index)?;
+    }
+    Ok(())
+}
+
+/// Whether a device's selector is one that its kind has. Platform devices do no DMA.
+fn selects(device: &Device) -> bool {
+    match device.kind {
+        DEVICE_PLATFORM => device.select == 0 && device.flags & DEVICE_BUS_MASTER == 0,
+        DEVICE_PCI_POSITION => device.select <= 0xffff && device.nth == 0,
+        DEVICE_PCI_ID => true,
+        DEVICE_PCI_CLASS => device.select <= 0xff_ffff,
+        _ => false,
+    }
+}
+
+pub(super) fn irqs(table: &Table) -> Result<(), TableError> {
+    for (index, irq) in table.irqs.iter().enumerate() {
+        Rule::Reserved.when(irq.reserved == 0 && irq.reserved2 == 0, index)?;
+        let device = table.devices.get(usize::from(irq.device));
+        let thread = table.threads.get(usize::from(irq.thread));
+        let (Some(device), Some(thread)) = (device, thread) else {
+            return Err(Rule::IrqOwner.at(index));
+        };
+        Rule::IrqOwner.when(device.owner == thread.task, index)?;
+        Rule::IrqCore.when(thread.core == 0, index)?;
+        let bits = IRQ_BIT_FIRST..IRQ_BIT_FIRST.saturating_add(IRQ_BITS);
+        Rule::IrqBit.when(bits.contains(&u32::from(irq.bit)), index)?;
+        Rule::IrqRate.when(irq.rate_max > 0, index)?;
+        let same_bit = |other: &Irq| (other.thread, other.bit) == (irq.thread, irq.bit);
+        Rule::IrqBitTwice.when(!table.irqs.iter().take(index).any(same_bit), index)?;
+        let same_pin = |other: &Irq| other.pin == irq.pin;
+        Rule::IrqPin.when(!table.irqs.iter().take(index).any(same_pin), index)?;
+    }
+    Ok(())
+}
+
+/// The bits of every thread's signal word that somebody sets already.
+struct Taken([u64; MAX_THREADS]);
+
+impl Taken {
+    fn has(&self, thread: usize, bit: u8) -> bool {
+        self.0.get(thread).is_some_and(|bits| bits & mask(bit) != 0)
+    }
+
+    fn add(&mut self, thread: usize, bit: u8) {
+        if let Some(bits) = self.0.get_mut(thread) {
+            *bits |= mask(bit);
+        }
+    }
+}
+
+fn mask(bit: u8) -> u64 {
+    1u64.checked_shl(u32::from(bit)).unwrap_or_default()
+}
+
+pub(super) fn caps(table: &Table) -> Result<(), TableError> {
+    let mut taken = Taken([0; MAX_THREADS]);
+    for (index, task) in table
+        .tasks
+        .iter()
+        .enumerate()
+        .filter(|(_, task)| task.role == ROLE_TASK)
+    {
+        let (thread, bit) = (usize::from(task.supervisor), task.supervisor_bit);
+        Rule::SupervisorBitTwice.when(!taken.has(thread, bit), index)?;
+        taken.add(thread, bit);
+    }
+    let signal = |cap: &&Cap| cap.kind == code(CapKind::Thread);
+    for (task_index, task) in table.tasks.iter().enumerate() {
+        let first = usize::try_from(task.first_cap).unwrap_or(usize::MAX);
+        for (place, cap) in table.caps_of(task).iter().enumerate() {
+            let index = first.saturating_add(place);
+            Rule::Reserved.when(cap.reserved == 0, index)?;
+            self::cap(table, task_index, cap, index)?;
+            let free = !signal(&cap) || !taken.has(object(cap), cap.bit);
+            Rule::CapBitTwice.when(free, index)?;
+        }
+        // One client may hold its bit in several slots; another client may not.
+        for cap in table.caps_of(task).iter().filter(signal) {
+            taken.add(object(cap), cap.bit);
+        }
+    }
+    Ok(())
+}
+
+fn object(cap: &Cap) -> usize {
+    usize::try_from(cap.object).unwrap_or(usize::MAX)
+}
+
+/// The rules of one capability, held by `task`.
+fn cap(table: &Table, task: usize, cap: &Cap, index: usize) -> Result<(), TableError> {
+    let (object, nothing) = (object(cap), cap.object == 0);
+    let task_rights = RIGHT_RESTART | RIGHT_STOP | RIGHT_RESUME | RIGHT_INFO;
+    let owns = |owner: Option<u16>| owner.is_some_and(|owner| usize::from(owner) == task);
+    let irq_owner = || {
+        let thread = table.irqs.get(object).map(|irq| usize::from(irq.thread));
+        thread
+            .and_then(|thread| table.threads.get(thread))
+            .map(|thread| thread.task)
+    };
+    let kinds = [
+        (CapKind::Empty, 0, nothing),
+        (CapKind::Thread, RIGHT_SIGNAL, object < table.threads.len()),
+        (CapKind::Task, task_rights, object < table.tasks.len()),
+        (CapKind::Irq, RIGHT_ACK, owns(irq_owner())),
+        (CapKind::Power, RIGHT_POWER_OFF | RIGHT_REBOOT, nothing),
+        (
+            CapKind::Device,
+            DEVICE_RIGHTS,
+            owns(table.devices.get(object).map(|d| d.owner)),
+        ),
+    ];
+    let found = kinds.iter().find(|(kind, _, _)| code(*kind) == cap.kind);
+    let &(kind, rights, exists) = found.ok_or(Rule::CapRights.at(index))?;
+    let some = cap.rights != 0 || kind == CapKind::Empty;
+    Rule::CapRights.when(some && cap.rights & !rights == 0, index)?;
+    Rule::CapObject.when(exists, index)?;
+    let bit = u32::from(cap.bit);
+    let in_range = if kind == CapKind::Thread {
+        bit < CLIENT_BITS
+    } else {
+        bit == 0
+    };
+    Rule::CapBit.when(in_range, index)
+}
+
+fn span(ports: &Ports) -> Range<u32> {
+    let first = u32::from(ports.first);
+    first..first.saturating_add(u32::from(ports.count))
+}
+
+/// `init` runs alone and is gone before the others start, so it may share ports with them.
+pub(super) fn ports(table: &Table) -> Result<(), TableError> {
+    let meets = |a: &Range<u32>, b: &Range<u32>| a.start < b.end && b.start < a.end;
+    let others = |after: usize| {
+        let tasks = table.tasks.iter().enumerate().skip(after);
+        tasks.filter(|(_, task): &(usize, &Task)| task.role != ROLE_INIT)
+    };
+    for (task_index, task) in table.tasks.iter().enumerate() {
+        let first = usize::try_from(task.first_port).unwrap_or(usize::MAX);
+        for (place, ports) in table.ports_of(task).iter().enumerate() {
+            let (index, mine) = (first.saturating_add(place), span(ports));
+            Rule::PortRange.when(!mine.is_empty() && mine.end <= PORT_END, index)?;
+            if task.role == ROLE_INIT {
+                continue;
+            }
+            Rule::PortConfig.when(!meets(&mine, &CONFIG_PORTS), index)?;
+            let mut rest =
+                others(task_index.saturating_add(1)).flat_map(|(_, other)| table.ports_of(other));
+            Rule::PortOverlap.when(!rest.any(|other| meets(&mine, &span(other))), index)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,3 @@
+//! Everything that depends on the architecture; there is one.
+
+pub mod x86_64;

@@ -1,0 +1,197 @@
+//! CPU features, control registers, ports and counters.
+
+use core::arch::asm;
+use core::arch::x86_64::__cpuid_count;
+use x86::msr;
+
+/// Reads a port.
+pub fn inb(port: u16) -> u8 {
+    // SAFETY: the kernel reads only ports that it drives itself; no memory is touched.
+    unsafe { x86::io::inb(port) }
+}
+
+/// Writes a port.
+pub fn outb(port: u16, value: u8) {
+    // SAFETY: the kernel writes only ports that it drives itself; none starts DMA.
+    unsafe { x86::io::outb(port, value) }
+}
+
+/// Writes a 16-bit port.
+pub fn outw(port: u16, value: u16) {
+    // SAFETY: as for `outb`.
+    unsafe { x86::io::outw(port, value) }
+}
+
+/// Reads a 32-bit port.
+pub fn inl(port: u16) -> u32 {
+    // SAFETY: as for `inb`.
+    unsafe { x86::io::inl(port) }
+}
+
+/// Writes a 32-bit port.
+pub fn outl(port: u16, value: u32) {
+    // SAFETY: as for `outb`.
+    unsafe { x86::io::outl(port, value) }
+}
+
+/// Reads the time stamp counter.
+#[inline(always)]
+pub fn rdtsc() -> u64 {
+    let (low, high): (u64, u64);
+    // SAFETY: no memory is touched.
+    unsafe { asm!("rdtsc", out("rax") low, out("rdx") high, options(nomem, nostack)) };
+    high << 32 | low
+}
+
+/// What this CPU has, read once at boot.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Features {
+    /// x2APIC mode.
+    pub x2apic: bool,
+    /// Supervisor-mode execution prevention.
+    pub smep: bool,
+    /// Supervisor-mode access prevention.
+    pub smap: bool,
+    /// User-mode instruction prevention.
+    pub umip: bool,
+    /// XSAVE, and the bytes that the enabled state needs.
+    pub xsave: bool,
+    /// AVX.
+    pub avx: bool,
+    /// Indirect branch predictor barrier.
+    pub ibpb: bool,
+    /// VERW clears CPU buffers.
+    pub verw: bool,
+}
+
+/// CPUID leaf `leaf`, subleaf `sub`.
+pub fn cpuid(leaf: u32, sub: u32) -> core::arch::x86_64::CpuidResult {
+    __cpuid_count(leaf, sub)
+}
+
+/// Reads the feature bits (Intel SDM, "CPUID"; AMD APM, "Obtaining Processor Information").
+pub fn features() -> Features {
+    let one = cpuid(1, 0);
+    let seven = if cpuid(0, 0).eax >= 7 { Some(cpuid(7, 0)) } else { None };
+    let amd = if cpuid(0x8000_0000, 0).eax >= 0x8000_0008 { cpuid(0x8000_0008, 0).ebx } else { 0 };
+    let bit = |word: u32, n: u32| word >> n & 1 != 0;
+    let seven = |get: fn(&core::arch::x86_64::CpuidResult) -> u32, n| {
+        seven.as_ref().is_some_and(|leaf| bit(get(leaf), n))
+    };
+    Features {
+        x2apic: bit(one.ecx, 21),
+        smep: seven(|l| l.ebx, 7),
+        smap: seven(|l| l.ebx, 20),
+        umip: seven(|l| l.ecx, 2),
+        xsave: bit(one.ecx, 26),
+        avx: bit(one.ecx, 28),
+        ibpb: seven(|l| l.edx, 26) || bit(amd, 12),
+        verw: seven(|l| l.edx, 10),
+    }
+}
+
+const CR4_OSFXSR: u64 = 1 << 9;
+const CR4_OSXMMEXCPT: u64 = 1 << 10;
+const CR4_UMIP: u64 = 1 << 11;
+const CR4_OSXSAVE: u64 = 1 << 18;
+const CR4_SMEP: u64 = 1 << 20;
+const CR4_SMAP: u64 = 1 << 21;
+const CR4_PAE: u64 = 1 << 5;
+const CR4_MCE: u64 = 1 << 6;
+/// PE, MP, NE, WP, PG and, so that floating point faults, TS.
+const CR0: u64 = 1 | 2 | 1 << 5 | 1 << 16 | 1 << 31 | CR0_TS;
+/// Task switched: floating point instructions fault.
+const CR0_TS: u64 = 1 << 3;
+
+/// Puts this core's control registers into the state in which the kernel runs.
+///
+/// # Safety
+/// Paging is on with tables that keep supervisor code off user pages.
+pub unsafe fn enable(features: &Features) {
+    let mut cr4 = CR4_PAE | CR4_MCE | CR4_OSFXSR | CR4_OSXMMEXCPT;
+    for (has, bit) in [
+        (features.xsave, CR4_OSXSAVE),
+        (features.smep, CR4_SMEP),
+        (features.smap, CR4_SMAP),
+        (features.umip, CR4_UMIP),
+    ] {
+        cr4 |= if has { bit } else { 0 };
+    }
+    // SAFETY: PAE stays on; the added bits only forbid (SMEP, SMAP, UMIP) or enable FPU state.
+    unsafe { asm!("mov cr4, {}", in(reg) cr4, options(nostack)) };
+    // SAFETY: paging and protection stay on.
+    unsafe { asm!("mov cr0, {}", in(reg) CR0, options(nostack)) };
+    if features.xsave {
+        let mask: u32 = if features.avx { 7 } else { 3 };
+        // SAFETY: x87 and SSE state are always legal in XCR0, AVX where CPUID says so.
+        unsafe { asm!("xsetbv", in("ecx") 0, in("eax") mask, in("edx") 0, options(nostack)) };
+    }
+}
+
+/// Lets floating point instructions fault (`false`) or work (`true`) on this core.
+pub fn allow_fpu(allow: bool) {
+    let cr0 = if allow { CR0 & !CR0_TS } else { CR0 };
+    // SAFETY: only the TS bit differs from the value in force.
+    unsafe { asm!("mov cr0, {}", in(reg) cr0, options(nostack)) };
+}
+
+/// Loads an address space.
+///
+/// # Safety
+/// `cr3` is a thread's top page table; it maps the kernel and this core's window.
+#[inline(always)]
+pub unsafe fn load_space(cr3: u64) {
+    // SAFETY: the caller's condition.
+    unsafe { asm!("mov cr3, {}", in(reg) cr3, options(nostack)) };
+}
+
+/// The address of the last page fault.
+pub fn fault_address() -> u64 {
+    let value;
+    // SAFETY: reading CR2 touches no memory.
+    unsafe { asm!("mov {}, cr2", out(reg) value, options(nomem, nostack)) };
+    value
+}
+
+/// Programs the system call registers (Intel SDM, "SYSCALL—Fast System Call").
+///
+/// # Safety
+/// `entry` is the kernel's system call entry.
+pub unsafe fn enable_syscall(entry: u64) {
+    // Kernel selectors 0x08 and 0x10, user selectors 0x18 and 0x20.
+    let star = 0x10_u64 << 48 | 0x08_u64 << 32;
+    // Cleared at entry: trap, interrupt, direction, nested task, resume, alignment check.
+    let mask = 0x100 | 0x200 | 0x400 | 0x4000 | 0x1_0000 | 0x4_0000;
+    // SAFETY: selectors of our own descriptor table.
+    unsafe { msr::wrmsr(msr::IA32_STAR, star) };
+    // SAFETY: the caller's condition.
+    unsafe { msr::wrmsr(msr::IA32_LSTAR, entry) };
+    // SAFETY: clearing flags at entry is always safe.
+    unsafe { msr::wrmsr(msr::IA32_FMASK, mask) };
+    // SAFETY: reading EFER is always legal in long mode.
+    let efer = unsafe { msr::rdmsr(msr::IA32_EFER) };
+    // SAFETY: sets SCE and NXE, keeps long mode.
+    unsafe { msr::wrmsr(msr::IA32_EFER, efer | 1 | 1 << 11) };
+}
+
+/// Flushes what a trust domain left in the predictors and buffers of this core.
+#[inline]
+pub fn domain_barrier(features: &Features) {
+    if features.ibpb {
+        // SAFETY: IA32_PRED_CMD exists where IBPB does; bit 0 is a command without state.
+        unsafe { msr::wrmsr(0x49, 1) };
+    }
+    if features.verw {
+        let selector: u16 = 0x10;
+        // SAFETY: VERW reads the selector and changes flags only.
+        unsafe { asm!("verw word ptr [{}]", in(reg) &selector, options(nostack, readonly)) };
+    }
+}
+
+/// Stops this core for good.
+pub fn halt_forever() -> ! {
+    loop {
+        // SAFETY: interrupts stay off, so only an NMI or a reset ends the halt.
+        unsafe { asm!("cli; hlt", options(nomem, nostack)) };
+    }
+}

@@ -1,0 +1,59 @@
+//! FPU and SSE state, for the tasks that ask for it.
+//!
+//! Eager: a thread's state is saved when another thread runs, and the initial state is loaded in
+//! its place, so that nothing of it stays in the registers (on CPUs with the lazy-FP leak CR0.TS
+//! alone would not do). Threads without state run with CR0.TS set: their first floating point
+//! instruction faults.
+
+use super::cpu;
+use cloister_abi::layout::FRAME;
+use core::arch::asm;
+
+/// The area lies at the start of the frame; its standard form with AVX is 832 bytes.
+const AREA: u64 = FRAME;
+
+/// Saves the state of the thread whose address space is loaded and clears the registers.
+pub fn leave(xsave: bool, initial: *const u8) {
+    if xsave {
+        // SAFETY: the area is the current thread's, 64-byte aligned, and large enough for the
+        // components that `cpu::enable` put into XCR0.
+        unsafe { asm!("xsave64 [{}]", in(reg) AREA, in("eax") 7, in("edx") 0, options(nostack)) };
+    } else {
+        // SAFETY: the area is the current thread's and 16-byte aligned.
+        unsafe { asm!("fxsave64 [{}]", in(reg) AREA, options(nostack)) };
+    }
+    // SAFETY: `initial` is an area in the initial state.
+    unsafe { load(xsave, initial) };
+    cpu::allow_fpu(false);
+}
+
+/// Loads the state of the thread whose address space is loaded.
+pub fn enter(xsave: bool) {
+    cpu::allow_fpu(true);
+    // SAFETY: the area was written by `leave` or by `reset`.
+    unsafe { load(xsave, AREA as *const u8) };
+}
+
+/// Puts the current thread's area into the initial state.
+pub fn reset() {
+    let area = AREA as *mut u8;
+    // SAFETY: the first 832 bytes of the frame are the area.
+    unsafe { area.write_bytes(0, 832) };
+    // SAFETY: as above; the x87 control word and MXCSR of the initial state (Intel SDM, "XSAVE
+    // Area"), which FXRSTOR loads where XRSTOR takes the architecture's own.
+    unsafe { area.cast::<u16>().write(0x37f) };
+    // SAFETY: as above.
+    unsafe { area.add(24).cast::<u32>().write(0x1f80) };
+}
+
+/// # Safety
+/// `area` holds a state that XSAVE or `reset` wrote, 64-byte aligned.
+unsafe fn load(xsave: bool, area: *const u8) {
+    if xsave {
+        // SAFETY: the caller's condition.
+        unsafe { asm!("xrstor64 [{}]", in(reg) area, in("eax") 7, in("edx") 0, options(nostack)) };
+    } else {
+        // SAFETY: the caller's condition.
+        unsafe { asm!("fxrstor64 [{}]", in(reg) area, options(nostack)) };
+    }
+}

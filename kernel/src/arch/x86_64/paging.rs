@@ -1,0 +1,112 @@
+//! Page tables: building them at boot, changing a few leaves before the seal.
+//!
+//! Tables are reached through the map of physical memory that exists until the seal; afterwards
+//! no function of this module can be used, and none is. A page is writable or executable, never
+//! both; user addresses end at 1 GiB, so each space has one page directory.
+
+use super::window;
+use cloister_abi::layout::{CORE_WINDOW, PAGE, USER_END};
+use cloister_abi::table::{MAP_EXEC, MAP_WRITE};
+
+/// A page table.
+pub type Table = [u64; 512];
+
+/// The entry is valid.
+pub const PRESENT: u64 = 1;
+/// Writable.
+pub const WRITE: u64 = 1 << 1;
+/// Reachable from ring 3.
+pub const USER: u64 = 1 << 2;
+/// Uncached: PWT and PCD (page attribute 3 of the power-up PAT).
+pub const UNCACHED: u64 = 1 << 3 | 1 << 4;
+/// Not executable.
+pub const NO_EXEC: u64 = 1 << 63;
+/// A mapping of kernel data.
+pub const KERNEL_DATA: u64 = PRESENT | WRITE | NO_EXEC;
+/// A mapping of kernel constants.
+pub const KERNEL_CONST: u64 = PRESENT | NO_EXEC;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// Flags of a user page with the rights of a [`cloister_abi::table::Map`].
+pub fn user_flags(rights: u8) -> u64 {
+    let write = if rights & MAP_WRITE != 0 { WRITE } else { 0 };
+    let exec = if rights & MAP_EXEC != 0 { 0 } else { NO_EXEC };
+    PRESENT | USER | write | exec
+}
+
+/// The bytes of a physical page, before the seal.
+///
+/// # Safety
+/// Physical memory is mapped, `phys` is below 4 GiB, and nothing else refers to the page.
+pub unsafe fn page<'a, T>(phys: u64) -> &'a mut T {
+    const { assert!(size_of::<T>() <= PAGE as usize) };
+    // SAFETY: the caller's conditions; every byte pattern of memory is a valid T for the plain
+    // tables and structs with which this is used.
+    unsafe { &mut *((window::PHYSICAL + phys) as *mut T) }
+}
+
+/// An address space under construction or before the seal.
+#[derive(Clone, Copy, Debug)]
+pub struct Space {
+    /// Physical address of the top page table.
+    pub root: u64,
+}
+
+impl Space {
+    /// A space that maps the kernel and a core's window.
+    ///
+    /// # Safety
+    /// As for [`page`]; `high` is the kernel's table for entry 511, `core_window` a page table.
+    pub unsafe fn new(mut carve: impl FnMut() -> u64, high: u64, core_window: u64) -> Space {
+        let [root, pointers, directory] = [carve(), carve(), carve()];
+        // SAFETY: the pages were just carved.
+        let top: &mut Table = unsafe { page(root) };
+        top[511] = high | PRESENT | WRITE;
+        top[0] = pointers | PRESENT | WRITE | USER;
+        // SAFETY: as above.
+        let table: &mut Table = unsafe { page(pointers) };
+        table[0] = directory | PRESENT | WRITE | USER;
+        // Without the user bit here, nothing in the window is reachable from ring 3.
+        let slot = (CORE_WINDOW >> 21) as usize;
+        // SAFETY: as above.
+        let table: &mut Table = unsafe { page(directory) };
+        table[slot] = core_window | PRESENT | WRITE;
+        Space { root }
+    }
+
+    /// The leaf entry for a user address; tables that are missing are made with `carve`.
+    ///
+    /// # Safety
+    /// As for [`page`], and no other leaf of this space is borrowed.
+    pub unsafe fn leaf<'a>(self, va: u64, mut carve: impl FnMut() -> u64) -> &'a mut u64 {
+        assert!(va < USER_END, "a mapping beyond the user's addresses");
+        // SAFETY: the caller's conditions; tables of a space are pages of their own.
+        let top: &Table = unsafe { page(self.root) };
+        // SAFETY: as above.
+        let pointers: &Table = unsafe { page(top[0] & ADDRESS) };
+        // SAFETY: as above.
+        let directory: &mut Table = unsafe { page(pointers[0] & ADDRESS) };
+        let entry = &mut directory[(va >> 21) as usize];
+        if *entry == 0 {
+            *entry = carve() | PRESENT | WRITE | USER;
+        }
+        // SAFETY: as above.
+        let table: &mut Table = unsafe { page(*entry & ADDRESS) };
+        &mut table[(va >> 12 & 511) as usize]
+    }
+}
+
+/// The page table behind the first entry `slots` deep: follows one entry a level.
+///
+/// # Safety
+/// As for [`page`]; every entry on the way is present and a table.
+pub unsafe fn walk<'a>(root: u64, slots: &[usize]) -> &'a mut Table {
+    let mut at = root;
+    for &slot in slots {
+        // SAFETY: the caller's conditions.
+        let table: &Table = unsafe { page(at) };
+        at = table[slot] & ADDRESS;
+    }
+    // SAFETY: the caller's conditions.
+    unsafe { page(at) }
+}

@@ -1,0 +1,93 @@
+//! PCI configuration space through ports 0xcf8 and 0xcfc (PCI Local Bus Specification 3.0,
+//! "Configuration Mechanism #1"). Used before the seal only.
+
+use super::cpu;
+
+/// Bus, device and function in the form bus << 8 | device << 3 | function.
+pub type Address = u16;
+
+const COMMAND: u8 = 0x04;
+const BUS_MASTER: u32 = 1 << 2;
+const MEMORY_SPACE: u32 = 1 << 1;
+
+/// Reads a register.
+pub fn read(function: Address, register: u8) -> u32 {
+    cpu::outl(0xcf8, 1 << 31 | u32::from(function) << 8 | u32::from(register & 0xfc));
+    cpu::inl(0xcfc)
+}
+
+fn write(function: Address, register: u8, value: u32) {
+    cpu::outl(0xcf8, 1 << 31 | u32::from(function) << 8 | u32::from(register & 0xfc));
+    cpu::outl(0xcfc, value);
+}
+
+/// The status half of the command register is cleared by writing ones, so zeros keep it.
+fn set_command(function: Address, set: u32, clear: u32) {
+    let command = read(function, COMMAND) & 0xffff;
+    write(function, COMMAND, command & !clear | set);
+}
+
+/// Takes bus mastering from every function of the machine: firmware leaves devices running.
+/// Returns how many functions there are.
+pub fn quiesce() -> u32 {
+    let mut buses = [0u64; 4];
+    buses[0] = 1;
+    let mut functions = 0;
+    for bus in 0..=255u16 {
+        if buses[usize::from(bus / 64)] >> (bus % 64) & 1 == 0 {
+            continue;
+        }
+        for device in 0..32 {
+            for function in 0..8 {
+                let at = bus << 8 | device << 3 | function;
+                if read(at, 0) & 0xffff == 0xffff {
+                    if function == 0 {
+                        break;
+                    }
+                    continue;
+                }
+                functions += 1;
+                set_command(at, 0, BUS_MASTER);
+                let kind = read(at, 0x0c) >> 16 & 0xff;
+                if kind & 0x7f == 1 {
+                    // A bridge: bus 0 can be left behind only to a bus with a higher number.
+                    let below = (read(at, 0x18) >> 8 & 0xff) as u16;
+                    if below > bus {
+                        buses[usize::from(below / 64)] |= 1 << (below % 64);
+                    }
+                }
+                if function == 0 && kind & 0x80 == 0 {
+                    break;
+                }
+            }
+        }
+    }
+    functions
+}
+
+/// A memory base address register: its address and its size in bytes, `None` if it is not one.
+pub fn memory_bar(function: Address, bar: u8) -> Option<(u64, u64)> {
+    if bar > 5 {
+        return None;
+    }
+    let register = 0x10 + bar * 4;
+    let low = read(function, register);
+    let wide = low >> 1 & 3 == 2;
+    if low & 1 != 0 || (wide && bar == 5) {
+        return None;
+    }
+    set_command(function, 0, MEMORY_SPACE);
+    write(function, register, u32::MAX);
+    let mut mask = u64::from(read(function, register) & !0xf) | 0xffff_ffff << 32;
+    write(function, register, low);
+    let mut base = u64::from(low & !0xf);
+    if wide {
+        let high = read(function, register + 4);
+        write(function, register + 4, u32::MAX);
+        mask = mask & 0xffff_ffff | u64::from(read(function, register + 4)) << 32;
+        write(function, register + 4, high);
+        base |= u64::from(high) << 32;
+    }
+    set_command(function, MEMORY_SPACE, 0);
+    (mask as u32 != 0 && base != 0).then(|| (base, (!mask).wrapping_add(1)))
+}

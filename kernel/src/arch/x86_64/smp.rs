@@ -1,0 +1,60 @@
+//! Starting the other cores (Intel SDM, "MP Initialization Protocol Algorithm").
+
+use super::{apic, window};
+use crate::arch::x86_64::entry;
+use cloister_abi::layout::MAX_CORES;
+use core::arch::global_asm;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Where the real-mode code is copied to: below 1 MiB, page aligned.
+pub const TRAMPOLINE: u64 = 0x8000;
+
+global_asm!(include_str!("trampoline.s"));
+
+unsafe extern "C" {
+    static trampoline: [u8; 0];
+    static trampoline_end: [u8; 0];
+}
+
+/// What a starting core looks itself up in; `entry.s` knows the layout.
+#[repr(C)]
+struct Start {
+    asked: AtomicU32,
+    apic_id: AtomicU32,
+    cr3: AtomicU64,
+}
+
+#[unsafe(export_name = "AP_LIST")]
+static AP_LIST: [Start; MAX_CORES] = [const {
+    Start { asked: AtomicU32::new(0), apic_id: AtomicU32::new(0), cr3: AtomicU64::new(0) }
+}; MAX_CORES];
+
+/// Copies the trampoline to its place.
+///
+/// # Safety
+/// The page at [`TRAMPOLINE`] is ordinary memory that nobody uses, physical memory is mapped at
+/// [`window::PHYSICAL`], and `pml4` is the boot stub's top table, below 4 GiB.
+pub unsafe fn prepare(pml4: u64) {
+    let to = (window::PHYSICAL + TRAMPOLINE) as *mut u8;
+    let from = &raw const trampoline;
+    let len = (&raw const trampoline_end) as usize - from as usize;
+    assert!(len <= 4096, "the trampoline is longer than its page");
+    // SAFETY: the code fits the page, which is free memory (this function's condition).
+    unsafe { core::ptr::copy_nonoverlapping(from.cast(), to, len) };
+    // SAFETY: the first words behind the jump are parameters, see trampoline.s.
+    unsafe { to.add(8).cast::<u64>().write_unaligned(pml4) };
+    // SAFETY: as above.
+    unsafe { to.add(16).cast::<u64>().write_unaligned(entry::ap_entry as *const () as u64) };
+}
+
+/// Asks a core to start on the address space `cr3`: INIT at the first call, then a start-up IPI
+/// at every call (a core that runs ignores it).
+pub fn start(core: usize, apic_id: u32, cr3: u64) {
+    let Some(slot) = AP_LIST.get(core) else { return };
+    slot.apic_id.store(apic_id, Ordering::Relaxed);
+    slot.cr3.store(cr3, Ordering::Relaxed);
+    if slot.asked.swap(1, Ordering::Release) == 0 {
+        apic::send_init(apic_id);
+    }
+    apic::send_startup(apic_id, (TRAMPOLINE >> 12) as u8);
+}

@@ -1,0 +1,46 @@
+//! The kernel's own words on the debug port: start, power-off, refusals, panics.
+//!
+//! In normal life the UART belongs to a task; the kernel writes to it only when that task will not
+//! write any more, or when somebody must see why the machine goes down.
+
+use super::cpu;
+use core::fmt;
+
+const PATIENCE: u32 = 100_000;
+
+/// The debug port; port 0 swallows everything.
+pub struct Uart(pub u16);
+
+impl Uart {
+    fn put(&mut self, byte: u8) {
+        for _ in 0..PATIENCE {
+            if cpu::inb(self.0 + 5) & 0x20 != 0 {
+                return cpu::outb(self.0, byte);
+            }
+        }
+    }
+
+    /// Waits until the last byte has left, so that a reset does not eat it.
+    pub fn drain(&mut self) {
+        for _ in 0..PATIENCE {
+            if self.0 == 0 || cpu::inb(self.0 + 5) & 0x40 != 0 {
+                return;
+            }
+        }
+    }
+}
+
+impl fmt::Write for Uart {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.0 == 0 {
+            return Ok(());
+        }
+        for byte in text.bytes() {
+            if byte == b'\n' {
+                self.put(b'\r');
+            }
+            self.put(byte);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,137 @@
+//! What one core owns: its scheduler, its threads, its clock.
+//!
+//! [`Core`] lies at a fixed address of the core's window, so the entry code finds it without a
+//! register. Only its own core ever touches it after the seal; the boot core fills all of them.
+
+use crate::arch::x86_64::clock::Clock;
+use crate::arch::x86_64::cpu::Features;
+use crate::arch::x86_64::descriptors::Gdt;
+use crate::arch::x86_64::ioapic::{IoApics, Route};
+use crate::arch::x86_64::window;
+use cloister_abi::layout::{MAX_CORES, MAX_IRQS, MAX_THREADS_PER_CORE};
+use cloister_abi::table::Cap;
+use cloister_core::park::ThreadPark;
+use cloister_core::sched::Sched;
+use cloister_core::table::Table;
+use core::mem::offset_of;
+use core::sync::atomic::AtomicU64;
+
+/// "No thread" among a core's threads.
+pub const NOBODY: u32 = u32::MAX;
+
+/// A thread, as its core knows it. Its registers are in its frame, in its own address space.
+pub struct Thread {
+    /// Top page table of its address space.
+    pub cr3: u64,
+    /// Result of the system call in which it sleeps, written to its frame when it runs again.
+    pub result: Option<(u64, u64)>,
+    /// Its capabilities.
+    pub caps: &'static [Cap],
+    /// What it waits for, for a `resume` in the middle of a wait.
+    pub wait: Option<(u64, u64)>,
+    /// Its part in the parking protocol.
+    pub park: ThreadPark,
+    /// Its index in the system table.
+    pub global: u16,
+    /// Its task's index in the system table.
+    pub task: u16,
+    /// Its registers are to be set to the start state when it runs next.
+    pub reset: bool,
+    /// It has FPU state.
+    pub fpu: bool,
+    /// Its trust domain.
+    pub domain: u8,
+}
+
+/// The flow of one interrupt, on core 0.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct IrqState {
+    /// How its pin is wired, once it is known.
+    pub route: Option<Route>,
+    /// Start of the current second of counting, in TSC ticks.
+    pub window: u64,
+    /// Interrupts in it.
+    pub count: u32,
+    /// Came too often: masked for good until its owner is restarted.
+    pub stopped: bool,
+}
+
+/// One core's objects.
+#[repr(C)]
+pub struct Core {
+    /// The segment table; first, so that it is aligned.
+    pub gdt: Gdt,
+    /// Non-maskable interrupts seen; written by their handler alone.
+    pub nmi_count: AtomicU64,
+    /// The thread that runs, as a rank; [`NOBODY`] while the core idles.
+    pub current: u32,
+    /// The thread whose address space is loaded.
+    pub loaded: u32,
+    /// When the current thread was put on the CPU.
+    pub since: u64,
+    /// When the timer will fire; `NEVER` if it is not armed.
+    pub armed: u64,
+    /// The scheduler.
+    pub sched: Sched,
+    /// Number of threads.
+    pub count: u32,
+    /// This core's index.
+    pub index: u32,
+    /// First thread of each core in the system table.
+    pub first: [u16; MAX_CORES],
+    /// This core's APIC id.
+    pub apic_id: u32,
+    /// The threads have been started: the seal was seen.
+    pub started: bool,
+    /// The clock's ratios.
+    pub clock: Clock,
+    /// CPU features.
+    pub features: Features,
+    /// Switches between trust domains, for which the barriers ran.
+    pub barriers: u64,
+    /// NMIs already reported.
+    pub nmi_reported: u64,
+    /// The system table.
+    pub table: Table<'static>,
+    /// The threads, by rank.
+    pub threads: [Option<Thread>; MAX_THREADS_PER_CORE],
+    /// The IOAPICs; core 0 only.
+    pub ioapics: IoApics,
+    /// The interrupts; core 0 only.
+    pub irqs: [IrqState; MAX_IRQS],
+}
+
+/// Where the NMI handler counts.
+pub const NMI_COUNT_OFFSET: u64 = offset_of!(Core, nmi_count) as u64;
+
+const _: () = assert!(window::CORE + size_of::<Core>() as u64 <= crate::klog::LOG_STATE);
+
+/// This core's objects.
+///
+/// # Safety
+/// Called once per kernel entry, by the entry function, which passes the reference on; a thread's
+/// address space is loaded.
+#[inline(always)]
+pub unsafe fn this_core() -> &'static mut Core {
+    // SAFETY: the window maps this core's initialised objects here; interrupts are off, and
+    // nothing is left of the entry before, so no other reference is alive.
+    unsafe { &mut *(window::CORE as *mut Core) }
+}
+
+impl Core {
+    /// The thread of a rank that the caller knows to exist.
+    #[inline]
+    pub fn thread(&mut self, rank: u32) -> &mut Thread {
+        match self.threads.get_mut(rank as usize) {
+            Some(Some(thread)) => thread,
+            _ => panic!("core {} has no thread {rank}", self.index),
+        }
+    }
+
+    /// The rank of a thread of this core.
+    pub fn rank_of(&self, global: u16) -> Option<u32> {
+        let first = self.first.get(self.index as usize)?;
+        let rank = u32::from(global).checked_sub(u32::from(*first))?;
+        (rank < self.count).then_some(rank)
+    }
+}

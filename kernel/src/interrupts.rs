@@ -1,0 +1,122 @@
+//! Interrupts and exceptions: who is told, and who is charged.
+
+use crate::arch::x86_64::descriptors::{DEVICE_VECTOR, DEVICE_VECTORS};
+use crate::arch::x86_64::frame::Regs;
+use crate::arch::x86_64::{apic, cpu};
+use crate::core_state::{Core, NOBODY, this_core};
+use crate::fault;
+use crate::shared::shared;
+use crate::syscall::{poke, threads_of};
+use cloister_abi::call::Status;
+
+/// From ring 3. Returns whether a thread is to be chosen anew.
+#[unsafe(no_mangle)]
+extern "C" fn kernel_interrupt(regs: &mut Regs) -> u32 {
+    // SAFETY: called once per kernel entry.
+    let core = unsafe { this_core() };
+    if regs.vector < 32 {
+        fault::exception(core, regs);
+        return 1;
+    }
+    handle(core, regs.vector as u8);
+    u32::from(core.sched.pick() != Some(core.current))
+}
+
+/// From the kernel: while it idles, or because it broke. The caller then chooses a thread.
+#[unsafe(no_mangle)]
+extern "C" fn kernel_interrupt_idle(regs: &mut Regs) {
+    // SAFETY: called once per kernel entry; an idle core holds no reference.
+    let core = unsafe { this_core() };
+    if regs.vector < 32 || core.current != NOBODY {
+        kernel_fatal(regs.vector, regs.rip, regs.rsp);
+    }
+    handle(core, regs.vector as u8);
+}
+
+/// A double fault, a machine check, or an exception in the kernel.
+#[unsafe(no_mangle)]
+extern "C" fn kernel_fatal(vector: u64, rip: u64, rsp: u64) -> ! {
+    let address = cpu::fault_address();
+    panic!("exception {vector} at {rip:#x}, stack {rsp:#x}, last page fault at {address:#x}")
+}
+
+fn handle(core: &mut Core, vector: u8) {
+    match vector {
+        apic::SPURIOUS_VECTOR => return,
+        apic::TIMER_VECTOR => {
+            core.disarm();
+            // Leaves no current thread behind, so a thread is always chosen anew.
+            core.settle(cpu::rdtsc());
+            report_nmis(core);
+        }
+        apic::IPI_VECTOR => core.look(cpu::rdtsc()),
+        n if (DEVICE_VECTOR..DEVICE_VECTOR + DEVICE_VECTORS).contains(&n) => {
+            device(core, usize::from(n - DEVICE_VECTOR));
+        }
+        n => panic!("interrupt with the unused vector {n}"),
+    }
+    apic::end_of_interrupt();
+}
+
+fn report_nmis(core: &mut Core) {
+    let seen = core.nmi_count.load(core::sync::atomic::Ordering::Relaxed);
+    if seen != core.nmi_reported {
+        core.nmi_reported = seen;
+        defmt::warn!("{=u64} NMIs so far on this core", seen);
+    }
+}
+
+/// A device interrupt: masked until the owner acknowledges it, charged to the owner's budget.
+fn device(core: &mut Core, index: usize) {
+    let start = cpu::rdtsc();
+    let (Some(record), Some(state)) = (core.table.irqs.get(index), core.irqs.get_mut(index)) else {
+        return;
+    };
+    if let Some(route) = state.route {
+        core.ioapics.set_masked(route, DEVICE_VECTOR + index as u8, true);
+    }
+    if start.saturating_sub(state.window) > core.clock.tsc_hz {
+        (state.window, state.count) = (start, 0);
+    }
+    state.count += 1;
+    if state.count > record.rate_max {
+        state.stopped = true;
+        fault::storm(core, usize::from(record.thread), index);
+    } else if shared().threads()[usize::from(record.thread)].post(1 << (record.bit & 63)) {
+        poke(core, usize::from(record.thread), start);
+    }
+    let end = cpu::rdtsc();
+    if let Some(rank) = core.rank_of(record.thread) {
+        core.sched.charge(rank, end - start, end);
+        core.since += end - start;
+    }
+}
+
+/// Unmasks an interrupt for its owner.
+pub fn acknowledge(core: &mut Core, index: usize) -> Result<(), Status> {
+    let state = core.irqs.get(index).ok_or(Status::BadArgument)?;
+    let route = state.route.filter(|_| !state.stopped).ok_or(Status::WrongState)?;
+    core.ioapics.set_masked(route, DEVICE_VECTOR + index as u8, false);
+    Ok(())
+}
+
+/// A restarted task begins with masked interrupts and a clean count.
+pub fn forget(core: &mut Core, task: usize) {
+    if core.index != 0 {
+        return;
+    }
+    let threads = threads_of(core, task);
+    for global in threads {
+        for (index, irq) in core.table.irqs.iter().enumerate() {
+            if usize::from(irq.thread) != global {
+                continue;
+            }
+            if let Some(state) = core.irqs.get_mut(index) {
+                (state.stopped, state.count) = (false, 0);
+                if let Some(route) = state.route {
+                    core.ioapics.set_masked(route, DEVICE_VECTOR + index as u8, true);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The last words: powering off, rebooting, giving up. Each prints one line that names the cause.
+
+use crate::arch::x86_64::{cpu, power, uart::Uart};
+use crate::core_state::Core;
+use cloister_abi::fault::{FaultKind, FaultRecord, LeaveReason, init_error_text};
+use cloister_abi::name_str;
+use core::fmt::Write;
+use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+
+/// The debug port, for the panic handler, which has nothing else.
+pub static DEBUG_PORT: AtomicU16 = AtomicU16::new(0);
+static GOING_DOWN: AtomicBool = AtomicBool::new(false);
+
+/// The debug port, for the one core that speaks last; the others stop here.
+pub fn last_words() -> Uart {
+    if GOING_DOWN.swap(true, Ordering::AcqRel) {
+        cpu::halt_forever();
+    }
+    let mut uart = Uart(DEBUG_PORT.load(Ordering::Relaxed));
+    let _ = uart.write_str("\n");
+    uart
+}
+
+/// Powers the machine off, in order.
+pub fn off(core: &mut Core) -> ! {
+    let mut uart = last_words();
+    let _ = uart.write_str("cloister: power off in order\n");
+    uart.drain();
+    power::off(core.table.header.sleep_type);
+    let _ = uart.write_str("cloister: halted: the machine did not power off\n");
+    uart.drain();
+    cpu::halt_forever()
+}
+
+/// Resets the machine and says why.
+pub fn reboot(_core: &mut Core, why: &str) -> ! {
+    let mut uart = last_words();
+    let _ = writeln!(uart, "cloister: rebooting: {why}");
+    uart.drain();
+    power::reset()
+}
+
+/// The supervisor has failed; nobody is left to restart it.
+pub fn supervisor_died(core: &mut Core, record: &FaultRecord) -> ! {
+    let mut uart = last_words();
+    let _ = uart.write_str("cloister: rebooting: the supervisor ");
+    cause(&mut uart, record);
+    let _ = writeln!(uart);
+    backtrace(&mut uart, "supervisor", record);
+    let _ = core;
+    uart.drain();
+    power::reset()
+}
+
+/// `init` could not bring the system up.
+pub fn boot_failed(core: &mut Core, record: &FaultRecord) -> ! {
+    let mut uart = last_words();
+    let name = name_str(&core.table.header.name);
+    let _ = write!(uart, "cloister: boot of {name} failed: ");
+    if record.kind == FaultKind::Leave as u64 && record.reason == LeaveReason::Exit as u64 {
+        let (code, value) = (record.detail as u32, record.detail >> 32);
+        let _ = write!(uart, "{} ({value:#x})", init_error_text(code));
+    } else {
+        let _ = uart.write_str("init ");
+        cause(&mut uart, record);
+    }
+    let _ = writeln!(uart);
+    backtrace(&mut uart, "init", record);
+    uart.drain();
+    power::reset()
+}
+
+fn cause(uart: &mut Uart, record: &FaultRecord) {
+    let (rip, address) = (record.rip, record.address);
+    let _ = match (record.kind & 0xff, record.kind >> 8) {
+        (1, 14) => write!(uart, "touched {address:#x}, which is not its memory, at {rip:#x}"),
+        (1, vector) => write!(uart, "took exception {vector} at {rip:#x}"),
+        (2, _) if record.reason == LeaveReason::Panic as u64 => {
+            write!(uart, "panicked in line {}", record.detail)
+        }
+        (2, _) => write!(uart, "left with status {}", record.detail),
+        (3, _) => write!(uart, "made the unknown system call {address} at {rip:#x}"),
+        _ => write!(uart, "failed ({:#x}) at {rip:#x}", record.kind),
+    };
+}
+
+fn backtrace(uart: &mut Uart, task: &str, record: &FaultRecord) {
+    let _ = write!(uart, "bt: {task} {:#x}", record.rip);
+    for address in record.backtrace.iter().take_while(|&&a| a != 0) {
+        let _ = write!(uart, " {address:#x}");
+    }
+    let _ = writeln!(uart);
+}

@@ -1,0 +1,388 @@
+//! The objects of the system table: address spaces, cores, shared words.
+//!
+//! [`Boot`] is what the boot core knows until the seal: where each region's memory lies and the
+//! top page table of each thread. It lives in memory of its own, reached through the map of
+//! physical memory, and is gone when that map goes.
+
+use super::carve::Carver;
+use crate::arch::x86_64::cpu::Features;
+use crate::arch::x86_64::paging::{self, KERNEL_CONST, KERNEL_DATA, Space, UNCACHED};
+use crate::arch::x86_64::{apic, clock, cpu, descriptors, frame, window};
+use crate::core_state::{Core, IrqState, NOBODY, Thread};
+use crate::klog::LogState;
+use crate::shared;
+use cloister_abi::boot::BootInfo;
+use cloister_abi::call::NEVER;
+use cloister_abi::info::SystemPage;
+use cloister_abi::layout::{FRAME, IO_BITMAP, KERNEL_BASE, MAX_CORES, MAX_IRQS, MAX_THREADS, PAGE};
+use cloister_abi::table::{ROLE_INIT, RegionKind, TASK_FPU, Task};
+use cloister_core::park::ThreadPark;
+use cloister_core::sched::Sched;
+use cloister_core::table::Table;
+use core::sync::atomic::AtomicU64;
+
+/// What the boot core knows until the seal.
+pub struct Boot {
+    /// The loader's and the stub's words.
+    pub info: BootInfo,
+    /// Memory.
+    pub carver: Carver,
+    /// The system table.
+    pub table: Table<'static>,
+    /// Physical address of each region's memory; 0 where it has none (yet).
+    pub regions: &'static mut [u64],
+    /// Each thread's address space.
+    pub spaces: [Space; MAX_THREADS],
+    /// Each core's window: a page table.
+    pub windows: [u64; MAX_CORES],
+    /// Physical address of the system page.
+    pub system_page: u64,
+    /// Next free page of the firmware window.
+    pub firmware_used: u64,
+    /// The kernel's table for the last entry of a top page table.
+    high: u64,
+    /// An all-ones page: no port is allowed.
+    no_ports: u64,
+}
+
+/// Maps a page of the kernel's half; it is the same in every address space.
+fn map_high(high: u64, va: u64, phys: u64, flags: u64) {
+    // SAFETY: the stub built these levels; only the boot core runs.
+    let table = unsafe { paging::walk(high, &[510, 0]) };
+    table[((va - KERNEL_BASE) / PAGE) as usize] = phys | flags;
+}
+
+/// Maps the system table of the payload; returns its bytes.
+pub fn map_table(info: &BootInfo, offset: u64, len: u64) -> &'static [u8] {
+    let pages = len.div_ceil(PAGE);
+    assert!(pages <= window::TABLE_PAGES_MAX, "the system table is too long");
+    for page in 0..pages {
+        let phys = info.payload + offset + page * PAGE;
+        map_high(high_of(info), window::TABLE + page * PAGE, phys, KERNEL_CONST);
+    }
+    // SAFETY: just mapped, read-only, for as long as the kernel runs.
+    unsafe { core::slice::from_raw_parts(window::TABLE as *const u8, len as usize) }
+}
+
+fn high_of(info: &BootInfo) -> u64 {
+    // SAFETY: the stub's top table is in use and maps the kernel's half.
+    let top: &paging::Table = unsafe { paging::page(info.pml4) };
+    top[511] & !(PAGE - 1)
+}
+
+impl Boot {
+    /// Refuses a machine with too little memory, before anything is built.
+    pub fn check_memory(&self) {
+        let header = self.table.header;
+        // Frames, page tables and windows take less than 16 pages a thread and 24 a core.
+        let threads = self.table.threads.len() as u64;
+        let need = u64::from(header.ram_pages) + threads * 16 + u64::from(header.cores) * 24 + 64;
+        let left = self.carver.left();
+        assert!(
+            need <= left,
+            "too little memory: {} KiB are needed behind the image, {} KiB are there",
+            need * 4,
+            left * 4
+        );
+    }
+
+    /// Maps and fills the shared words and the interrupt table.
+    pub fn build_shared(&mut self, threads: usize, tasks: usize) {
+        for page in shared::pages(threads, tasks) {
+            let phys = self.carver.page();
+            map_high(self.high, window::SHARED + page * PAGE, phys, KERNEL_DATA);
+        }
+        // SAFETY: just mapped; entries that were not present are not cached.
+        unsafe { shared::init(threads, tasks) };
+        let idt = self.carver.page();
+        // SAFETY: just carved.
+        descriptors::fill_idt(unsafe { paging::page(idt) });
+        map_high(self.high, window::IDT, idt, KERNEL_CONST);
+    }
+
+    /// Sets memory aside for each region.
+    pub fn build_regions(&mut self, table_offset: u64) {
+        for index in 0..self.table.regions.len() {
+            let region = self.table.regions[index];
+            let pages = u64::from(region.pages);
+            self.regions[index] = match region.kind {
+                k if k == RegionKind::Payload as u8 => self.info.payload + region.value,
+                k if k == RegionKind::Ram as u8 => self.carver.pages(pages),
+                k if k == RegionKind::SystemPage as u8 => self.system_page,
+                k if k == RegionKind::Table as u8 => self.info.payload + table_offset,
+                k if k == RegionKind::Mmio as u8 => region.value2,
+                // The rings belong to the core windows, which are built first.
+                k if k == RegionKind::KernelLog as u8 => self.log_of(region.value as usize),
+                _ => 0,
+            };
+        }
+    }
+
+    fn log_of(&self, core: usize) -> u64 {
+        // SAFETY: the window's page table was filled by `build_window`.
+        let table: &paging::Table = unsafe { paging::page(self.windows[core]) };
+        table[((window::LOG >> 12) & 511) as usize] & !(KERNEL_DATA | PAGE - 1)
+    }
+
+    /// Builds a core's window: stacks, objects, log ring, APIC registers.
+    pub fn build_window(&mut self, core: usize) {
+        let root = self.carver.page();
+        self.windows[core] = root;
+        let parts = [
+            (window::STACK, window::STACK_PAGES),
+            (window::NMI_STACK, 1),
+            (window::MC_STACK, 1),
+            (window::DF_STACK, 1),
+            (window::DB_STACK, 1),
+            (window::CORE, window::CORE_PAGES),
+            (window::LOG, window::LOG_PAGES),
+        ];
+        // SAFETY: just carved, and the only reference to it.
+        let table: &mut paging::Table = unsafe { paging::page(root) };
+        for (va, pages) in parts {
+            let phys = self.carver.pages(pages);
+            for page in 0..pages {
+                table[((va >> 12 & 511) + page) as usize] = (phys + page * PAGE) | KERNEL_DATA;
+            }
+        }
+        if !apic::is_x2apic() {
+            table[(window::APIC >> 12 & 511) as usize] = apic::PHYSICAL | KERNEL_DATA | UNCACHED;
+        }
+    }
+
+    /// Builds a thread's address space: the kernel, its core's window, its frame, its task's maps.
+    pub fn build_space(&mut self, index: usize) {
+        let thread = self.table.threads[index];
+        let task = self.table.tasks[usize::from(thread.task)];
+        let window = self.windows[usize::from(thread.core)];
+        // SAFETY: physical memory is mapped and the pages are fresh.
+        let space = unsafe { Space::new(|| self.carver.page(), self.high, window) };
+        self.spaces[index] = space;
+        let frame = self.carver.page();
+        // SAFETY: the frame was just carved.
+        let bytes: &mut [u8; PAGE as usize] = unsafe { paging::page(frame) };
+        // SAFETY: the page can be written at this address.
+        unsafe { frame::init(bytes.as_mut_ptr(), task.ports != 0) };
+        self.map_leaf(space, FRAME, frame | KERNEL_DATA);
+        if task.ports != 0 {
+            self.build_ports(space, &task);
+        }
+        for map in self.table.maps_of(&task) {
+            let region = self.table.regions[usize::from(map.region)];
+            let phys = self.regions[usize::from(map.region)];
+            let uncached = if region.kind == RegionKind::Mmio as u8 { UNCACHED } else { 0 };
+            for page in 0..u64::from(region.pages) {
+                // A region without memory still gets its page tables, for `bind` and the
+                // firmware window.
+                let entry = if phys == 0 { 0 } else { phys + page * PAGE };
+                let flags = if phys == 0 { 0 } else { paging::user_flags(map.rights) | uncached };
+                self.map_leaf(space, map.va + page * PAGE, entry | flags);
+            }
+        }
+    }
+
+    fn map_leaf(&mut self, space: Space, va: u64, entry: u64) {
+        // SAFETY: only the boot core runs, and the leaf is not kept.
+        *unsafe { space.leaf(va, || self.carver.page()) } = entry;
+    }
+
+    /// The bitmap allows what the table grants; pages without a granted port are the shared one.
+    fn build_ports(&mut self, space: Space, task: &Task) {
+        for half in 0..2u64 {
+            let ports = self.table.ports_of(task).iter();
+            let bits = ports.flat_map(|p| p.first..p.first + p.count);
+            let mut bits = bits.filter(|port| u64::from(*port >> 15) == half).peekable();
+            let phys = if bits.peek().is_none() { self.no_ports } else { self.carver.page() };
+            if phys != self.no_ports {
+                // SAFETY: just carved.
+                let bitmap: &mut [u8; PAGE as usize] = unsafe { paging::page(phys) };
+                bitmap.fill(0xff);
+                bits.for_each(|port| {
+                    bitmap[usize::from(port >> 3 & 0xfff)] &= !(1 << (port & 7));
+                });
+            }
+            self.map_leaf(space, IO_BITMAP + half * PAGE, phys | KERNEL_CONST);
+        }
+    }
+
+    /// Fills a core's objects.
+    pub fn build_core(&mut self, index: usize, clock: clock::Clock, features: Features) {
+        let mut sched = Sched::new();
+        let range = self.table.threads_on(index as u16);
+        let mut threads = [const { None }; _];
+        for (rank, global) in range.clone().enumerate() {
+            let thread = self.table.threads[global];
+            let task = self.table.tasks[usize::from(thread.task)];
+            sched.add(rank as u32, clock.ticks(thread.budget_ns), clock.ticks(thread.period_ns));
+            threads[rank] = Some(Thread {
+                cr3: self.spaces[global].root,
+                result: None,
+                caps: self.table.caps_of(&task),
+                wait: None,
+                park: ThreadPark::new(),
+                global: global as u16,
+                task: thread.task,
+                reset: true,
+                fpu: task.flags & TASK_FPU != 0,
+                domain: task.domain,
+            });
+        }
+        let core = Core {
+            gdt: descriptors::gdt(),
+            nmi_count: AtomicU64::new(0),
+            current: NOBODY,
+            loaded: self.first_rank(index),
+            since: 0,
+            armed: NEVER,
+            sched,
+            count: range.len() as u32,
+            index: index as u32,
+            first: core::array::from_fn(|c| self.table.threads_on(c as u16).start as u16),
+            apic_id: 0,
+            started: false,
+            clock,
+            features,
+            barriers: 0,
+            nmi_reported: 0,
+            table: self.table,
+            threads,
+            ioapics: Default::default(),
+            irqs: [IrqState::default(); MAX_IRQS],
+        };
+        let at = self.core_page(index);
+        // SAFETY: the window's pages for the core's objects, contiguous and not in use yet.
+        unsafe { (at as *mut Core).write(core) };
+        let log = (at + crate::klog::LOG_STATE - window::CORE) as *mut LogState;
+        // SAFETY: behind the objects, inside the same pages, which are zeroed.
+        unsafe { (*log).core = index as u8 };
+    }
+
+    /// Where a core's objects can be reached through the map of physical memory.
+    fn core_page(&self, core: usize) -> u64 {
+        // SAFETY: the window's page table was filled by `build_window`.
+        let table: &paging::Table = unsafe { paging::page(self.windows[core]) };
+        let phys = table[(window::CORE >> 12 & 511) as usize] & !(KERNEL_DATA | PAGE - 1);
+        window::PHYSICAL + phys
+    }
+
+    /// The rank of the thread whose address space a core begins with: `init` on its core, else
+    /// the most urgent one.
+    fn first_rank(&self, core: usize) -> u32 {
+        let range = self.table.threads_on(core as u16);
+        let is_init = |&global: &usize| {
+            let task = self.table.threads[global].task;
+            self.table.tasks[usize::from(task)].role == ROLE_INIT
+        };
+        range.clone().find(is_init).map_or(0, |global| (global - range.start) as u32)
+    }
+
+    /// The top page table with which a core begins.
+    pub fn first_space(&self, core: usize) -> u64 {
+        let first = self.table.threads_on(core as u16).start;
+        self.spaces[first + self.first_rank(core) as usize].root
+    }
+
+    /// The system page, which every task can read.
+    pub fn system_page(&mut self) -> &mut SystemPage {
+        // SAFETY: the page was carved for this; tasks only read it, and none runs but `init`.
+        unsafe { paging::page(self.system_page) }
+    }
+
+    /// Starts: everything that needs no table yet.
+    pub fn new(info: &BootInfo, table: Table<'static>) -> Boot {
+        let mut carver = Carver::new(info);
+        let (system_page, no_ports) = (carver.page(), carver.page());
+        // SAFETY: just carved.
+        unsafe { paging::page::<[u8; PAGE as usize]>(no_ports) }.fill(0xff);
+        let high = high_of(info);
+        Boot {
+            info: info.clone(),
+            carver,
+            table,
+            regions: &mut [],
+            spaces: [Space { root: 0 }; MAX_THREADS],
+            windows: [0; MAX_CORES],
+            system_page,
+            firmware_used: 0,
+            high,
+            no_ports,
+        }
+    }
+}
+
+/// Changes before the seal. Each is followed by [`Boot::flush`] before its next use.
+impl Boot {
+    /// Sets a leaf in the address space of a task's first thread.
+    pub fn set_leaf_of(&mut self, task: usize, va: u64, entry: u64) {
+        let mut threads = self.table.threads.iter();
+        if let Some(index) = threads.position(|t| usize::from(t.task) == task) {
+            self.map_leaf(self.spaces[index], va, entry);
+        }
+    }
+
+    /// Maps a region, whose memory is known now, into all of a task's address spaces.
+    pub fn map_region(&mut self, task: usize, region: usize) {
+        let pages = u64::from(self.table.regions[region].pages);
+        let phys = self.regions[region];
+        for index in 0..self.table.threads.len() {
+            if usize::from(self.table.threads[index].task) != task {
+                continue;
+            }
+            for map in self.table.maps_of(&self.table.tasks[task]) {
+                if usize::from(map.region) != region {
+                    continue;
+                }
+                let flags = paging::user_flags(map.rights) | UNCACHED;
+                for page in 0..pages {
+                    let entry = (phys + page * PAGE) | flags;
+                    self.map_leaf(self.spaces[index], map.va + page * PAGE, entry);
+                }
+            }
+        }
+    }
+
+    /// Forgets translations of the address space of `init`, which is loaded.
+    pub fn flush(&self) {
+        // SAFETY: the same space again.
+        unsafe { cpu::load_space(self.spaces[self.init_thread()].root) };
+    }
+
+    fn init_thread(&self) -> usize {
+        let task = self.table.tasks.iter().position(|t| t.role == ROLE_INIT);
+        let is_init = |t: &cloister_abi::table::Thread| Some(usize::from(t.task)) == task;
+        self.table.threads.iter().position(is_init).unwrap_or(0)
+    }
+
+    /// Lets `init`'s address space reach physical memory until the seal.
+    pub fn map_physical(&mut self) {
+        let root = self.spaces[self.init_thread()].root;
+        // SAFETY: the stub's top table is in use.
+        let stub = unsafe { paging::page::<paging::Table>(self.info.pml4) };
+        // SAFETY: a fresh space, not loaded yet.
+        let top: &mut paging::Table = unsafe { paging::page(root) };
+        top[window::PHYSICAL_SLOT] = stub[window::PHYSICAL_SLOT];
+    }
+
+    /// Bytes of memory that the kernel uses: image, stacks, objects, frames, page tables; without
+    /// the memory of tasks and the log rings.
+    pub fn kernel_bytes(&self) -> u64 {
+        let is_ram = |r: &&cloister_abi::table::Region| r.kind == RegionKind::Ram as u8;
+        let regions = self.table.regions.iter();
+        let ram: u64 = regions.filter(is_ram).map(|r| u64::from(r.pages)).sum();
+        let logs = u64::from(self.table.header.cores) * window::LOG_PAGES;
+        let carved = (self.carver.next() - self.info.free) / PAGE;
+        let image = crate::image_pages();
+        // The stub's page tables of the kernel's half stay in use.
+        (carved - ram - logs + image + 3) * PAGE
+    }
+
+    /// The end: physical memory is mapped no longer. `self` must not be used afterwards.
+    pub fn end(&mut self) {
+        let root = self.spaces[self.init_thread()].root;
+        // SAFETY: the space is loaded, and this entry is removed from it.
+        let top: &mut paging::Table = unsafe { paging::page(root) };
+        top[window::PHYSICAL_SLOT] = 0;
+        // SAFETY: the same space again, without the translations of physical memory.
+        unsafe { cpu::load_space(root) };
+    }
+}

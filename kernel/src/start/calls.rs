@@ -1,0 +1,215 @@
+//! The boot-only system calls of `init`. They end with the seal: the map of physical memory goes,
+//! and with it everything that could change a page table.
+
+use super::build::Boot;
+use crate::arch::x86_64::descriptors::DEVICE_VECTOR;
+use crate::arch::x86_64::ioapic::Route;
+use crate::arch::x86_64::paging::{self, KERNEL_DATA, UNCACHED};
+use crate::arch::x86_64::{apic, cpu, pci, power, smp, window};
+use crate::core_state::Core;
+use crate::fault;
+use crate::shared::shared;
+use crate::syscall::Return;
+use cloister_abi::boot::{MemRange, RANGE_RAM};
+use cloister_abi::call::{Call, Part, Status};
+use cloister_abi::layout::PAGE;
+use cloister_abi::table::{DEVICE_PLATFORM, MAP_READ, ROLE_INIT, RegionKind};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// Where the boot core's [`Boot`] lies in the map of physical memory; 0 after the seal.
+static BOOT: AtomicU64 = AtomicU64::new(0);
+
+/// Keeps what the calls need.
+pub fn keep(boot: &'static mut Boot) {
+    BOOT.store(boot as *mut Boot as u64, Ordering::Relaxed);
+}
+
+fn boot() -> Option<&'static mut Boot> {
+    let at = BOOT.load(Ordering::Relaxed) as *mut Boot;
+    // SAFETY: not null only before the seal, when `init`'s space maps physical memory; one call
+    // at a time runs, on the boot core, and keeps the reference to itself.
+    (!at.is_null()).then(|| unsafe { &mut *at })
+}
+
+/// A boot-only call: a fault for everybody but `init`, and after the seal.
+pub fn serve(core: &mut Core, number: u32, arguments: [u64; 3]) -> Return {
+    let current = core.current;
+    let task = usize::from(core.thread(current).task);
+    let is_init = core.table.tasks[task].role == ROLE_INIT;
+    let Some(boot) = boot().filter(|_| is_init) else {
+        return fault::bad_call(core, number);
+    };
+    let [a, b, c] = arguments;
+    let result = match number {
+        n if n == Call::Bind as u32 => bind(boot, a, b),
+        n if n == Call::HandOver as u32 => hand_over(core, boot, a, b, c),
+        n if n == Call::StartCore as u32 => start_core(boot, a, b),
+        n if n == Call::MapFirmware as u32 => map_firmware(boot, task, a, b),
+        _ => seal(core, boot, a, b),
+    };
+    result.into()
+}
+
+fn is_ram(ranges: &[MemRange], base: u64, len: u64) -> bool {
+    let end = base.saturating_add(len);
+    let overlaps = |r: &MemRange| r.base < end && base < r.base.saturating_add(r.len);
+    ranges.iter().any(|r| r.kind == RANGE_RAM && overlaps(r))
+}
+
+fn start_core(boot: &mut Boot, core: u64, apic_id: u64) -> Result<Return, Status> {
+    let cores = u64::from(boot.table.header.cores);
+    if core == 0 || core >= cores || apic_id > 0xfe {
+        return Err(Status::BadArgument);
+    }
+    let online = shared().cores[core as usize].online.load(Ordering::Acquire);
+    if !online {
+        smp::start(core as usize, apic_id as u32, boot.first_space(core as usize));
+    }
+    Ok(Return::value(u64::from(online)))
+}
+
+fn map_firmware(boot: &mut Boot, task: usize, phys: u64, len: u64) -> Result<Return, Status> {
+    let regions = boot.table.regions;
+    let is_window = |region: u16| regions[usize::from(region)].kind == RegionKind::FirmwareWindow as u8;
+    let mut maps = boot.table.maps_of(&boot.table.tasks[task]).iter();
+    let map = *maps.find(|map| is_window(map.region)).ok_or(Status::WrongState)?;
+    let end = phys.checked_add(len).ok_or(Status::BadArgument)?;
+    let covers = |r: &&MemRange| r.base <= phys && end <= r.base.saturating_add(r.len);
+    let ranges = &boot.info.ranges[..boot.info.range_count as usize];
+    let firmware = ranges.iter().filter(|r| r.kind != RANGE_RAM).any(|r| covers(&r));
+    // The BIOS area and the pointer to the extended BIOS data area, where the root pointer can be.
+    let legacy = phys >= 0xe_0000 && end <= 0x10_0000 || phys >= 0x400 && end <= 0x500;
+    if len == 0 || end >= 1 << 52 || !(firmware || legacy) {
+        return Err(Status::BadArgument);
+    }
+    let pages = (end.div_ceil(PAGE)) - phys / PAGE;
+    let size = u64::from(regions[usize::from(map.region)].pages);
+    if pages > size {
+        return Err(Status::BadArgument);
+    }
+    if boot.firmware_used + pages > size {
+        boot.firmware_used = 0;
+    }
+    let first = map.va + boot.firmware_used * PAGE;
+    for page in 0..pages {
+        let entry = (phys / PAGE + page) * PAGE | paging::user_flags(MAP_READ);
+        boot.set_leaf_of(task, first + page * PAGE, entry);
+    }
+    boot.firmware_used += pages;
+    boot.flush();
+    Ok(Return::value(first + phys % PAGE))
+}
+
+fn hand_over(core: &mut Core, boot: &mut Boot, kind: u64, a: u64, b: u64) -> Result<Return, Status> {
+    match kind {
+        n if n == Part::IoApic as u64 => add_ioapic(core, boot, a, b)?,
+        n if n == Part::PinRoute as u64 => {
+            let route =
+                Route { gsi: b as u16, low: b >> 16 & 1 != 0, level: b >> 17 & 1 != 0 };
+            for (record, state) in core.table.irqs.iter().zip(&mut core.irqs) {
+                if u64::from(record.pin) == a {
+                    state.route = Some(route);
+                }
+            }
+        }
+        n if n == Part::PowerOff as u64 => {
+            let ports = [u16::try_from(a), u16::try_from(b)].map(|p| p.map_err(|_| Status::BadArgument));
+            let [pm1a, pm1b] = ports;
+            power::set_sleep_ports(pm1a?, pm1b?);
+        }
+        n if n == Part::Reset as u64 => {
+            let port = u16::try_from(a).map_err(|_| Status::BadArgument)?;
+            let value = u8::try_from(b).map_err(|_| Status::BadArgument)?;
+            power::set_reset(port, value);
+        }
+        _ => return Err(Status::BadArgument),
+    }
+    Ok(Return::status(Status::Ok))
+}
+
+fn add_ioapic(core: &mut Core, boot: &mut Boot, phys: u64, gsi_base: u64) -> Result<(), Status> {
+    let ranges = &boot.info.ranges[..boot.info.range_count as usize];
+    let gsi_base = u32::try_from(gsi_base).map_err(|_| Status::BadArgument)?;
+    if !phys.is_multiple_of(PAGE) || phys >= 1 << 52 || is_ram(ranges, phys, PAGE) {
+        return Err(Status::BadArgument);
+    }
+    let unit = core.ioapics.count();
+    if unit == window::IOAPICS {
+        return Err(Status::WrongState);
+    }
+    // SAFETY: the boot core's window was built; the entry was not present.
+    let table: &mut paging::Table = unsafe { paging::page(boot.windows[0]) };
+    table[(window::IOAPIC >> 12 & 511) as usize + unit] = phys | KERNEL_DATA | UNCACHED;
+    boot.flush();
+    if core.ioapics.add(gsi_base) { Ok(()) } else { Err(Status::WrongState) }
+}
+
+fn bind(boot: &mut Boot, device: u64, function: u64) -> Result<Return, Status> {
+    let index = usize::try_from(device).map_err(|_| Status::BadArgument)?;
+    let record = *boot.table.devices.get(index).ok_or(Status::BadArgument)?;
+    let function = u16::try_from(function).map_err(|_| Status::BadArgument)?;
+    if record.kind == DEVICE_PLATFORM || pci::read(function, 0) & 0xffff == 0xffff {
+        return Err(Status::BadArgument);
+    }
+    for at in 0..boot.table.regions.len() {
+        let region = boot.table.regions[at];
+        let ours = region.kind == RegionKind::Mmio as u8 && region.value as u32 == index as u32;
+        if !ours {
+            continue;
+        }
+        if boot.regions[at] != 0 {
+            return Err(Status::WrongState);
+        }
+        let bar = (region.value >> 32) as u8;
+        let (base, size) = pci::memory_bar(function, bar).ok_or(Status::BadArgument)?;
+        let len = u64::from(region.pages) * PAGE;
+        let ranges = &boot.info.ranges[..boot.info.range_count as usize];
+        if len > size || !base.is_multiple_of(PAGE) || is_ram(ranges, base, size) {
+            return Err(Status::BadArgument);
+        }
+        boot.regions[at] = base;
+        boot.map_region(usize::from(record.owner), at);
+    }
+    boot.flush();
+    Ok(Return::status(Status::Ok))
+}
+
+fn seal(core: &mut Core, boot: &mut Boot, unix_seconds: u64, entropy: u64) -> Result<Return, Status> {
+    let cores = boot.table.header.cores as usize;
+    let online = |c: &crate::shared::CoreShared| c.online.load(Ordering::Acquire);
+    if !shared().cores[..cores].iter().all(online) {
+        return Err(Status::WrongState);
+    }
+    for index in 0..core.table.irqs.len() {
+        let pin = core.table.irqs[index].pin;
+        // An ISA pin without an override: same number, edge triggered, active high.
+        let route = core.irqs[index].route.unwrap_or(Route { gsi: pin, low: false, level: false });
+        core.irqs[index].route = Some(route);
+        if !core.ioapics.route(route, DEVICE_VECTOR + index as u8, core.apic_id) {
+            return Err(Status::BadArgument);
+        }
+    }
+    let kernel_bytes = boot.kernel_bytes();
+    let page = boot.system_page();
+    page.unix_seconds = unix_seconds;
+    page.entropy = entropy as u32;
+    page.kernel_bytes = kernel_bytes;
+    let now = cpu::rdtsc();
+    page.tsc_sealed = now;
+    defmt::info!("sealed: {=u64} bytes for the kernel, {=u64} KiB of memory left over",
+        kernel_bytes, boot.carver.left() * 4);
+    for task in core.table.tasks.iter().zip(shared().tasks()) {
+        if task.0.role != ROLE_INIT {
+            task.1.park.resume();
+        }
+    }
+    BOOT.store(0, Ordering::Relaxed);
+    boot.end();
+    let current = core.current;
+    core.sched.park(current);
+    shared().sealed.store(true, Ordering::Release);
+    for other in &shared().cores[1..cores] {
+        apic::send_ipi(other.apic_id.load(Ordering::Relaxed));
+    }
+    Ok(Return::SWITCH)
+}
