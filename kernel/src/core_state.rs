@@ -65,6 +65,8 @@ pub struct Core {
     pub nmi_count: AtomicU64,
     /// The thread that runs, as a rank; [`NOBODY`] while the core idles.
     pub current: u32,
+    /// The current thread's capabilities.
+    pub caps: &'static [Cap],
     /// The thread whose address space is loaded.
     pub loaded: u32,
     /// When the current thread was put on the CPU.

@@ -103,7 +103,7 @@ fn fail(core: &mut Core, record: &FaultRecord) {
 fn fail_task(core: &mut Core, task: usize, record: &FaultRecord) {
     match core.table.tasks[task].role {
         ROLE_INIT => power::boot_failed(core, record),
-        ROLE_SUPERVISOR => power::supervisor_died(core, record),
+        ROLE_SUPERVISOR => power::supervisor_died(record),
         _ => {}
     }
     let park = &shared().tasks()[task].park;

@@ -56,7 +56,7 @@ extern "C" fn kernel_main(info: *const BootInfo) -> ! {
     // SAFETY: the stub's top table is mapped one to one, and this core is the only one.
     let top = unsafe { &mut *(info.pml4 as *mut paging::Table) };
     top[window::PHYSICAL_SLOT] = top[0] | paging::NO_EXEC;
-    let functions = pci::quiesce();
+    pci::quiesce();
     apic::silence_legacy();
     let features = cpu::features();
     apic::choose_mode(features.x2apic);
@@ -77,7 +77,7 @@ extern "C" fn kernel_main(info: *const BootInfo) -> ! {
     let boot = build(info, table, &header);
 
     let clock = calibration.finish().expect("the PIT counts");
-    for core in 0..table.header.cores as usize {
+    for core in (0..table.header.cores as usize).filter(|&core| boot.is_used(core)) {
         boot.build_core(core, clock, features);
     }
     let flags = [
@@ -101,7 +101,6 @@ extern "C" fn kernel_main(info: *const BootInfo) -> ! {
     let cr3 = boot.first_space(0);
     start::calls::keep(boot);
     apic::use_window();
-    let _ = functions;
     // SAFETY: the space of a thread of core 0, whose window is filled.
     unsafe { entry::enter_core(cr3, 0) }
 }
@@ -171,9 +170,11 @@ fn panic(info: &core::panic::PanicInfo) -> ! {
         let _ = write!(uart, " (at {}:{})", at.file(), at.line());
     }
     let _ = writeln!(uart);
+    let _ = uart.write_str("bt: kernel");
     entry::backtrace(|address| {
-        let _ = write!(uart, "bt: kernel {address:#x}\n");
+        let _ = write!(uart, " {address:#x}");
     });
+    let _ = writeln!(uart);
     uart.drain();
     arch::x86_64::power::reset()
 }

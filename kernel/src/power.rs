@@ -17,7 +17,8 @@ pub fn last_words() -> Uart {
         cpu::halt_forever();
     }
     let mut uart = Uart(DEBUG_PORT.load(Ordering::Relaxed));
-    let _ = uart.write_str("\n");
+    // A zero ends the frame that the console may be in the middle of.
+    let _ = uart.write_str("\0\n");
     uart
 }
 
@@ -33,7 +34,7 @@ pub fn off(core: &mut Core) -> ! {
 }
 
 /// Resets the machine and says why.
-pub fn reboot(_core: &mut Core, why: &str) -> ! {
+pub fn reboot(why: &str) -> ! {
     let mut uart = last_words();
     let _ = writeln!(uart, "cloister: rebooting: {why}");
     uart.drain();
@@ -41,13 +42,12 @@ pub fn reboot(_core: &mut Core, why: &str) -> ! {
 }
 
 /// The supervisor has failed; nobody is left to restart it.
-pub fn supervisor_died(core: &mut Core, record: &FaultRecord) -> ! {
+pub fn supervisor_died(record: &FaultRecord) -> ! {
     let mut uart = last_words();
     let _ = uart.write_str("cloister: rebooting: the supervisor ");
     cause(&mut uart, record);
     let _ = writeln!(uart);
     backtrace(&mut uart, "supervisor", record);
-    let _ = core;
     uart.drain();
     power::reset()
 }

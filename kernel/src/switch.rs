@@ -170,6 +170,7 @@ impl Core {
             self.load(next);
         }
         let thread = self.thread(next);
+        let caps = thread.caps;
         // SAFETY: the thread's space is loaded, and the entry code holds no reference.
         let regs = unsafe { frame::current() };
         if thread.reset {
@@ -181,6 +182,7 @@ impl Core {
             regs.rdx = bits;
             (regs.rsi, regs.rdi, regs.r8) = (0, 0, 0);
         }
+        self.caps = caps;
         u32::from(regs.vector == frame::BY_SYSCALL)
     }
 

@@ -41,13 +41,21 @@ impl From<Result<Return, Status>> for Return {
     }
 }
 
-/// The second half of `syscall_entry`.
+/// The second half of `syscall_entry`. The calls that a busy system makes most come first and
+/// need no stack; everything else is out of their way.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_syscall(a: u64, b: u64, c: u64, number: u32) -> Return {
     // SAFETY: called once per kernel entry.
     let core = unsafe { this_core() };
+    if number == Call::Signal as u32 {
+        return signal(core, a).into();
+    }
+    dispatch(core, number, [a, b, c])
+}
+
+#[inline(never)]
+fn dispatch(core: &mut Core, number: u32, [a, b, c]: [u64; 3]) -> Return {
     match number {
-        n if n == Call::Signal as u32 => signal(core, a).into(),
         n if n == Call::Wait as u32 => wait(core, a, b),
         n if n == Call::IrqAck as u32 => irq_ack(core, a).into(),
         n if n == Call::FaultInfo as u32 => fault_info(core, a, b).into(),
@@ -67,14 +75,8 @@ extern "C" fn kernel_syscall(a: u64, b: u64, c: u64, number: u32) -> Return {
 }
 
 #[inline]
-fn caps(core: &mut Core) -> &'static [cloister_abi::table::Cap] {
-    let current = core.current;
-    core.thread(current).caps
-}
-
-#[inline]
 fn signal(core: &mut Core, slot: u64) -> Result<Return, Status> {
-    let cap = lookup(caps(core), slot, CapKind::Thread, call::RIGHT_SIGNAL)?;
+    let cap = lookup(core.caps, slot, CapKind::Thread, call::RIGHT_SIGNAL)?;
     let word = &shared().threads()[cap.object as usize & (cloister_abi::layout::MAX_THREADS - 1)];
     if !word.post(1 << (cap.bit & 63)) {
         return Ok(Return::status(Status::Ok));
@@ -84,7 +86,8 @@ fn signal(core: &mut Core, slot: u64) -> Result<Return, Status> {
 
 /// Has the owner of a thread look at it. If that makes this core change threads, the caller's
 /// call has succeeded.
-pub fn notify(core: &mut Core, global: usize) -> Return {
+#[inline(never)]
+fn notify(core: &mut Core, global: usize) -> Return {
     let now = cpu::rdtsc();
     poke(core, global, now);
     if core.sched.pick() == Some(core.current) {
@@ -96,6 +99,7 @@ pub fn notify(core: &mut Core, global: usize) -> Return {
 }
 
 /// Looks at a thread now if it is this core's, else marks it and tells its core.
+#[inline]
 pub fn poke(core: &mut Core, global: usize, now: u64) {
     let owner = u32::from(core.table.threads[global].core);
     if owner == core.index {
@@ -125,14 +129,16 @@ fn wait(core: &mut Core, mask: u64, deadline: u64) -> Return {
     Return::SWITCH
 }
 
+#[inline(never)]
 fn irq_ack(core: &mut Core, slot: u64) -> Result<Return, Status> {
-    let cap = lookup(caps(core), slot, CapKind::Irq, call::RIGHT_ACK)?;
+    let cap = lookup(core.caps, slot, CapKind::Irq, call::RIGHT_ACK)?;
     interrupts::acknowledge(core, cap.object as usize)?;
     Ok(Return::status(Status::Ok))
 }
 
+#[inline(never)]
 fn fault_info(core: &mut Core, slot: u64, index: u64) -> Result<Return, Status> {
-    let cap = lookup(caps(core), slot, CapKind::Task, call::RIGHT_INFO)?;
+    let cap = lookup(core.caps, slot, CapKind::Task, call::RIGHT_INFO)?;
     let words = shared().tasks()[cap.object as usize].info(index).ok_or(Status::BadArgument)?;
     // SAFETY: the caller's space is loaded; the entry code holds no reference to the frame.
     let regs = unsafe { frame::current() };
@@ -141,8 +147,9 @@ fn fault_info(core: &mut Core, slot: u64, index: u64) -> Result<Return, Status> 
     Ok(Return::SWITCH)
 }
 
+#[inline(never)]
 fn stop(core: &mut Core, slot: u64) -> Result<Return, Status> {
-    let cap = lookup(caps(core), slot, CapKind::Task, call::RIGHT_STOP)?;
+    let cap = lookup(core.caps, slot, CapKind::Task, call::RIGHT_STOP)?;
     if !fault::stop_task(core, cap.object as usize) {
         return Err(Status::WrongState);
     }
@@ -150,8 +157,9 @@ fn stop(core: &mut Core, slot: u64) -> Result<Return, Status> {
 }
 
 /// Restart and resume: both let a parked task's threads go.
+#[inline(never)]
 fn release(core: &mut Core, slot: u64, right: u8) -> Result<Return, Status> {
-    let cap = lookup(caps(core), slot, CapKind::Task, right)?;
+    let cap = lookup(core.caps, slot, CapKind::Task, right)?;
     let park = &shared().tasks()[cap.object as usize].park;
     let done = match right {
         call::RIGHT_RESTART => park.restart().is_some(),
@@ -189,18 +197,19 @@ fn resched(core: &mut Core) -> Return {
     Return::SWITCH
 }
 
+#[inline(never)]
 fn power_op(core: &mut Core, slot: u64, op: u64) -> Result<Return, Status> {
     let (right, off) = match op {
         n if n == PowerOp::Off as u64 => (call::RIGHT_POWER_OFF, true),
         n if n == PowerOp::Reboot as u64 => (call::RIGHT_REBOOT, false),
         _ => return Err(Status::BadArgument),
     };
-    lookup(caps(core), slot, CapKind::Power, right)?;
-    if off { power::off(core) } else { power::reboot(core, "the supervisor asked for it") }
+    lookup(core.caps, slot, CapKind::Power, right)?;
+    if off { power::off(core) } else { power::reboot("the supervisor asked for it") }
 }
 
 fn refuse(core: &mut Core, slot: u64, kind: CapKind) -> Return {
-    match lookup(caps(core), slot, kind, 0) {
+    match lookup(core.caps, slot, kind, 0) {
         Ok(_) => Return::status(Status::WrongState),
         Err(status) => Return::status(status),
     }

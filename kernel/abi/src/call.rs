@@ -40,7 +40,8 @@ pub enum Call {
     Bind = 11,
     /// Boot only: `(kind, a, b)`: tell the kernel of a machine part, see [`Part`].
     HandOver = 12,
-    /// Boot only: `(core, apic_id)`: start a core. Returns at once.
+    /// Boot only: `(core, apic_id) -> online`: start a core. Returns at once; the value is 1 if the
+    /// core runs already. Repeat it until then.
     StartCore = 13,
     /// Boot only: `(phys, bytes) -> va`: map firmware tables read-only; pages stay until the next
     /// call of this kind that reuses the window.

@@ -117,6 +117,8 @@ pub const fn init_error_text(code: u32) -> &'static str {
         9 => "the entropy source that the manifest asks for is missing or stuck",
         10 => "a machine part could not be handed over to the kernel; its kind is the value",
         11 => "the kernel refused to seal; its status is the value",
+        12 => "the system table is of another version than init",
+        13 => "a device is on PCI, and init was not granted pci-config",
         _ => "for a reason that this kernel does not know",
     }
 }

@@ -121,7 +121,7 @@ impl<'a> Writer<'a> {
         let (head, tail) = if sane { (head, tail) } else { (0, 0) };
         if !sane {
             ring.store(TAIL, 0, Ordering::Relaxed);
-            ring.store(HEAD, 0, Ordering::Release);
+            ring.store(HEAD, 0, Ordering::Relaxed);
         }
         // As in `make_room`: what the earlier writer gave up, this one overwrites.
         fence(Ordering::Release);

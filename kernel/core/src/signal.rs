@@ -99,11 +99,12 @@ impl ThreadWord {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Back to the state of a new word, apart from pending operations. Owner only. Bits that are
-    /// posted at the same time may stay: stale bits are harmless.
+    /// Forgets the pending bits and the wait, for a restart; operations stay pending. Owner only.
+    /// The new instance looks at everything that it can be told of before it waits: what the
+    /// sender of a forgotten bit wrote is visible to it then.
     pub fn reset(&self) {
         self.waiting.store(0, Ordering::Relaxed);
-        self.bits.store(0, Ordering::Relaxed);
+        self.bits.swap(0, Ordering::Acquire);
     }
 
     /// Adds operations, from any core; the caller marks the thread's core afterwards. Whoever

@@ -177,14 +177,16 @@ const WRONG: &[Wrong] = &[
     (Rule::MapFixed, 20, |b| {
         b.maps[20].va = layout::TASK_INFO + 4096
     }),
-    (Rule::MapFixed, 20, |b| b.maps[20].va = layout::SYSTEM_PAGE),
+    (Rule::MapFixed, 20, |b| {
+        b.maps[20].va = layout::SYSTEM_PAGE + 4096
+    }),
     (Rule::MapFixed, 20, |b| b.maps[20].va = layout::STACK_TOP),
     (Rule::MapFixed, 16, |b| b.maps[16].va = 0x50_0000),
     (Rule::MapFixed, 15, |b| {
         b.maps[15].rights = MAP_READ | MAP_EXEC
     }),
     (Rule::MapFixed, 17, |b| b.maps[17].va -= 4096),
-    (Rule::MapFixed, 31, |b| b.maps[31].va = layout::LOG_RING),
+    (Rule::MapFixed, 31, |b| b.maps[31].va = 0x41_a000),
     (Rule::MapOverlap, 14, |b| {
         b.maps[20].va = layout::IMAGE + 4096
     }),

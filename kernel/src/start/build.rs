@@ -231,6 +231,7 @@ impl Boot {
             gdt: descriptors::gdt(),
             nmi_count: AtomicU64::new(0),
             current: NOBODY,
+            caps: &[],
             loaded: self.first_rank(index),
             since: 0,
             armed: NEVER,
@@ -276,7 +277,12 @@ impl Boot {
         range.clone().find(is_init).map_or(0, |global| (global - range.start) as u32)
     }
 
-    /// The top page table with which a core begins.
+    /// Whether a core has anything to run; one without is never started.
+    pub fn is_used(&self, core: usize) -> bool {
+        !self.table.threads_on(core as u16).is_empty()
+    }
+
+    /// The top page table with which a core that is used begins.
     pub fn first_space(&self, core: usize) -> u64 {
         let first = self.table.threads_on(core as u16).start;
         self.spaces[first + self.first_rank(core) as usize].root

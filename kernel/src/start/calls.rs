@@ -61,7 +61,8 @@ fn start_core(boot: &mut Boot, core: u64, apic_id: u64) -> Result<Return, Status
     if core == 0 || core >= cores || apic_id > 0xfe {
         return Err(Status::BadArgument);
     }
-    let online = shared().cores[core as usize].online.load(Ordering::Acquire);
+    let used = boot.is_used(core as usize);
+    let online = !used || shared().cores[core as usize].online.load(Ordering::Acquire);
     if !online {
         smp::start(core as usize, apic_id as u32, boot.first_space(core as usize));
     }
@@ -176,8 +177,8 @@ fn bind(boot: &mut Boot, device: u64, function: u64) -> Result<Return, Status> {
 
 fn seal(core: &mut Core, boot: &mut Boot, unix_seconds: u64, entropy: u64) -> Result<Return, Status> {
     let cores = boot.table.header.cores as usize;
-    let online = |c: &crate::shared::CoreShared| c.online.load(Ordering::Acquire);
-    if !shared().cores[..cores].iter().all(online) {
+    let online = |core: &usize| shared().cores[*core].online.load(Ordering::Acquire);
+    if !(0..cores).filter(|&core| boot.is_used(core)).all(|core| online(&core)) {
         return Err(Status::WrongState);
     }
     for index in 0..core.table.irqs.len() {
@@ -208,7 +209,7 @@ fn seal(core: &mut Core, boot: &mut Boot, unix_seconds: u64, entropy: u64) -> Re
     let current = core.current;
     core.sched.park(current);
     shared().sealed.store(true, Ordering::Release);
-    for other in &shared().cores[1..cores] {
+    for other in shared().cores[1..cores].iter().filter(|c| c.online.load(Ordering::Relaxed)) {
         apic::send_ipi(other.apic_id.load(Ordering::Relaxed));
     }
     Ok(Return::SWITCH)

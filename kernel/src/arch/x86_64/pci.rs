@@ -28,11 +28,9 @@ fn set_command(function: Address, set: u32, clear: u32) {
 }
 
 /// Takes bus mastering from every function of the machine: firmware leaves devices running.
-/// Returns how many functions there are.
-pub fn quiesce() -> u32 {
+pub fn quiesce() {
     let mut buses = [0u64; 4];
     buses[0] = 1;
-    let mut functions = 0;
     for bus in 0..=255u16 {
         if buses[usize::from(bus / 64)] >> (bus % 64) & 1 == 0 {
             continue;
@@ -46,7 +44,6 @@ pub fn quiesce() -> u32 {
                     }
                     continue;
                 }
-                functions += 1;
                 set_command(at, 0, BUS_MASTER);
                 let kind = read(at, 0x0c) >> 16 & 0xff;
                 if kind & 0x7f == 1 {
@@ -62,7 +59,6 @@ pub fn quiesce() -> u32 {
             }
         }
     }
-    functions
 }
 
 /// A memory base address register: its address and its size in bytes, `None` if it is not one.
