@@ -77,8 +77,10 @@ extern "C" fn kernel_main(info: *const BootInfo) -> ! {
     let boot = build(info, table, &header);
 
     let clock = calibration.finish().expect("the PIT counts");
-    for core in (0..table.header.cores as usize).filter(|&core| boot.is_used(core)) {
-        boot.build_core(core, clock, features);
+    for core in 0..table.header.cores as usize {
+        if boot.is_used(core) {
+            boot.build_core(core, clock, features);
+        }
     }
     let flags = [
         (apic::is_x2apic(), CPU_X2APIC),
