@@ -20,7 +20,8 @@ pub struct LogState {
 }
 
 /// Where it lies.
-pub const LOG_STATE: u64 = window::CORE + window::CORE_PAGES * PAGE - size_of::<LogState>() as u64;
+pub const LOG_STATE: u64 =
+    window::SMALL_STACKS - window::SMALL_STACK - size_of::<LogState>() as u64;
 
 /// # Safety
 /// Between `acquire` and `release` only, on this core.

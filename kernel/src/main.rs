@@ -74,7 +74,7 @@ extern "C" fn kernel_main(info: *const BootInfo) -> ! {
         Err(error) => panic!("the system table is wrong: {:?} at {}", error.rule, error.index),
     };
     power::DEBUG_PORT.store(table.header.debug_port, Ordering::Relaxed);
-    let boot = build(info, table, &header);
+    let mut boot = build(info, table, &header);
 
     let clock = calibration.finish().expect("the PIT counts");
     for core in 0..table.header.cores as usize {
@@ -101,20 +101,16 @@ extern "C" fn kernel_main(info: *const BootInfo) -> ! {
     page.cpu = flags.iter().filter(|(set, _)| *set).fold(0, |all, (_, bit)| all | bit);
     page.kernel_build_id = header.kernel_build_id;
     let cr3 = boot.first_space(0);
-    start::calls::keep(boot);
+    start::calls::keep(&mut boot);
     apic::use_window();
     // SAFETY: the space of a thread of core 0, whose window is filled.
     unsafe { entry::enter_core(cr3, 0) }
 }
 
 /// Makes all objects but the cores'.
-fn build(info: &BootInfo, table: Table<'static>, header: &Header) -> &'static mut Boot {
+fn build(info: &BootInfo, table: Table<'static>, header: &Header) -> Boot {
     let mut boot = Boot::new(info, table);
     boot.check_memory();
-    let regions = boot.carver.pages((table.regions.len() as u64 * 8).div_ceil(PAGE).max(1));
-    let at = (window::PHYSICAL + regions) as *mut u64;
-    // SAFETY: just carved, zeroed, and used for nothing else.
-    boot.regions = unsafe { core::slice::from_raw_parts_mut(at, table.regions.len()) };
     boot.build_shared(table.threads.len(), table.tasks.len());
     for core in 0..table.header.cores as usize {
         boot.build_window(core);
@@ -130,13 +126,7 @@ fn build(info: &BootInfo, table: Table<'static>, header: &Header) -> &'static mu
     assert!(info.ranges.iter().any(low), "no memory at {:#x} to start cores from", smp::TRAMPOLINE);
     // SAFETY: the page is memory, checked, and below the image; nothing else uses it.
     unsafe { smp::prepare(info.pml4) };
-    let place = boot.carver.page();
-    const { assert!(size_of::<Boot>() <= PAGE as usize) };
-    let place = (window::PHYSICAL + place) as *mut Boot;
-    // SAFETY: just carved, large enough, and page aligned.
-    unsafe { place.write(boot) };
-    // SAFETY: written in the line above; the only reference.
-    unsafe { &mut *place }
+    boot
 }
 
 /// Every core: on its kernel stack, in the address space of its first thread.

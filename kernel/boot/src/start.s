@@ -129,7 +129,8 @@ stub_pdpt: .skip 4096
 stub_pd: .skip 16384
 .global stub_high_tables
 stub_high_tables: .skip 12288
-    .skip 16384
+/* The kernel boots on this stack too, and keeps what it knows until the seal here. */
+    .skip 65536
 stub_stack_top:
 .global stub_tsc
 stub_tsc: .skip 8

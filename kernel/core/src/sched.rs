@@ -153,6 +153,17 @@ impl Sched {
             return;
         }
         let entry = self.entry(rank);
+        let used = entry.used.saturating_add(ran);
+        if now < entry.refill_at && used < entry.budget {
+            entry.used = used;
+        } else {
+            self.charge_at_edge(rank, ran, now);
+        }
+    }
+
+    /// The rarer half of `charge`: a refill is due or the budget is used up.
+    fn charge_at_edge(&mut self, rank: u32, ran: u64, now: u64) {
+        let entry = self.entry(rank);
         // What ran after the refill belongs to the new period.
         let after = now.saturating_sub(entry.refill_at).min(ran);
         entry.spend(ran.wrapping_sub(after));
@@ -227,10 +238,13 @@ impl Sched {
     /// Begins a new period if the old one is over.
     #[inline]
     fn refill(&mut self, rank: u32, now: u64) {
-        let entry = self.entry(rank);
-        if now < entry.refill_at {
-            return;
+        if now >= self.entry(rank).refill_at {
+            self.begin_period(rank, now);
         }
+    }
+
+    fn begin_period(&mut self, rank: u32, now: u64) {
+        let entry = self.entry(rank);
         let next = entry.refill_at.saturating_add(entry.period);
         if now < next {
             entry.used = entry.used.saturating_sub(entry.budget);

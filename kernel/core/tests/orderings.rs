@@ -37,18 +37,13 @@ fn each_weakened_ordering_turns_a_loom_test_red() {
     for (file, package, test) in MODULES {
         let path = copy.join(file);
         let shipped = fs::read_to_string(&path).unwrap();
-        assert!(
-            is_green(&copy, package, test),
-            "{test} is red without any change"
-        );
+        let failed = failures(&copy, package, test);
+        assert!(failed.is_empty(), "{failed:?} without any change");
         for (line, what, changed) in weakened(&shipped) {
             fs::write(&path, changed).unwrap();
-            let passed = is_green(&copy, package, test);
-            println!(
-                "{file}:{line}: {what}: {}",
-                if passed { "GREEN" } else { "red" }
-            );
-            if passed {
+            let failed = failures(&copy, package, test);
+            println!("{file}:{line}: {what}: {failed:?}");
+            if failed.is_empty() {
                 green.push(format!("{file}:{line}: {what}"));
             } else {
                 red += 1;
@@ -93,8 +88,8 @@ fn weakened(text: &str) -> Vec<(usize, String, String)> {
     variants
 }
 
-/// Whether the loom test passes. A copy that does not even build is no answer.
-fn is_green(copy: &Path, package: &str, test: &str) -> bool {
+/// The models that find a fault, and what they say. A copy that does not even build is no answer.
+fn failures(copy: &Path, package: &str, test: &str) -> Vec<String> {
     let cargo = |extra: &[&str]| {
         let mut command = Command::new(env!("CARGO"));
         command
@@ -115,7 +110,21 @@ fn is_green(copy: &Path, package: &str, test: &str) -> bool {
         "{}",
         String::from_utf8_lossy(&built.stderr)
     );
-    cargo(&[]).status.success()
+    let run = cargo(&["--no-fail-fast"]);
+    let text = String::from_utf8_lossy(&run.stdout).into_owned();
+    let mut lines = text.lines();
+    let mut failed = Vec::new();
+    while let Some(line) = lines.next() {
+        // A panic's message follows the line that says where it was.
+        if let Some(name) = line
+            .strip_prefix("thread '")
+            .and_then(|rest| rest.split('\'').next())
+        {
+            failed.push(format!("{name}: {}", lines.next().unwrap_or_default()));
+        }
+    }
+    assert_eq!(run.status.success(), failed.is_empty(), "{text}");
+    failed
 }
 
 fn copy_of_the_kernel_crates() -> PathBuf {

@@ -1,7 +1,7 @@
 //! The objects of the system table: address spaces, cores, shared words.
 //!
 //! [`Boot`] is what the boot core knows until the seal: where each region's memory lies and the
-//! top page table of each thread. It lives in memory of its own, reached through the map of
+//! top page table of each thread. It lives on the boot stub's stack, reached through the map of
 //! physical memory, and is gone when that map goes.
 
 use super::carve::Carver;
@@ -21,6 +21,9 @@ use cloister_core::sched::Sched;
 use cloister_core::table::Table;
 use core::sync::atomic::AtomicU64;
 
+/// Most regions of a system; `cloister-core` refuses a table with more than this many.
+const MAX_REGIONS: usize = 1024;
+
 /// What the boot core knows until the seal.
 pub struct Boot {
     /// The loader's and the stub's words.
@@ -30,7 +33,7 @@ pub struct Boot {
     /// The system table.
     pub table: Table<'static>,
     /// Physical address of each region's memory; 0 where it has none (yet).
-    pub regions: &'static mut [u64],
+    pub regions: [u64; MAX_REGIONS],
     /// Each thread's address space.
     pub spaces: [Space; MAX_THREADS],
     /// Each core's window: a page table.
@@ -130,10 +133,6 @@ impl Boot {
         self.windows[core] = root;
         let parts = [
             (window::STACK, window::STACK_PAGES),
-            (window::NMI_STACK, 1),
-            (window::MC_STACK, 1),
-            (window::DF_STACK, 1),
-            (window::DB_STACK, 1),
             (window::CORE, window::CORE_PAGES),
             (window::LOG, window::LOG_PAGES),
         ];
@@ -254,7 +253,8 @@ impl Boot {
         // SAFETY: the window's pages for the core's objects, contiguous and not in use yet.
         unsafe { (at as *mut Core).write(core) };
         let log = (at + crate::klog::LOG_STATE - window::CORE) as *mut LogState;
-        // SAFETY: behind the objects, inside the same pages, which are zeroed.
+        // SAFETY: behind the objects, inside the same pages, which are zeroed; LOG_STATE is an
+        // address for plain bytes, so any alignment does.
         unsafe { (*log).core = index as u8 };
     }
 
@@ -305,7 +305,7 @@ impl Boot {
             info: info.clone(),
             carver,
             table,
-            regions: &mut [],
+            regions: [0; MAX_REGIONS],
             spaces: [Space { root: 0 }; MAX_THREADS],
             windows: [0; MAX_CORES],
             system_page,

@@ -19,9 +19,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 /// Where the boot core's [`Boot`] lies in the map of physical memory; 0 after the seal.
 static BOOT: AtomicU64 = AtomicU64::new(0);
 
-/// Keeps what the calls need.
-pub fn keep(boot: &'static mut Boot) {
-    BOOT.store(boot as *mut Boot as u64, Ordering::Relaxed);
+/// Keeps what the calls need. It stays where it is, on the boot stub's stack, which is mapped one
+/// to one now, which nobody uses any more, and which the map of physical memory reaches.
+pub fn keep(boot: &mut Boot) {
+    BOOT.store(window::PHYSICAL + boot as *mut Boot as u64, Ordering::Relaxed);
 }
 
 fn boot() -> Option<&'static mut Boot> {

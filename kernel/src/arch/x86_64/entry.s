@@ -184,6 +184,8 @@ double_fault_entry:
     mov edi, 8
     mov rsi, [rsp + 8]
     mov rdx, [rsp + 32]
+    /* Nothing returns from here, so the kernel stack is free, whatever overflowed it. */
+    mov rsp, {STACK_TOP}
     call kernel_fatal
     ud2
 
@@ -194,7 +196,7 @@ machine_check_entry:
     mov edi, 18
     mov rsi, [rsp]
     mov rdx, [rsp + 24]
-    and rsp, -16
+    mov rsp, {STACK_TOP}
     call kernel_fatal
     ud2
 

@@ -89,15 +89,11 @@ pub unsafe fn init(frame: *mut u8, has_ports: bool) {
         reserved: 0,
         rsp: [FRAME + REGS + size_of::<Regs>() as u64, 0, 0],
         reserved1: 0,
-        ist: [
-            window::NMI_STACK + PAGE,
-            window::MC_STACK + PAGE,
-            window::DF_STACK + PAGE,
-            window::DB_STACK + PAGE,
-            0,
-            0,
-            0,
-        ],
+        // NMI, machine check, double fault, debug exception.
+        ist: core::array::from_fn(|n| match n as u64 {
+            n @ 0..4 => window::SMALL_STACKS + n * window::SMALL_STACK,
+            _ => 0,
+        }),
         reserved2: 0,
         reserved3: 0,
         // A bitmap beyond the limit denies every port (Intel SDM, "I/O Permission Bit Map").

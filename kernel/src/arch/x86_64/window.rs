@@ -2,10 +2,9 @@
 //!
 //! ```text
 //! core window (0x20_0000, differs from core to core; a page table of its own):
-//!   +0x1000  kernel stack, two pages, grows down from +0x3000; +0x0000 is its guard
-//!   +0x4000  NMI stack     +0x6000  machine-check stack   each with a guard page below
-//!   +0x8000  double-fault  +0xa000  debug-exception stack
-//!   +0xc000  the core's objects
+//!   +0x1000  kernel stack, one page; +0x0000 is its guard
+//!   +0xc000  the core's objects, and at their end four small stacks for NMI, machine check,
+//!            double fault and debug exception: their handlers push nothing
 //!   +0x10000 its log ring  +0x14000 local APIC registers (xAPIC mode)
 //!   +0x15000 IOAPIC registers (core 0), up to four pages
 //! kernel half (the same on every core):
@@ -19,24 +18,21 @@
 
 use cloister_abi::layout::{CORE_WINDOW, KERNEL_BASE, PAGE};
 
-/// Pages of the kernel stack.
-pub const STACK_PAGES: u64 = 2;
+/// Pages of the kernel stack; below them lies a guard page.
+pub const STACK_PAGES: u64 = 1;
 /// Lowest address of the kernel stack.
 pub const STACK: u64 = CORE_WINDOW + 0x1000;
 /// Initial stack pointer of every kernel entry.
 pub const STACK_TOP: u64 = STACK + STACK_PAGES * PAGE;
-/// The page of the NMI stack.
-pub const NMI_STACK: u64 = CORE_WINDOW + 0x4000;
-/// The page of the machine-check stack.
-pub const MC_STACK: u64 = CORE_WINDOW + 0x6000;
-/// The page of the double-fault stack.
-pub const DF_STACK: u64 = CORE_WINDOW + 0x8000;
-/// The page of the debug-exception stack.
-pub const DB_STACK: u64 = CORE_WINDOW + 0xa000;
 /// The core's objects.
 pub const CORE: u64 = CORE_WINDOW + 0xc000;
 /// Pages for the core's objects.
 pub const CORE_PAGES: u64 = 2;
+/// Bytes of the stack of an NMI, a machine check, a double fault or a debug exception: the CPU's
+/// own frame of 48 bytes, once, since none of these handlers pushes or is entered twice.
+pub const SMALL_STACK: u64 = 128;
+/// One byte above the first of the four small stacks; the others follow upwards.
+pub const SMALL_STACKS: u64 = CORE + CORE_PAGES * PAGE - 3 * SMALL_STACK;
 /// The core's log ring.
 pub const LOG: u64 = CORE_WINDOW + 0x1_0000;
 /// Pages of the core's log ring.
