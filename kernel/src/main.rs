@@ -59,8 +59,8 @@ extern "C" fn kernel_main(info: *const BootInfo) -> ! {
     pci::quiesce();
     apic::silence_legacy();
     let features = cpu::features();
-    apic::choose_mode(features.x2apic);
-    // SAFETY: the mode was just chosen.
+    apic::use_firmware_mode();
+    // SAFETY: the map of physical memory was just made.
     unsafe { apic::enable() };
     let calibration = Calibration::start();
 
@@ -74,9 +74,10 @@ extern "C" fn kernel_main(info: *const BootInfo) -> ! {
         Err(error) => panic!("the system table is wrong: {:?} at {}", error.rule, error.index),
     };
     power::DEBUG_PORT.store(table.header.debug_port, Ordering::Relaxed);
-    let mut boot = build(info, table, &header);
+    let mut boot = build(info, table, &header, features.x2apic);
 
     let clock = calibration.finish().expect("the PIT counts");
+    apic::choose_mode(features.x2apic || apic::is_x2apic());
     for core in 0..table.header.cores as usize {
         if boot.is_used(core) {
             boot.build_core(core, clock, features);
@@ -102,18 +103,17 @@ extern "C" fn kernel_main(info: *const BootInfo) -> ! {
     page.kernel_build_id = header.kernel_build_id;
     let cr3 = boot.first_space(0);
     start::calls::keep(&mut boot);
-    apic::use_window();
     // SAFETY: the space of a thread of core 0, whose window is filled.
     unsafe { entry::enter_core(cr3, 0) }
 }
 
 /// Makes all objects but the cores'.
-fn build(info: &BootInfo, table: Table<'static>, header: &Header) -> Boot {
+fn build(info: &BootInfo, table: Table<'static>, header: &Header, x2apic: bool) -> Boot {
     let mut boot = Boot::new(info, table);
     boot.check_memory();
     boot.build_shared(table.threads.len(), table.tasks.len());
     for core in 0..table.header.cores as usize {
-        boot.build_window(core);
+        boot.build_window(core, x2apic);
     }
     boot.build_regions(header.system_table);
     for thread in 0..table.threads.len() {

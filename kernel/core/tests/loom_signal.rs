@@ -342,13 +342,13 @@ fn one_core_learns_that_a_stop_and_a_fault_parked_everybody() {
 fn a_restart_comes_after_everything_that_the_old_threads_did() {
     explore(2, || {
         let cores = Arc::new([Core::new(), Core::new()]);
+        let supervisor = Arc::new(Core::new());
         let (task, mut parks) = started(2);
         let memory = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
-        let supervisor = Arc::new(Core::new());
-        let owners = [0usize, 1].map(|me| {
+        let owner = |me: usize, mut park: ThreadPark| {
             let (cores, task, memory) = (cores.clone(), task.clone(), memory.clone());
-            let (supervisor, mut park) = (supervisor.clone(), parks.pop().unwrap());
-            thread::spawn(move || {
+            let supervisor = supervisor.clone();
+            move || {
                 memory[me].store(1, Relaxed);
                 let step = if me == 0 {
                     assert_eq!(task.begin(2, true), Begun::First);
@@ -370,18 +370,23 @@ fn a_restart_comes_after_everything_that_the_old_threads_did() {
                 );
                 let other = memory[1 - me].load(Relaxed);
                 assert_eq!(other, 1, "the new instance runs beside the old one");
-            })
+            }
+        };
+        let (mut first, second) = (owner(0, parks.remove(0)), owner(1, parks.remove(0)));
+        let second = thread::spawn(second);
+        let (cores, task) = (cores.clone(), task.clone());
+        // Begins last, so that loom tries a restart directly after the last one has parked:
+        // whether the supervisor was told or just tries, its restart comes after the parking.
+        let restarting = thread::spawn(move || {
+            if task.restart().is_none() {
+                supervisor.wait(0, 1);
+                assert_eq!(task.restart(), Some(2));
+            }
+            cores.iter().for_each(|core| core.operate(0));
         });
-        // Whether it was told or just tries: a restart that succeeds comes after the parking.
-        if task.restart().is_none() {
-            supervisor.wait(0, 1);
-            assert_eq!(task.restart(), Some(2));
-        }
-        cores[0].operate(0);
-        cores[1].operate(0);
-        for owner in owners {
-            owner.join().unwrap();
-        }
+        first();
+        second.join().unwrap();
+        restarting.join().unwrap();
     });
 }
 

@@ -14,15 +14,12 @@ use crate::shared;
 use cloister_abi::boot::BootInfo;
 use cloister_abi::call::NEVER;
 use cloister_abi::info::SystemPage;
-use cloister_abi::layout::{FRAME, IO_BITMAP, KERNEL_BASE, MAX_CORES, MAX_IRQS, MAX_THREADS, PAGE};
+use cloister_abi::layout::{FRAME, IO_BITMAP, KERNEL_BASE, MAX_CORES, MAX_IRQS, MAX_REGIONS, MAX_THREADS, PAGE};
 use cloister_abi::table::{ROLE_INIT, RegionKind, TASK_FPU, Task};
 use cloister_core::park::ThreadPark;
 use cloister_core::sched::Sched;
 use cloister_core::table::Table;
 use core::sync::atomic::AtomicU64;
-
-/// Most regions of a system; `cloister-core` refuses a table with more than this many.
-const MAX_REGIONS: usize = 1024;
 
 /// What the boot core knows until the seal.
 pub struct Boot {
@@ -128,7 +125,7 @@ impl Boot {
     }
 
     /// Builds a core's window: stacks, objects, log ring, APIC registers.
-    pub fn build_window(&mut self, core: usize) {
+    pub fn build_window(&mut self, core: usize, x2apic: bool) {
         let root = self.carver.page();
         self.windows[core] = root;
         let parts = [
@@ -144,7 +141,7 @@ impl Boot {
                 table[((va >> 12 & 511) + page) as usize] = (phys + page * PAGE) | KERNEL_DATA;
             }
         }
-        if !apic::is_x2apic() {
+        if !x2apic {
             table[(window::APIC >> 12 & 511) as usize] = apic::PHYSICAL | KERNEL_DATA | UNCACHED;
         }
     }

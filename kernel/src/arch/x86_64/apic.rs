@@ -68,24 +68,26 @@ pub fn is_x2apic() -> bool {
     BASE.load(Ordering::Relaxed) == 0
 }
 
-/// Chooses the mode for the whole machine, on the boot core, before any other use. In xAPIC mode
-/// the registers are reached through the map of physical memory at first.
-pub fn choose_mode(has_x2apic: bool) {
-    let base = if has_x2apic { 0 } else { window::PHYSICAL + PHYSICAL };
+/// At boot: the mode in which firmware left the APIC. In xAPIC mode the registers are reached
+/// through the map of physical memory at first.
+pub fn use_firmware_mode() {
+    // SAFETY: reading the base register is always legal.
+    let extended = unsafe { msr::rdmsr(msr::IA32_APIC_BASE) } & 1 << 10 != 0;
+    let base = if extended { 0 } else { window::PHYSICAL + PHYSICAL };
     BASE.store(base, Ordering::Relaxed);
 }
 
-/// From now on the registers are reached through the core windows.
-pub fn use_window() {
-    if !is_x2apic() {
-        BASE.store(window::APIC, Ordering::Relaxed);
-    }
+/// Chooses the mode for the whole machine; [`enable`] then enters it on each core. In xAPIC mode
+/// the registers are reached through the core windows from now on.
+pub fn choose_mode(has_x2apic: bool) {
+    let base = if has_x2apic { 0 } else { window::APIC };
+    BASE.store(base, Ordering::Relaxed);
 }
 
 /// Turns this core's APIC on: everything masked but NMI, timer stopped. Returns its id.
 ///
 /// # Safety
-/// In xAPIC mode the registers are mapped where [`choose_mode`] or [`use_window`] says.
+/// In xAPIC mode the registers are mapped where [`choose_mode`] says.
 pub unsafe fn enable() -> u32 {
     let base = PHYSICAL | 1 << 11 | if is_x2apic() { 1 << 10 } else { 0 };
     // SAFETY: reading the base register is always legal.

@@ -9,14 +9,14 @@ use core::arch::asm;
 /// `at` is aligned and lies in memory that is mapped, readable, in the loaded address space.
 pub unsafe fn read_user(at: *const [u64; 2], has_smap: bool) -> [u64; 2] {
     if has_smap {
-        // SAFETY: STAC exists where SMAP does; undone below.
-        unsafe { asm!("stac", options(nomem, nostack)) };
+        // SAFETY: STAC exists where SMAP does; undone below. Not `nomem`: the read stays between.
+        unsafe { asm!("stac", options(nostack)) };
     }
     // SAFETY: the caller's condition.
     let value = unsafe { at.read_volatile() };
     if has_smap {
         // SAFETY: as above.
-        unsafe { asm!("clac", options(nomem, nostack)) };
+        unsafe { asm!("clac", options(nostack)) };
     }
     value
 }
