@@ -8,7 +8,8 @@ use crate::arch::x86_64::cpu::Features;
 use crate::arch::x86_64::descriptors::Gdt;
 use crate::arch::x86_64::ioapic::{IoApics, Route};
 use crate::arch::x86_64::window;
-use cloister_abi::layout::{MAX_CORES, MAX_IRQS, MAX_THREADS_PER_CORE};
+use cloister_abi::call::Status;
+use cloister_abi::layout::{MAX_IRQS, MAX_THREADS, MAX_THREADS_PER_CORE};
 use cloister_abi::table::Cap;
 use cloister_core::park::ThreadPark;
 use cloister_core::sched::Sched;
@@ -20,21 +21,27 @@ use core::sync::atomic::AtomicU64;
 pub const NOBODY: u32 = u32::MAX;
 
 /// A thread, as its core knows it. Its registers are in its frame, in its own address space.
+#[derive(Clone, Copy)]
 pub struct Thread {
     /// Top page table of its address space.
     pub cr3: u64,
-    /// Result of the system call in which it sleeps, written to its frame when it runs again.
-    pub result: Option<(u64, u64)>,
     /// Its capabilities.
     pub caps: &'static [Cap],
-    /// What it waits for, for a `resume` in the middle of a wait.
-    pub wait: Option<(u64, u64)>,
+    /// Result of the system call in which it sleeps, `rax` and `rdx`; written to its frame when it
+    /// runs again, if [`Thread::has_result`].
+    pub result: (u64, u64),
+    /// The deadline of the wait in which it sleeps, for a `resume` in the middle of it.
+    pub deadline: u64,
+    /// The mask of the wait in which it sleeps, 0 if it does not.
+    pub mask: u64,
     /// Its part in the parking protocol.
     pub park: ThreadPark,
     /// Its index in the system table.
     pub global: u16,
     /// Its task's index in the system table.
     pub task: u16,
+    /// `result` is valid.
+    pub has_result: bool,
     /// Its registers are to be set to the start state when it runs next.
     pub reset: bool,
     /// It has FPU state.
@@ -42,6 +49,48 @@ pub struct Thread {
     /// Its trust domain.
     pub domain: u8,
 }
+
+impl Thread {
+    /// Fills the places behind a core's last thread.
+    pub const NONE: Thread = Thread {
+        cr3: 0,
+        caps: &[],
+        result: (0, 0),
+        deadline: 0,
+        mask: 0,
+        park: ThreadPark::new(),
+        global: 0,
+        task: 0,
+        has_result: false,
+        reset: false,
+        fpu: false,
+        domain: 0,
+    };
+
+    /// Sets what its system call returns.
+    #[inline]
+    pub fn set_result(&mut self, status: Status, value: u64) {
+        self.result = (status as u64, value);
+        self.has_result = true;
+        self.mask = 0;
+    }
+}
+
+/// A thread's core and its rank there, and the next thread of its task.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Place {
+    /// The core.
+    pub core: u8,
+    /// The rank.
+    pub rank: u8,
+    /// Another thread of the same task, [`LAST`] for none.
+    pub next: u8,
+}
+
+/// Ends the chain of a task's threads.
+pub const LAST: u8 = u8::MAX;
+
+const _: () = assert!(MAX_THREADS <= LAST as usize);
 
 /// The flow of one interrupt, on core 0.
 #[derive(Clone, Copy, Debug, Default)]
@@ -79,8 +128,8 @@ pub struct Core {
     pub count: u32,
     /// This core's index.
     pub index: u32,
-    /// First thread of each core in the system table.
-    pub first: [u16; MAX_CORES],
+    /// Where each thread of the system lives.
+    pub places: [Place; MAX_THREADS],
     /// This core's APIC id.
     pub apic_id: u32,
     /// The threads have been started: the seal was seen.
@@ -89,6 +138,8 @@ pub struct Core {
     pub clock: Clock,
     /// CPU features.
     pub features: Features,
+    /// A change of domain needs a barrier on this CPU.
+    pub needs_barrier: bool,
     /// Switches between trust domains, for which the barriers ran.
     pub barriers: u64,
     /// NMIs already reported.
@@ -96,7 +147,7 @@ pub struct Core {
     /// The system table.
     pub table: Table<'static>,
     /// The threads, by rank.
-    pub threads: [Option<Thread>; MAX_THREADS_PER_CORE],
+    pub threads: [Thread; MAX_THREADS_PER_CORE],
     /// The IOAPICs; core 0 only.
     pub ioapics: IoApics,
     /// The interrupts; core 0 only.
@@ -121,19 +172,15 @@ pub unsafe fn this_core() -> &'static mut Core {
 }
 
 impl Core {
-    /// The thread of a rank that the caller knows to exist.
-    #[inline]
+    /// The thread of a rank; ranks come from the scheduler or from [`Core::places`].
+    #[inline(always)]
     pub fn thread(&mut self, rank: u32) -> &mut Thread {
-        match self.threads.get_mut(rank as usize) {
-            Some(Some(thread)) => thread,
-            _ => panic!("core {} has no thread {rank}", self.index),
-        }
+        &mut self.threads[rank as usize & (MAX_THREADS_PER_CORE - 1)]
     }
 
-    /// The rank of a thread of this core.
-    pub fn rank_of(&self, global: u16) -> Option<u32> {
-        let first = self.first.get(self.index as usize)?;
-        let rank = u32::from(global).checked_sub(u32::from(*first))?;
-        (rank < self.count).then_some(rank)
+    /// Where a thread lives.
+    #[inline(always)]
+    pub fn place(&self, global: usize) -> Place {
+        self.places[global & (MAX_THREADS - 1)]
     }
 }

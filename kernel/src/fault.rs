@@ -4,12 +4,12 @@ use crate::arch::x86_64::frame::{self, Regs};
 use crate::arch::x86_64::{cpu, smap};
 use crate::core_state::Core;
 use crate::power;
-use crate::shared::shared;
-use crate::syscall::{Return, poke, threads_of};
-use cloister_abi::fault::{BACKTRACE_LEN, FaultKind, FaultRecord};
+use crate::shared::{Fault, shared};
+use crate::syscall::{Return, tell_threads, wake};
+use cloister_abi::fault::FaultKind;
 use cloister_abi::table::{NONE, ROLE_INIT, ROLE_SUPERVISOR};
 use cloister_core::park::Begun;
-use cloister_core::signal::OP_PARK;
+use core::sync::atomic::Ordering;
 
 const PAGE_FAULT: u64 = 14;
 
@@ -17,129 +17,129 @@ const PAGE_FAULT: u64 = 14;
 pub fn exception(core: &mut Core, regs: &Regs) {
     let address = if regs.vector == PAGE_FAULT { cpu::fault_address() } else { 0 };
     let kind = FaultKind::Exception as u64 | regs.vector << 8;
-    let record = FaultRecord { kind, address, error: regs.error, ..here(core, regs) };
-    fail(core, &record);
+    fail(core, regs, Fault { kind, address, error: regs.error, ..Default::default() });
 }
 
 /// `leave(reason, detail)`.
 pub fn leave(core: &mut Core, reason: u64, detail: u64) -> Return {
     let kind = FaultKind::Leave as u64;
-    let record = FaultRecord { kind, reason, detail, ..by_call(core) };
-    fail(core, &record);
-    Return::SWITCH
+    fail_by_call(core, Fault { kind, reason, detail, ..Default::default() })
 }
 
 /// A call number that does not exist, or not any more.
 pub fn bad_call(core: &mut Core, number: u32) -> Return {
     let kind = FaultKind::BadCall as u64;
-    let record = FaultRecord { kind, address: u64::from(number), ..by_call(core) };
-    fail(core, &record);
-    Return::SWITCH
+    fail_by_call(core, Fault { kind, address: u64::from(number), ..Default::default() })
 }
 
 /// An interrupt of this thread came too often.
 pub fn storm(core: &mut Core, global: usize, irq: usize) {
-    let record = FaultRecord {
+    let thread = &core.table.threads[global];
+    let fault = Fault {
         kind: FaultKind::InterruptStorm as u64,
-        thread: u64::from(core.table.threads[global].index),
+        thread: u64::from(thread.index),
         address: irq as u64,
         core: u64::from(core.index),
         tsc: cpu::rdtsc(),
         ..Default::default()
     };
-    let task = usize::from(core.table.threads[global].task);
-    fail_task(core, task, &record);
+    fail_task(core, usize::from(thread.task), &fault, Backtrace::NONE);
 }
 
-/// The frame of a thread that entered by a system call: the registers that SYSCALL kept.
-fn by_call(core: &mut Core) -> FaultRecord {
+/// The frame of a thread that entered by a system call has the registers that SYSCALL kept.
+fn fail_by_call(core: &mut Core, fault: Fault) -> Return {
     // SAFETY: the caller's space is loaded; the entry code holds no reference to the frame.
     let regs = unsafe { frame::current() };
-    here(core, regs)
+    fail(core, regs, fault);
+    Return::SWITCH
 }
 
-fn here(core: &mut Core, regs: &Regs) -> FaultRecord {
+/// The current thread's task has failed.
+#[inline]
+fn fail(core: &mut Core, regs: &Regs, fault: Fault) {
     let current = core.current;
-    let global = usize::from(core.thread(current).global);
+    let (global, task) = {
+        let thread = core.thread(current);
+        (usize::from(thread.global), usize::from(thread.task))
+    };
     let thread = &core.table.threads[global];
-    let stack = thread.stack_bottom..thread.stack_top;
-    FaultRecord {
+    let chain = Backtrace {
+        at: regs.rbp,
+        low: thread.stack_bottom,
+        end: thread.stack_top,
+        has_smap: core.features.smap,
+    };
+    let fault = Fault {
         thread: u64::from(thread.index),
         rip: regs.rip,
         rsp: regs.rsp,
         core: u64::from(core.index),
         tsc: cpu::rdtsc(),
-        backtrace: backtrace(regs.rbp, &stack, core.features.smap),
-        ..Default::default()
-    }
+        ..fault
+    };
+    fail_task(core, task, &fault, chain);
 }
 
 /// Follows the frame pointers through the thread's own stack, which is mapped as a whole; every
 /// step goes up, so it ends.
-fn backtrace(rbp: u64, stack: &core::ops::Range<u64>, has_smap: bool) -> [u64; BACKTRACE_LEN] {
-    let mut found = [0; BACKTRACE_LEN];
-    let mut at = rbp;
-    let mut low = stack.start;
-    for slot in &mut found {
-        let fits = at.is_multiple_of(8) && at >= low && at <= stack.end.saturating_sub(16);
+struct Backtrace {
+    at: u64,
+    low: u64,
+    end: u64,
+    has_smap: bool,
+}
+
+impl Backtrace {
+    const NONE: Backtrace = Backtrace { at: 0, low: 1, end: 0, has_smap: false };
+}
+
+impl Iterator for Backtrace {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        let at = self.at;
+        let fits = at.is_multiple_of(8) && at >= self.low && at <= self.end.saturating_sub(16);
         if !fits {
-            break;
+            return None;
         }
         // SAFETY: both words lie inside the stack of the task whose space is loaded.
-        let [next, address] = unsafe { smap::read_user(at as *const [u64; 2], has_smap) };
-        *slot = address;
-        (low, at) = (at + 16, next);
+        let [next, address] = unsafe { smap::read_user(at as *const [u64; 2], self.has_smap) };
+        (self.low, self.at) = (at + 16, next);
+        Some(address)
     }
-    found
 }
 
-/// The current thread's task has failed.
-fn fail(core: &mut Core, record: &FaultRecord) {
-    let current = core.current;
-    let task = usize::from(core.thread(current).task);
-    fail_task(core, task, record);
-}
-
-fn fail_task(core: &mut Core, task: usize, record: &FaultRecord) {
+#[inline]
+fn fail_task(core: &mut Core, task: usize, fault: &Fault, chain: Backtrace) {
+    let words = &shared().tasks()[task];
     match core.table.tasks[task].role {
-        ROLE_INIT => power::boot_failed(core, record),
-        ROLE_SUPERVISOR => power::supervisor_died(record),
+        ROLE_INIT => power::boot_failed(core, fault, chain),
+        ROLE_SUPERVISOR => power::supervisor_died(fault, chain),
         _ => {}
     }
-    let park = &shared().tasks()[task].park;
-    let begun = park.begin(threads_of(core, task).count() as u8, true);
-    if begun != Begun::Late {
-        shared().tasks()[task].set_record(record);
+    if words.park.begin(words.threads.load(Ordering::Relaxed), true) != Begun::Late {
+        words.set_record(fault, chain);
     }
-    tell_threads(core, task);
+    tell_threads(core, words, fault.tsc);
 }
 
 /// Stops a task without a fault. `false`: it does not run.
 pub fn stop_task(core: &mut Core, task: usize) -> bool {
-    let park = &shared().tasks()[task].park;
-    let threads = threads_of(core, task).count() as u8;
-    if park.begin(threads, false) != Begun::First {
-        return false;
+    let words = &shared().tasks()[task];
+    let is_first = words.park.begin(words.threads.load(Ordering::Relaxed), false) == Begun::First;
+    if is_first {
+        tell_threads(core, words, cpu::rdtsc());
     }
-    tell_threads(core, task);
-    true
-}
-
-fn tell_threads(core: &mut Core, task: usize) {
-    let now = cpu::rdtsc();
-    for global in threads_of(core, task) {
-        shared().threads()[global].post_op(OP_PARK);
-        poke(core, global, now);
-    }
+    is_first
 }
 
 /// Every thread of a task is parked.
 pub fn tell_supervisor(core: &mut Core, task: usize, now: u64) {
     let record = &core.table.tasks[task];
     if record.supervisor != NONE {
-        let (thread, bit) = (usize::from(record.supervisor), record.supervisor_bit & 63);
-        if shared().threads()[thread].post(1 << bit) {
-            poke(core, thread, now);
+        let thread = usize::from(record.supervisor);
+        if shared().threads()[thread].post_bit(u32::from(record.supervisor_bit)) {
+            wake(core, thread, now);
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::arch::x86_64::{apic, cpu};
 use crate::core_state::{Core, NOBODY, this_core};
 use crate::fault;
 use crate::shared::shared;
-use crate::syscall::{poke, threads_of};
+use crate::syscall::wake;
 use cloister_abi::call::Status;
 
 /// From ring 3. Returns whether a thread is to be chosen anew.
@@ -82,12 +82,13 @@ fn device(core: &mut Core, index: usize) {
     if state.count > record.rate_max {
         state.stopped = true;
         fault::storm(core, usize::from(record.thread), index);
-    } else if shared().threads()[usize::from(record.thread)].post(1 << (record.bit & 63)) {
-        poke(core, usize::from(record.thread), start);
+    } else if shared().threads()[usize::from(record.thread)].post_bit(u32::from(record.bit)) {
+        wake(core, usize::from(record.thread), start);
     }
     let end = cpu::rdtsc();
-    if let Some(rank) = core.rank_of(record.thread) {
-        core.sched.charge(rank, end - start, end);
+    let place = core.place(usize::from(record.thread));
+    if u32::from(place.core) == core.index {
+        core.sched.charge(u32::from(place.rank), end - start, end);
         core.since += end - start;
     }
 }
@@ -105,18 +106,14 @@ pub fn forget(core: &mut Core, task: usize) {
     if core.index != 0 {
         return;
     }
-    let threads = threads_of(core, task);
-    for global in threads {
-        for (index, irq) in core.table.irqs.iter().enumerate() {
-            if usize::from(irq.thread) != global {
-                continue;
-            }
-            if let Some(state) = core.irqs.get_mut(index) {
-                (state.stopped, state.count) = (false, 0);
-                if let Some(route) = state.route {
-                    core.ioapics.set_masked(route, DEVICE_VECTOR + index as u8, true);
-                }
-            }
+    for (index, irq) in core.table.irqs.iter().enumerate() {
+        let Some(state) = core.irqs.get_mut(index) else { return };
+        if usize::from(core.table.threads[usize::from(irq.thread)].task) != task {
+            continue;
+        }
+        (state.stopped, state.count) = (false, 0);
+        if let Some(route) = state.route {
+            core.ioapics.set_masked(route, DEVICE_VECTOR + index as u8, true);
         }
     }
 }

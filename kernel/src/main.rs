@@ -111,7 +111,7 @@ extern "C" fn kernel_main(info: *const BootInfo) -> ! {
 fn build(info: &BootInfo, table: Table<'static>, header: &Header, x2apic: bool) -> Boot {
     let mut boot = Boot::new(info, table);
     boot.check_memory();
-    boot.build_shared(table.threads.len(), table.tasks.len());
+    boot.build_shared();
     for core in 0..table.header.cores as usize {
         boot.build_window(core, x2apic);
     }

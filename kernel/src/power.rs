@@ -2,7 +2,8 @@
 
 use crate::arch::x86_64::{cpu, power, uart::Uart};
 use crate::core_state::Core;
-use cloister_abi::fault::{FaultKind, FaultRecord, LeaveReason, init_error_text};
+use crate::shared::Fault;
+use cloister_abi::fault::{FaultKind, LeaveReason, init_error_text};
 use cloister_abi::name_str;
 use core::fmt::Write;
 use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -28,6 +29,11 @@ pub fn off(core: &mut Core) -> ! {
     let _ = uart.write_str("cloister: power off in order\n");
     uart.drain();
     power::off(core.table.header.sleep_type);
+    // The chipset needs a moment, and the line above is to be the last one.
+    let patience = cpu::rdtsc() + core.clock.tsc_hz;
+    while cpu::rdtsc() < patience {
+        core::hint::spin_loop();
+    }
     let _ = uart.write_str("cloister: halted: the machine did not power off\n");
     uart.drain();
     cpu::halt_forever()
@@ -42,18 +48,18 @@ pub fn reboot(why: &str) -> ! {
 }
 
 /// The supervisor has failed; nobody is left to restart it.
-pub fn supervisor_died(record: &FaultRecord) -> ! {
+pub fn supervisor_died(record: &Fault, chain: impl Iterator<Item = u64>) -> ! {
     let mut uart = last_words();
     let _ = uart.write_str("cloister: rebooting: the supervisor ");
     cause(&mut uart, record);
     let _ = writeln!(uart);
-    backtrace(&mut uart, "supervisor", record);
+    backtrace(&mut uart, "supervisor", record.rip, chain);
     uart.drain();
     power::reset()
 }
 
 /// `init` could not bring the system up.
-pub fn boot_failed(core: &mut Core, record: &FaultRecord) -> ! {
+pub fn boot_failed(core: &mut Core, record: &Fault, chain: impl Iterator<Item = u64>) -> ! {
     let mut uart = last_words();
     let name = name_str(&core.table.header.name);
     let _ = write!(uart, "cloister: boot of {name} failed: ");
@@ -65,12 +71,12 @@ pub fn boot_failed(core: &mut Core, record: &FaultRecord) -> ! {
         cause(&mut uart, record);
     }
     let _ = writeln!(uart);
-    backtrace(&mut uart, "init", record);
+    backtrace(&mut uart, "init", record.rip, chain);
     uart.drain();
     power::reset()
 }
 
-fn cause(uart: &mut Uart, record: &FaultRecord) {
+fn cause(uart: &mut Uart, record: &Fault) {
     let (rip, address) = (record.rip, record.address);
     let _ = match (record.kind & 0xff, record.kind >> 8) {
         (1, 14) => write!(uart, "touched {address:#x}, which is not its memory, at {rip:#x}"),
@@ -84,9 +90,9 @@ fn cause(uart: &mut Uart, record: &FaultRecord) {
     };
 }
 
-fn backtrace(uart: &mut Uart, task: &str, record: &FaultRecord) {
-    let _ = write!(uart, "bt: {task} {:#x}", record.rip);
-    for address in record.backtrace.iter().take_while(|&&a| a != 0) {
+fn backtrace(uart: &mut Uart, task: &str, rip: u64, chain: impl Iterator<Item = u64>) {
+    let _ = write!(uart, "bt: {task} {rip:#x}");
+    for address in chain.take_while(|&address| address != 0) {
         let _ = write!(uart, " {address:#x}");
     }
     let _ = writeln!(uart);

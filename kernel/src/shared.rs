@@ -4,14 +4,40 @@
 //! cache lines of its own. Everything in here is atomic; nothing in here is a pointer.
 
 use crate::arch::x86_64::window;
-use cloister_abi::fault::{BACKTRACE_LEN, FaultRecord};
+use cloister_abi::fault::BACKTRACE_LEN;
 use cloister_abi::layout::{MAX_CORES, MAX_TASKS, MAX_THREADS, PAGE};
 use cloister_core::park::ParkWord;
 use cloister_core::signal::{CoreWord, ThreadWord};
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-const RECORD_WORDS: usize = 10 + BACKTRACE_LEN;
+/// The head of the record, the return addresses, and a zero that ends them.
+const RECORD_WORDS: usize = 10 + BACKTRACE_LEN + 1;
+
+/// What stopped a task, without its return addresses; see `cloister_abi::fault`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fault {
+    /// [`cloister_abi::fault::FaultKind`] code, exception vector in bits 8..16.
+    pub kind: u64,
+    /// Index of the thread within its task.
+    pub thread: u64,
+    /// Instruction pointer.
+    pub rip: u64,
+    /// Address of a page fault, or the word that the kind defines.
+    pub address: u64,
+    /// Error code of the exception.
+    pub error: u64,
+    /// Stack pointer.
+    pub rsp: u64,
+    /// `leave`: the reason.
+    pub reason: u64,
+    /// `leave`: the detail.
+    pub detail: u64,
+    /// Core on which it happened.
+    pub core: u64,
+    /// TSC at the fault.
+    pub tsc: u64,
+}
 
 /// A core, as the others see it.
 #[repr(C, align(64))]
@@ -29,6 +55,10 @@ pub struct CoreShared {
 pub struct TaskShared {
     /// Whether its threads run.
     pub park: ParkWord,
+    /// Its first thread; `Core::places` has the chain of the others. Written at boot.
+    pub first: AtomicU8,
+    /// How many threads it has. Written at boot.
+    pub threads: AtomicU8,
     record: [AtomicU64; RECORD_WORDS],
 }
 
@@ -105,28 +135,41 @@ pub unsafe fn init(threads: usize, tasks: usize) {
 }
 
 impl TaskShared {
-    /// Stores a fault record; the parking word publishes it.
-    pub fn set_record(&self, record: &FaultRecord) {
-        let head = [
-            record.kind,
-            record.thread,
-            record.rip,
-            record.address,
-            record.error,
-            record.rsp,
-            record.reason,
-            record.detail,
-            record.core,
-            record.tsc,
-        ];
-        let words = head.iter().chain(&record.backtrace);
-        for (to, from) in self.record.iter().zip(words) {
-            to.store(*from, Ordering::Relaxed);
+    /// Stores a fault record, return addresses and all; the parking word publishes it.
+    #[inline]
+    pub fn set_record(&self, fault: &Fault, backtrace: impl Iterator<Item = u64>) {
+        let (head, rest) = self.record.split_at(10);
+        if let [kind, thread, rip, address, error, rsp, reason, detail, core, tsc] = head {
+            kind.store(fault.kind, Ordering::Relaxed);
+            thread.store(fault.thread, Ordering::Relaxed);
+            rip.store(fault.rip, Ordering::Relaxed);
+            address.store(fault.address, Ordering::Relaxed);
+            error.store(fault.error, Ordering::Relaxed);
+            rsp.store(fault.rsp, Ordering::Relaxed);
+            reason.store(fault.reason, Ordering::Relaxed);
+            detail.store(fault.detail, Ordering::Relaxed);
+            core.store(fault.core, Ordering::Relaxed);
+            tsc.store(fault.tsc, Ordering::Relaxed);
+        }
+        let mut rest = rest.iter();
+        // The addresses come first in the pair: a chain that ends must not use up a word.
+        for (from, to) in backtrace.zip(rest.by_ref().take(BACKTRACE_LEN)) {
+            to.store(from, Ordering::Relaxed);
+        }
+        if let Some(end) = rest.next() {
+            end.store(0, Ordering::Relaxed);
         }
     }
 
     fn word(&self, index: usize) -> u64 {
         self.record.get(index).map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+
+    /// Four return addresses; behind the zero that ends them only zeros.
+    fn addresses(&self, group: usize) -> [u64; 4] {
+        let chain = (10..10 + BACKTRACE_LEN).map(|n| self.word(n)).take_while(|&word| word != 0);
+        let mut chain = chain.skip(group * 4);
+        core::array::from_fn(|_| chain.next().unwrap_or(0))
     }
 
     /// The four words of `fault_info` with this index, `None` beyond the record.
@@ -138,10 +181,7 @@ impl TaskShared {
             }
             1 => [self.word(2), self.word(3), self.word(4), self.word(5)],
             2 => [self.word(6), self.word(7), self.word(8), self.word(9)],
-            3..=6 => {
-                let first = 10 + (index as usize - 3) * 4;
-                core::array::from_fn(|n| self.word(first + n))
-            }
+            3..=6 => self.addresses(index as usize - 3),
             _ => return None,
         })
     }

@@ -5,8 +5,10 @@ use crate::core_state::{Core, NOBODY, this_core};
 use crate::shared::shared;
 use cloister_abi::call::NEVER;
 use cloister_abi::call::Status;
-use cloister_abi::layout::STACK_TOP;
+use cloister_abi::layout::{MAX_THREADS, STACK_TOP};
 use cloister_core::park::Step;
+use cloister_core::signal::ThreadWord;
+use core::sync::atomic::Ordering;
 
 /// The FPU state of a program that has not begun: all components in their initial state.
 #[repr(C, align(64))]
@@ -22,41 +24,58 @@ static INITIAL_STATE: InitialState = {
     InitialState(bytes)
 };
 
-/// Chooses a thread and loads its address space; idles if there is none. Returns how to go on:
-/// 0 by IRET, 1 by SYSRET.
+#[inline(always)]
+fn word_of(global: u16) -> &'static ThreadWord {
+    &shared().threads()[usize::from(global) & (MAX_THREADS - 1)]
+}
+
+/// Chooses a thread and goes on with it; idles if there is none.
 #[unsafe(no_mangle)]
-extern "C" fn kernel_reschedule() -> u32 {
+extern "C" fn kernel_reschedule() -> ! {
     // SAFETY: the entry code calls this once per kernel exit, with nothing left of the entry.
     let core = unsafe { this_core() };
     let now = cpu::rdtsc();
     core.settle(now);
-    core.look(now);
-    let Some(next) = core.sched.pick() else {
-        core.arm(core.sched.next_event(), now);
-        // SAFETY: the state is settled and the core runs on its kernel stack.
-        unsafe { entry::idle() }
-    };
-    core.run(next, now)
+    match core.sched.pick() {
+        Some(next) => {
+            let by_syscall = core.run(next, now);
+            // SAFETY: `run` has loaded the thread; nothing is referred to any more.
+            unsafe { entry::resume(by_syscall) }
+        }
+        None => {
+            core.arm(core.sched.next_event(), now);
+            // SAFETY: the state is settled and the core runs on its kernel stack. A mark that
+            // another core made meanwhile comes with an interrupt, which ends the halt.
+            unsafe { entry::idle() }
+        }
+    }
 }
 
 impl Core {
     /// Books the time of the current thread and what the clock says.
+    #[inline]
     pub fn settle(&mut self, now: u64) {
         if self.current != NOBODY {
-            self.sched.charge(self.current, now.saturating_sub(self.since), now);
+            self.sched.charge(self.current, now.wrapping_sub(self.since), now);
             self.current = NOBODY;
         }
+        if now >= self.sched.next_event() {
+            self.expire(now);
+        }
+    }
+
+    /// Wakes the threads whose deadline has passed; a bit that came with the deadline wins.
+    #[inline(never)]
+    fn expire(&mut self, now: u64) {
         let mut expired = self.sched.tick(now);
         while expired != 0 {
             let rank = expired.trailing_zeros();
             expired &= expired - 1;
             let thread = self.thread(rank);
-            thread.wait = None;
-            // A bit that came together with the deadline wins.
-            let bits = shared().threads()[usize::from(thread.global)].finish_wait();
-            let status = if bits == 0 { Status::Deadline } else { Status::Ok };
-            shared().threads()[usize::from(thread.global)].cancel_wait();
-            thread.result = Some((status as u64, bits));
+            let word = word_of(thread.global);
+            let bits = word.finish_wait();
+            word.cancel_wait();
+            thread.set_result(if bits == 0 { Status::Deadline } else { Status::Ok }, bits);
             self.sched.ready(rank, now);
         }
     }
@@ -68,61 +87,56 @@ impl Core {
             let rank = marked.trailing_zeros();
             marked &= marked - 1;
             if rank < self.count {
-                self.wake(rank, now);
+                self.attend(rank, now);
             }
         }
-        if !self.started && shared().sealed.load(core::sync::atomic::Ordering::Acquire) {
+        if !self.started && shared().sealed.load(Ordering::Acquire) {
             self.start_threads(now);
         }
     }
 
     /// Does what is pending for a thread: parking first, then its signals.
-    pub fn wake(&mut self, rank: u32, now: u64) {
-        let global = usize::from(self.thread(rank).global);
-        let word = &shared().threads()[global];
+    pub fn attend(&mut self, rank: u32, now: u64) {
+        let word = word_of(self.thread(rank).global);
         if word.take_ops() != 0 {
             self.catch_up(rank, now);
         }
-        if self.thread(rank).park.is_parked() {
-            return;
-        }
+        self.wake(rank, word, now);
+    }
+
+    /// Wakes a thread that waits for a bit that is set. A parked thread does not wait.
+    #[inline]
+    pub fn wake(&mut self, rank: u32, word: &ThreadWord, now: u64) {
         let bits = word.finish_wait();
         if bits != 0 {
-            let thread = self.thread(rank);
-            thread.wait = None;
-            thread.result = Some((Status::Ok as u64, bits));
+            self.thread(rank).set_result(Status::Ok, bits);
             self.sched.ready(rank, now);
         }
     }
 
     /// Follows its task's parking word.
+    #[inline(never)]
     pub fn catch_up(&mut self, rank: u32, now: u64) {
         let thread = self.thread(rank);
         let task = usize::from(thread.task);
-        let word = &shared().threads()[usize::from(thread.global)];
+        let word = word_of(thread.global);
         let act = thread.park.catch_up(&shared().tasks()[task].park);
         if act.reset {
-            thread.reset = true;
-            thread.result = None;
-            thread.wait = None;
+            (thread.reset, thread.has_result, thread.mask) = (true, false, 0);
         }
-        let wait = thread.wait;
         match act.step {
             Step::Keep => {}
-            Step::Run => match wait {
-                Some((mask, deadline)) => {
-                    // Stopped in the middle of a wait: the wait begins anew.
-                    let bits = word.begin_wait(mask);
-                    if bits == 0 {
-                        return self.sched.block(rank, deadline);
-                    }
-                    let thread = self.thread(rank);
-                    thread.wait = None;
-                    thread.result = Some((Status::Ok as u64, bits));
-                    self.sched.ready(rank, now);
+            Step::Run if thread.mask != 0 => {
+                // Stopped in the middle of a wait: the wait begins anew.
+                let (mask, deadline) = (thread.mask, thread.deadline);
+                let bits = word.begin_wait(mask);
+                if bits == 0 {
+                    return self.sched.block(rank, deadline);
                 }
-                None => self.sched.ready(rank, now),
-            },
+                thread.set_result(Status::Ok, bits);
+                self.sched.ready(rank, now);
+            }
+            Step::Run => self.sched.ready(rank, now),
             Step::Park | Step::ParkLast => {
                 word.cancel_wait();
                 self.sched.park(rank);
@@ -141,15 +155,18 @@ impl Core {
         }
     }
 
-    /// Sets the timer if it would fire too late; one that fires early does no harm.
+    /// Sets the timer if it would fire too late. One that fires early does no harm, and one whose
+    /// time has come fires as soon as interrupts are on.
+    #[inline]
     fn arm(&mut self, when: u64, now: u64) {
-        if when >= self.armed && self.armed > now {
-            return;
+        if when < self.armed {
+            self.arm_now(when, now);
         }
+    }
+
+    #[inline(never)]
+    fn arm_now(&mut self, when: u64, now: u64) {
         self.armed = when;
-        if when == NEVER {
-            return;
-        }
         let ticks = u128::from(when.saturating_sub(now)) * u128::from(self.clock.apic_ratio);
         let count = u32::try_from(ticks >> 32).unwrap_or(u32::MAX);
         apic::arm(count.max(1));
@@ -161,7 +178,8 @@ impl Core {
     }
 
     /// Puts a thread on the CPU; the entry code then restores its registers.
-    fn run(&mut self, next: u32, now: u64) -> u32 {
+    #[inline]
+    fn run(&mut self, next: u32, now: u64) -> bool {
         let end = self.sched.slice_end(next, now);
         self.arm(end.min(self.sched.next_event()), now);
         self.current = next;
@@ -170,48 +188,48 @@ impl Core {
             self.load(next);
         }
         let thread = self.thread(next);
-        let caps = thread.caps;
         // SAFETY: the thread's space is loaded, and the entry code holds no reference.
         let regs = unsafe { frame::current() };
-        if thread.reset {
-            thread.reset = false;
-            let global = usize::from(thread.global);
-            self.reset_frame(global, next, regs);
-        } else if let Some((status, bits)) = thread.result.take() {
-            regs.rax = status;
-            regs.rdx = bits;
-            (regs.rsi, regs.rdi, regs.r8) = (0, 0, 0);
+        if thread.has_result {
+            thread.has_result = false;
+            (regs.rax, regs.rdx) = thread.result;
+        } else if thread.reset {
+            self.reset_frame(next, regs);
         }
-        self.caps = caps;
-        u32::from(regs.vector == frame::BY_SYSCALL)
+        regs.vector == frame::BY_SYSCALL
     }
 
+    #[inline]
     fn load(&mut self, next: u32) {
-        let (old, xsave) = (self.loaded, self.features.xsave);
-        let (old_fpu, old_domain) = {
-            let thread = self.thread(old);
-            (thread.fpu, thread.domain)
-        };
+        let old = self.loaded;
+        let (old_fpu, old_domain) = (self.thread(old).fpu, self.thread(old).domain);
         if old_fpu {
-            fpu::leave(xsave, INITIAL_STATE.0.as_ptr());
+            fpu::leave(self.features.xsave, INITIAL_STATE.0.as_ptr());
         }
         let thread = self.thread(next);
-        let (cr3, fpu, domain) = (thread.cr3, thread.fpu, thread.domain);
+        let (cr3, caps, fpu, domain) = (thread.cr3, thread.caps, thread.fpu, thread.domain);
+        self.caps = caps;
+        self.loaded = next;
         if domain != old_domain {
             self.barriers += 1;
-            cpu::domain_barrier(&self.features);
+            if self.needs_barrier {
+                cpu::domain_barrier(&self.features);
+            }
         }
         // SAFETY: a thread of this core; its space maps the kernel and this core's window.
         unsafe { cpu::load_space(cr3) };
         descriptors::clear_selectors();
-        self.loaded = next;
         if fpu {
-            fpu::enter(xsave);
+            fpu::enter(self.features.xsave);
         }
     }
 
     /// The start state: entry point, stack, thread index in `rdi`, generation in `rsi`.
-    fn reset_frame(&mut self, global: usize, rank: u32, regs: &mut frame::Regs) {
+    #[inline(never)]
+    fn reset_frame(&mut self, rank: u32, regs: &mut frame::Regs) {
+        let thread = self.thread(rank);
+        thread.reset = false;
+        let (global, fpu) = (usize::from(thread.global), thread.fpu);
         let record = self.table.threads[global];
         let task = &shared().tasks()[usize::from(record.task)];
         *regs = frame::Regs {
@@ -224,7 +242,7 @@ impl Core {
             rsi: u64::from(task.park.generation()),
             ..Default::default()
         };
-        if self.thread(rank).fpu {
+        if fpu {
             fpu::reset();
             fpu::enter(self.features.xsave);
         }

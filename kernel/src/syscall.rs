@@ -1,13 +1,15 @@
 //! The system calls of a running system. Arguments are numbers; nothing here touches task memory.
 
-use crate::arch::x86_64::{cpu, frame};
-use crate::core_state::{Core, NOBODY, this_core};
-use crate::shared::shared;
+use crate::arch::x86_64::{apic, cpu, frame};
+use crate::core_state::{Core, LAST, Place, this_core};
+use crate::shared::{TaskShared, shared};
 use crate::{fault, interrupts, power, start};
 use cloister_abi::call::{self, Call, PowerOp, Status};
+use cloister_abi::layout::{MAX_CORES, MAX_THREADS};
 use cloister_abi::table::CapKind;
 use cloister_core::caps::lookup;
 use cloister_core::signal::OP_PARK;
+use core::sync::atomic::Ordering;
 
 /// What goes back to the caller: `rax` and `rdx`. A negative `rax` makes the entry code save the
 /// caller's remaining registers and choose a thread anew.
@@ -50,11 +52,11 @@ extern "C" fn kernel_syscall(a: u64, b: u64, c: u64, number: u32) -> Return {
     if number == Call::Signal as u32 {
         return signal(core, a).into();
     }
-    dispatch(core, number, [a, b, c])
+    dispatch(core, a, b, c, number)
 }
 
 #[inline(never)]
-fn dispatch(core: &mut Core, number: u32, [a, b, c]: [u64; 3]) -> Return {
+fn dispatch(core: &mut Core, a: u64, b: u64, c: u64, number: u32) -> Return {
     match number {
         n if n == Call::Wait as u32 => wait(core, a, b),
         n if n == Call::IrqAck as u32 => irq_ack(core, a).into(),
@@ -77,54 +79,77 @@ fn dispatch(core: &mut Core, number: u32, [a, b, c]: [u64; 3]) -> Return {
 #[inline]
 fn signal(core: &mut Core, slot: u64) -> Result<Return, Status> {
     let cap = lookup(core.caps, slot, CapKind::Thread, call::RIGHT_SIGNAL)?;
-    let word = &shared().threads()[cap.object as usize & (cloister_abi::layout::MAX_THREADS - 1)];
-    if !word.post(1 << (cap.bit & 63)) {
-        return Ok(Return::status(Status::Ok));
+    let global = cap.object as usize & (MAX_THREADS - 1);
+    if shared().threads()[global].post_bit(u32::from(cap.bit)) {
+        return Ok(notify(core, global));
     }
-    Ok(notify(core, cap.object as usize))
+    Ok(Return::status(Status::Ok))
 }
 
-/// Has the owner of a thread look at it. If that makes this core change threads, the caller's
-/// call has succeeded.
+/// Has the owner of a thread look at its bits; the caller's call succeeds.
 #[inline(never)]
 fn notify(core: &mut Core, global: usize) -> Return {
-    let now = cpu::rdtsc();
-    poke(core, global, now);
+    wake(core, global, cpu::rdtsc());
+    succeed(core)
+}
+
+/// The caller's call has succeeded; another thread may have become more urgent, or the caller
+/// itself may have to stop.
+#[inline]
+fn succeed(core: &mut Core) -> Return {
     if core.sched.pick() == Some(core.current) {
         return Return::status(Status::Ok);
     }
-    let current = core.current;
-    core.thread(current).result = Some((Status::Ok as u64, 0));
+    // SAFETY: the caller's space is loaded; the entry code holds no reference to the frame.
+    unsafe { frame::current() }.set_result([Status::Ok as u64, 0, 0, 0, 0]);
     Return::SWITCH
 }
 
-/// Looks at a thread now if it is this core's, else marks it and tells its core.
+/// A bit of a thread's word was set for which it waits: wakes it, or has its core do so.
 #[inline]
-pub fn poke(core: &mut Core, global: usize, now: u64) {
-    let owner = u32::from(core.table.threads[global].core);
-    if owner == core.index {
-        if let Some(rank) = core.rank_of(global as u16) {
-            core.wake(rank, now);
-        }
-        return;
+pub fn wake(core: &mut Core, global: usize, now: u64) {
+    let place = core.place(global);
+    if u32::from(place.core) == core.index {
+        let word = &shared().threads()[global & (MAX_THREADS - 1)];
+        return core.wake(u32::from(place.rank), word, now);
     }
-    let rank = global as u32 - u32::from(core.first[owner as usize]);
-    let target = &shared().cores[owner as usize];
-    if target.word.mark(rank) {
-        let apic_id = target.apic_id.load(core::sync::atomic::Ordering::Relaxed);
-        crate::arch::x86_64::apic::send_ipi(apic_id);
+    tell(place);
+}
+
+/// Marks a thread of another core.
+#[inline]
+fn tell(place: Place) {
+    let target = &shared().cores[usize::from(place.core) & (MAX_CORES - 1)];
+    if target.word.mark(u32::from(place.rank)) {
+        apic::send_ipi(target.apic_id.load(Ordering::Relaxed));
+    }
+}
+
+/// Has all threads of a task follow its parking word.
+pub fn tell_threads(core: &mut Core, task: &TaskShared, now: u64) {
+    let mut global = task.first.load(Ordering::Relaxed);
+    while global != LAST {
+        let place = core.place(usize::from(global));
+        if u32::from(place.core) == core.index {
+            core.catch_up(u32::from(place.rank), now);
+        } else {
+            shared().threads()[usize::from(global) & (MAX_THREADS - 1)].post_op(OP_PARK);
+            tell(place);
+        }
+        global = place.next;
     }
 }
 
 fn wait(core: &mut Core, mask: u64, deadline: u64) -> Return {
     let current = core.current;
     let thread = core.thread(current);
-    let word = &shared().threads()[usize::from(thread.global)];
-    let bits = word.begin_wait(mask);
+    let bits = shared().threads()[usize::from(thread.global) & (MAX_THREADS - 1)].begin_wait(mask);
     if bits != 0 {
         return Return::value(bits);
     }
-    thread.wait = Some((mask, deadline));
+    (thread.mask, thread.deadline) = (mask, deadline);
+    // SAFETY: the caller's space is loaded; the entry code holds no reference to the frame.
+    unsafe { frame::current() }.set_result([0; 5]);
     core.sched.block(current, deadline);
     Return::SWITCH
 }
@@ -142,8 +167,8 @@ fn fault_info(core: &mut Core, slot: u64, index: u64) -> Result<Return, Status> 
     let words = shared().tasks()[cap.object as usize].info(index).ok_or(Status::BadArgument)?;
     // SAFETY: the caller's space is loaded; the entry code holds no reference to the frame.
     let regs = unsafe { frame::current() };
-    regs.rax = Status::Ok as u64;
-    [regs.rdx, regs.rsi, regs.rdi, regs.r8] = words;
+    let [a, b, c, d] = words;
+    regs.set_result([Status::Ok as u64, a, b, c, d]);
     Ok(Return::SWITCH)
 }
 
@@ -153,17 +178,17 @@ fn stop(core: &mut Core, slot: u64) -> Result<Return, Status> {
     if !fault::stop_task(core, cap.object as usize) {
         return Err(Status::WrongState);
     }
-    Ok(resched(core))
+    Ok(succeed(core))
 }
 
 /// Restart and resume: both let a parked task's threads go.
 #[inline(never)]
 fn release(core: &mut Core, slot: u64, right: u8) -> Result<Return, Status> {
     let cap = lookup(core.caps, slot, CapKind::Task, right)?;
-    let park = &shared().tasks()[cap.object as usize].park;
+    let task = &shared().tasks()[cap.object as usize];
     let done = match right {
-        call::RIGHT_RESTART => park.restart().is_some(),
-        _ => park.resume(),
+        call::RIGHT_RESTART => task.park.restart().is_some(),
+        _ => task.park.resume(),
     };
     if !done {
         return Err(Status::WrongState);
@@ -171,30 +196,8 @@ fn release(core: &mut Core, slot: u64, right: u8) -> Result<Return, Status> {
     if right == call::RIGHT_RESTART {
         interrupts::forget(core, cap.object as usize);
     }
-    let now = cpu::rdtsc();
-    for global in threads_of(core, cap.object as usize) {
-        shared().threads()[global].post_op(OP_PARK);
-        poke(core, global, now);
-    }
-    Ok(resched(core))
-}
-
-/// The threads of a task.
-pub fn threads_of(core: &Core, task: usize) -> impl Iterator<Item = usize> + use<> {
-    let threads = core.table.threads;
-    (0..threads.len()).filter(move |&global| usize::from(threads[global].task) == task)
-}
-
-/// The caller's call has succeeded; another thread may have become more urgent.
-fn resched(core: &mut Core) -> Return {
-    let current = core.current;
-    if core.sched.pick() == Some(current) {
-        return Return::status(Status::Ok);
-    }
-    if current != NOBODY {
-        core.thread(current).result = Some((Status::Ok as u64, 0));
-    }
-    Return::SWITCH
+    tell_threads(core, task, cpu::rdtsc());
+    Ok(succeed(core))
 }
 
 #[inline(never)]

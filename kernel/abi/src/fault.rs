@@ -75,34 +75,6 @@ pub enum LeaveReason {
 /// How many return addresses a fault record holds.
 pub const BACKTRACE_LEN: usize = 16;
 
-/// One task's fault record, as the kernel keeps it.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-pub struct FaultRecord {
-    /// [`FaultKind`] code, exception vector in bits 8..16.
-    pub kind: u64,
-    /// Index of the thread within its task.
-    pub thread: u64,
-    /// Instruction pointer.
-    pub rip: u64,
-    /// Address of a page fault, or the word that the kind defines.
-    pub address: u64,
-    /// Error code of the exception.
-    pub error: u64,
-    /// Stack pointer.
-    pub rsp: u64,
-    /// `leave`: the reason.
-    pub reason: u64,
-    /// `leave`: the detail.
-    pub detail: u64,
-    /// Core on which it happened.
-    pub core: u64,
-    /// TSC at the fault.
-    pub tsc: u64,
-    /// Return addresses, innermost first.
-    pub backtrace: [u64; BACKTRACE_LEN],
-}
-
 /// What a boot failure means: `init` leaves with `Exit` and a detail of code | value << 32.
 pub const fn init_error_text(code: u32) -> &'static str {
     match code {

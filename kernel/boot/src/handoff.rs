@@ -3,7 +3,7 @@
 use crate::{Refusal, check, pvh::Machine};
 use cloister_abi::boot::{BOOT_MAGIC, BootInfo};
 use cloister_abi::layout::{KERNEL_BASE, KERNEL_MAX, PAGE};
-use cloister_abi::payload::{Header, PAYLOAD_BASE, SEGMENT_EXEC, SEGMENT_WRITE};
+use cloister_abi::payload::{Damage, Header, PAYLOAD_BASE, SEGMENT_EXEC, SEGMENT_WRITE};
 use core::arch::asm;
 use core::convert::Infallible;
 
@@ -17,6 +17,11 @@ unsafe extern "C" {
 const PRESENT: u64 = 1;
 const WRITE: u64 = 2;
 const NO_EXEC: u64 = 1 << 63;
+
+/// What the header asks for cannot be.
+fn refused(what: &'static str) -> Refusal {
+    Refusal::Damaged(Damage::Layout(what))
+}
 
 fn rdtsc() -> u64 {
     let (low, high): (u32, u32);
@@ -76,11 +81,11 @@ unsafe fn map_kernel(header: &Header) -> Result<(), Refusal> {
         let end = segment.va.wrapping_add(pages * PAGE);
         let inside = segment.va >= KERNEL_BASE && end <= KERNEL_BASE + KERNEL_MAX;
         if pages != 0 && (!inside || segment.va % PAGE != 0) {
-            return Err(Refusal::BadLayout("a kernel segment's address"));
+            return Err(refused("a kernel segment's address"));
         }
         let (exec, write) = (segment.flags & SEGMENT_EXEC != 0, segment.flags & SEGMENT_WRITE != 0);
         if exec && write {
-            return Err(Refusal::BadLayout("a kernel segment is writable and executable"));
+            return Err(refused("a kernel segment is writable and executable"));
         }
         let flags = PRESENT | if write { WRITE } else { 0 } | if exec { 0 } else { NO_EXEC };
         for page in 0..pages {

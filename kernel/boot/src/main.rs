@@ -13,6 +13,7 @@ mod handoff;
 mod pvh;
 mod uart;
 
+use cloister_abi::payload::Damage;
 use core::arch::global_asm;
 use core::fmt::Write;
 use uart::Uart;
@@ -30,16 +31,8 @@ pub enum Refusal {
         /// Bytes needed from the payload's start.
         need: u64,
     },
-    /// Block 0 is not a header of this version.
-    NotAHeader,
-    /// Block 0 does not match its checksum.
-    HeaderDamaged,
-    /// The checksum table does not match its checksum.
-    TableDamaged,
-    /// A block does not match the table.
-    BlockDamaged(u64),
-    /// The header's numbers contradict each other.
-    BadLayout(&'static str),
+    /// The payload fails its check, or its header asks for what cannot be.
+    Damaged(Damage),
 }
 
 fn refuse(uart: &mut Uart, why: &Refusal) -> ! {
@@ -51,11 +44,7 @@ fn refuse(uart: &mut Uart, why: &Refusal) -> ! {
         Refusal::NoMemory { need } => {
             write!(uart, "too little memory: {} KiB are needed at 2 MiB", need.div_ceil(1024))
         }
-        Refusal::NotAHeader => write!(uart, "no payload header of this version at 2 MiB"),
-        Refusal::HeaderDamaged => write!(uart, "the payload is damaged: header checksum differs"),
-        Refusal::TableDamaged => write!(uart, "the payload is damaged: checksum table differs"),
-        Refusal::BlockDamaged(n) => write!(uart, "the payload is damaged: block {n} differs"),
-        Refusal::BadLayout(what) => write!(uart, "the payload header contradicts itself: {what}"),
+        Refusal::Damaged(damage) => write!(uart, "{damage}"),
     }
     .and_then(|()| uart.write_str("; write the image again\n"));
     uart.drain();

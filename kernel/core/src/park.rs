@@ -136,12 +136,6 @@ impl ParkWord {
     }
 }
 
-impl Default for ParkWord {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[inline]
 fn generation(word: u64) -> u32 {
     let [_, _, _, _, a, b, c, d] = word.to_le_bytes();
@@ -225,11 +219,5 @@ impl ThreadPark {
                 Step::Park
             },
         }
-    }
-}
-
-impl Default for ThreadPark {
-    fn default() -> Self {
-        Self::new()
     }
 }

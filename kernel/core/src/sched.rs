@@ -7,8 +7,8 @@
 //! least one period apart: on a fixed grid while the thread uses its budget, on a new grid after
 //! a pause of more than a period. So the more urgent threads `i` can delay a less urgent one,
 //! in any window of length `w`, by at most the sum over `i` of
-//! `min(w, B_i + ceil(max(0, w - B_i) / P_i) * B_i + o_i)`, where `o_i <= B_i` is how late the timer
-//! can stop a slice of thread `i`. What a thread ran too long is taken from its next budget.
+//! `min(w, B_i + ceil(max(0, w - B_i) / P_i) * B_i + o_i)`, where `o_i <= B_i` is how late the
+//! timer can stop a slice of thread `i`. What ran too long is taken from the next budget.
 //! docs/notes/0003-scheduling.md derives this; tests/sched.rs checks it against a slow model.
 //!
 //! Contract with the kernel: `slice_end` when a thread is put on the CPU, `charge` when it leaves
@@ -277,11 +277,5 @@ impl Entry {
     fn spend(&mut self, ticks: u64) {
         let limit = self.budget.saturating_mul(2);
         self.used = self.used.saturating_add(ticks).min(limit);
-    }
-}
-
-impl Default for Sched {
-    fn default() -> Self {
-        Self::new()
     }
 }

@@ -35,8 +35,21 @@ impl ThreadWord {
     const_unless_loom! {
         /// A word with nothing pending, of a thread that does not wait.
         pub fn new() -> ThreadWord {
-            ThreadWord { bits: AtomicU64::new(0), waiting: AtomicU64::new(0), op: AtomicU32::new(0) }
+            let (bits, waiting) = (AtomicU64::new(0), AtomicU64::new(0));
+            ThreadWord { bits, waiting, op: AtomicU32::new(0) }
         }
+    }
+
+    /// [`ThreadWord::post`] for one bit, of which only the lowest six bits of `bit` count: one
+    /// locked instruction, and nothing more if the bit was set already.
+    #[inline]
+    #[must_use = "a waiter sleeps on unless its core looks"]
+    pub fn post_bit(&self, bit: u32) -> bool {
+        let mask = 1u64.wrapping_shl(bit);
+        if self.bits.fetch_or(mask, Ordering::AcqRel) & mask != 0 {
+            return false;
+        }
+        self.waiting.load(Ordering::Relaxed) & mask != 0
     }
 
     /// Sets `bits`, from any core. True if the thread sleeps on one of them that was clear: then
@@ -93,12 +106,6 @@ impl ThreadWord {
         self.waiting.store(0, Ordering::Relaxed);
     }
 
-    /// The mask that the thread sleeps on, zero if it does not. Owner only.
-    #[inline]
-    pub fn waiting(&self) -> u64 {
-        self.waiting.load(Ordering::Relaxed)
-    }
-
     /// Forgets the pending bits and the wait, for a restart; operations stay pending. Owner only.
     /// The new instance looks at everything that it can be told of before it waits: what the
     /// sender of a forgotten bit wrote is visible to it then.
@@ -136,12 +143,6 @@ impl ThreadWord {
     }
 }
 
-impl Default for ThreadWord {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 /// Which of a core's threads it must look at.
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -176,11 +177,5 @@ impl CoreWord {
             return 0;
         }
         self.pending.swap(0, Ordering::Acquire)
-    }
-}
-
-impl Default for CoreWord {
-    fn default() -> Self {
-        Self::new()
     }
 }

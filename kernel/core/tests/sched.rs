@@ -233,7 +233,7 @@ fn shapes(most: usize) -> impl Strategy<Value = Vec<(u64, u64)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn the_scheduler_does_what_the_slow_model_does(

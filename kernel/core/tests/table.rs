@@ -350,7 +350,7 @@ fn every_flipped_bit_is_refused_or_harmless() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn mutated_tables_are_refused_or_right(

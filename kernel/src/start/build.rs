@@ -8,7 +8,7 @@ use super::carve::Carver;
 use crate::arch::x86_64::cpu::Features;
 use crate::arch::x86_64::paging::{self, KERNEL_CONST, KERNEL_DATA, Space, UNCACHED};
 use crate::arch::x86_64::{apic, clock, cpu, descriptors, frame, window};
-use crate::core_state::{Core, IrqState, NOBODY, Thread};
+use crate::core_state::{Core, IrqState, LAST, NOBODY, Place, Thread};
 use crate::klog::LogState;
 use crate::shared;
 use cloister_abi::boot::BootInfo;
@@ -16,10 +16,9 @@ use cloister_abi::call::NEVER;
 use cloister_abi::info::SystemPage;
 use cloister_abi::layout::{FRAME, IO_BITMAP, KERNEL_BASE, MAX_CORES, MAX_IRQS, MAX_REGIONS, MAX_THREADS, PAGE};
 use cloister_abi::table::{ROLE_INIT, RegionKind, TASK_FPU, Task};
-use cloister_core::park::ThreadPark;
 use cloister_core::sched::Sched;
 use cloister_core::table::Table;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// What the boot core knows until the seal.
 pub struct Boot {
@@ -87,13 +86,20 @@ impl Boot {
     }
 
     /// Maps and fills the shared words and the interrupt table.
-    pub fn build_shared(&mut self, threads: usize, tasks: usize) {
+    pub fn build_shared(&mut self) {
+        let (threads, tasks) = (self.table.threads.len(), self.table.tasks.len());
         for page in shared::pages(threads, tasks) {
             let phys = self.carver.page();
             map_high(self.high, window::SHARED + page * PAGE, phys, KERNEL_DATA);
         }
         // SAFETY: just mapped; entries that were not present are not cached.
         unsafe { shared::init(threads, tasks) };
+        for (index, task) in shared::shared().tasks()[..tasks].iter().enumerate() {
+            let mut own = (0..threads).filter(|&global| self.is_of(global, index));
+            task.first.store(own.next().map_or(LAST, |first| first as u8), Ordering::Relaxed);
+            let count = (0..threads).filter(|&global| self.is_of(global, index)).count();
+            task.threads.store(count as u8, Ordering::Relaxed);
+        }
         let idt = self.carver.page();
         // SAFETY: just carved.
         descriptors::fill_idt(unsafe { paging::page(idt) });
@@ -205,23 +211,21 @@ impl Boot {
     pub fn build_core(&mut self, index: usize, clock: clock::Clock, features: Features) {
         let mut sched = Sched::new();
         let range = self.table.threads_on(index as u16);
-        let mut threads = [const { None }; _];
+        let mut threads = [Thread::NONE; _];
         for (rank, global) in range.clone().enumerate() {
             let thread = self.table.threads[global];
             let task = self.table.tasks[usize::from(thread.task)];
             sched.add(rank as u32, clock.ticks(thread.budget_ns), clock.ticks(thread.period_ns));
-            threads[rank] = Some(Thread {
+            threads[rank] = Thread {
                 cr3: self.spaces[global].root,
-                result: None,
                 caps: self.table.caps_of(&task),
-                wait: None,
-                park: ThreadPark::new(),
                 global: global as u16,
                 task: thread.task,
                 reset: true,
                 fpu: task.flags & TASK_FPU != 0,
                 domain: task.domain,
-            });
+                ..Thread::NONE
+            };
         }
         let core = Core {
             gdt: descriptors::gdt(),
@@ -234,11 +238,12 @@ impl Boot {
             sched,
             count: range.len() as u32,
             index: index as u32,
-            first: core::array::from_fn(|c| self.table.threads_on(c as u16).start as u16),
+            places: self.places(),
             apic_id: 0,
             started: false,
             clock,
             features,
+            needs_barrier: features.ibpb || features.verw,
             barriers: 0,
             nmi_reported: 0,
             table: self.table,
@@ -253,6 +258,24 @@ impl Boot {
         // SAFETY: behind the objects, inside the same pages, which are zeroed; LOG_STATE is an
         // address for plain bytes, so any alignment does.
         unsafe { (*log).core = index as u8 };
+    }
+
+    fn is_of(&self, thread: usize, task: usize) -> bool {
+        usize::from(self.table.threads[thread].task) == task
+    }
+
+    fn places(&self) -> [Place; MAX_THREADS] {
+        let mut places = [Place::default(); MAX_THREADS];
+        for core in 0..self.table.header.cores as u16 {
+            for (rank, global) in self.table.threads_on(core).enumerate() {
+                let task = usize::from(self.table.threads[global].task);
+                let mut more = (global + 1)..self.table.threads.len();
+                let next = more.find(|&other| self.is_of(other, task));
+                let next = next.map_or(LAST, |next| next as u8);
+                places[global] = Place { core: core as u8, rank: rank as u8, next };
+            }
+        }
+        places
     }
 
     /// Where a core's objects can be reached through the map of physical memory.

@@ -213,5 +213,6 @@ fn seal(core: &mut Core, boot: &mut Boot, unix_seconds: u64, entropy: u64) -> Re
     for other in shared().cores[1..cores].iter().filter(|c| c.online.load(Ordering::Relaxed)) {
         apic::send_ipi(other.apic_id.load(Ordering::Relaxed));
     }
+    core.look(now);
     Ok(Return::SWITCH)
 }

@@ -41,6 +41,8 @@ unsafe extern "C" {
     pub fn ap_entry();
     fn first_entry(cr3: u64, core: u32) -> !;
     fn reschedule() -> !;
+    fn return_by_sysret() -> !;
+    fn return_by_iret() -> !;
 }
 
 /// Leaves the boot stack for the kernel stack of `core` and calls `kernel_core`.
@@ -50,6 +52,20 @@ unsafe extern "C" {
 pub unsafe fn enter_core(cr3: u64, core: u32) -> ! {
     // SAFETY: the caller's conditions.
     unsafe { first_entry(cr3, core) }
+}
+
+/// Goes on with the thread whose address space is loaded, from its frame.
+///
+/// # Safety
+/// The frame holds a thread's state, and no reference to it or to the core is used afterwards.
+#[inline(always)]
+pub unsafe fn resume(by_syscall: bool) -> ! {
+    if by_syscall {
+        // SAFETY: the caller's conditions; the thread entered by a system call.
+        unsafe { return_by_sysret() }
+    }
+    // SAFETY: the caller's conditions.
+    unsafe { return_by_iret() }
 }
 
 /// Waits for an interrupt; the interrupt's handler does not return here.

@@ -24,6 +24,7 @@ syscall_entry:
     mov rsp, {STACK_TOP}
     mov [{RIP}], rcx
     mov [{RFLAGS}], r11
+    mov [{RBP}], rbp                /* for the backtrace of a call that is a fault */
     mov ecx, eax
     call kernel_syscall
     test rax, rax
@@ -41,7 +42,6 @@ syscall_entry:
 2:  /* Another thread goes on, or the frame holds a longer result. */
     mov qword ptr [{VECTOR}], {BY_SYSCALL}
     mov [{RBX}], rbx
-    mov [{RBP}], rbp
     mov [{R12}], r12
     mov [{R13}], r13
     mov [{R14}], r14
@@ -77,6 +77,7 @@ interrupt_common:
     call kernel_interrupt
     test eax, eax
     jnz reschedule
+.global return_by_iret
 return_by_iret:
     mov rsp, {REGS}
     pop r15
@@ -104,9 +105,10 @@ return_by_iret:
 reschedule:
     mov rsp, {STACK_TOP}
     xor ebp, ebp
-    call kernel_reschedule
-    test eax, eax
-    jz return_by_iret
+    call kernel_reschedule          /* goes on at one of the two returns */
+    ud2
+.global return_by_sysret
+return_by_sysret:
     mov rbx, [{RBX}]
     mov rbp, [{RBP}]
     mov r12, [{R12}]

@@ -54,6 +54,14 @@ pub struct Regs {
     pub ss: u64,
 }
 
+impl Regs {
+    /// Sets what a system call returns: `rax`, `rdx`, `rsi`, `rdi`, `r8`.
+    #[inline(always)]
+    pub fn set_result(&mut self, values: [u64; 5]) {
+        [self.rax, self.rdx, self.rsi, self.rdi, self.r8] = values;
+    }
+}
+
 /// The 64-bit task state segment (Intel SDM, "Task State Segment in 64-bit Mode").
 #[repr(C, packed)]
 struct Tss {

@@ -1,0 +1,96 @@
+//! The first task: reads the firmware's tables, binds devices, starts the cores, seals.
+//!
+//! Order: the other cores are asked to start as soon as the table that lists them is read; while
+//! they start, machine parts are handed over, devices bound, clock and entropy read. The seal ends
+//! this task. What goes wrong ends it earlier, with one line in the log and a code ([`Failure`])
+//! that the kernel prints, because no console runs yet.
+//!
+//! All parsing is in `cloister-init-core`; it treats firmware as a source of untrusted bytes.
+
+#![no_std]
+#![no_main]
+#![forbid(unsafe_code)]
+
+mod clock;
+mod devices;
+mod failure;
+mod firmware;
+mod processors;
+
+use cloister_rt::abi::info::{ENTROPY_RDRAND, ENTROPY_RDSEED};
+use cloister_rt::abi::table::{FLAG_NEED_RDRAND, FLAG_NEED_RDSEED};
+use cloister_rt::boot::Boot;
+use cloister_rt::{Duration, Entropy, Grants, Instant, grants, sleep_until};
+
+use cloister_init_core::entropy::{self, Health, RDRAND_TRIES, RDSEED_TRIES};
+use devices::SystemTable;
+use failure::Failure;
+
+cloister_rt::entry!(main);
+
+/// How long RDSEED is left alone after it had no number.
+const PAUSE: Duration = Duration::from_micros(20);
+
+fn main() -> u32 {
+    match bring_up(grants()) {
+        Ok(never) => match never {},
+        Err(failure) => failure.leave(),
+    }
+}
+
+/// Everything up to the seal, which does not return.
+fn bring_up(grants: Grants) -> Result<core::convert::Infallible, Failure> {
+    let mut boot = Boot::begin();
+    let table = SystemTable::read(grants)?;
+    let tables = firmware::find(&mut boot)?;
+    let cores = processors::ask(&mut boot, &tables, table.cores)?;
+    let century = firmware::hand_over(&mut boot, &tables)?;
+    firmware::note_iommu(&mut boot, &tables)?;
+    devices::bind(&boot, grants, &table)?;
+    let unix_seconds = clock::read(grants, century);
+    let entropy = entropy(table.flags)?;
+    cores.wait(&boot)?;
+    Err(Failure::Seal(boot.seal(unix_seconds, entropy)))
+}
+
+/// Which sources of entropy work; fails if the manifest needs another one.
+fn entropy(flags: u32) -> Result<u32, Failure> {
+    let sources = [
+        (
+            Entropy::Rdrand,
+            RDRAND_TRIES,
+            ENTROPY_RDRAND,
+            FLAG_NEED_RDRAND,
+        ),
+        (
+            Entropy::Rdseed,
+            RDSEED_TRIES,
+            ENTROPY_RDSEED,
+            FLAG_NEED_RDSEED,
+        ),
+    ];
+    let mut working = 0;
+    for (source, tries, bit, needed) in sources {
+        let health = if source.is_offered() {
+            entropy::test(
+                tries,
+                || source.sample(),
+                || sleep_until(Instant::now() + PAUSE),
+            )
+        } else {
+            Health::Silent
+        };
+        match health {
+            Health::Works => working |= bit,
+            Health::Silent => defmt::info!("{}: the CPU gives no numbers", source),
+            Health::Stuck => defmt::error!("{}: the CPU repeats its numbers; not used", source),
+        }
+        if flags & needed != 0 && working & bit == 0 {
+            return Err(Failure::Entropy(source));
+        }
+    }
+    if working == 0 {
+        defmt::warn!("no source of entropy works; tasks that need keys will not start");
+    }
+    Ok(working)
+}

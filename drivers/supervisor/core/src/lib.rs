@@ -1,0 +1,16 @@
+//! The supervisor's pure part: when a task is restarted ([`Agenda`]) and what stopped it
+//! ([`Cause`]).
+//!
+//! Nothing here makes a system call, and nothing here can panic: the supervisor's death reboots
+//! the machine.
+
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+mod agenda;
+mod cause;
+mod restarts;
+
+pub use agenda::{Agenda, Next};
+pub use cause::{Access, Cause, Stop};
+pub use restarts::{Limits, Restarts, Then, Verdict};

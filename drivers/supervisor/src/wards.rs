@@ -1,0 +1,189 @@
+//! The tasks that are supervised: their handles, beside the agenda that decides.
+//!
+//! Invariant: handle and agenda entry of a task have the same index.
+
+use cloister_rt::abi::call::CLIENT_BITS;
+use cloister_rt::abi::fault::TaskState;
+use cloister_rt::abi::name_str;
+use cloister_rt::abi::policy::{FLAG_ESSENTIAL, RestartPolicy, THEN_POWER_OFF, THEN_REBOOT};
+use cloister_rt::{Bits, Duration, Instant, Supervised, clock};
+use cloister_supervisor_core::{Agenda, Cause, Limits, Next, Then};
+
+use crate::ending::How;
+use crate::words;
+
+/// Most tasks: each needs a signal bit.
+const MAX: usize = CLIENT_BITS as usize;
+
+/// Everything that is supervised.
+pub struct Wards {
+    tasks: [Option<Supervised>; MAX],
+    agenda: Agenda<MAX>,
+    bits: Bits,
+}
+
+impl Default for Wards {
+    fn default() -> Self {
+        Wards {
+            tasks: [const { None }; MAX],
+            agenda: Agenda::default(),
+            bits: Bits::NONE,
+        }
+    }
+}
+
+impl Wards {
+    /// Takes the manifest's records.
+    pub fn add_all(&mut self, supervised: impl Iterator<Item = Supervised>) {
+        let mut places = self.tasks.iter_mut();
+        for task in supervised {
+            let is_essential = task.policy.flags & FLAG_ESSENTIAL != 0;
+            let Some(place) = places.next() else {
+                defmt::error!(
+                    "{=str} is one task too many to supervise",
+                    name_of(task.policy)
+                );
+                return;
+            };
+            self.agenda.add(limits(task.policy), is_essential);
+            self.bits |= task.bits;
+            *place = Some(task);
+        }
+    }
+
+    /// The bits that tell of stops.
+    pub fn bits(&self) -> Bits {
+        self.bits
+    }
+
+    /// Whether every essential task is done.
+    pub fn is_finished(&self) -> bool {
+        self.agenda.is_finished()
+    }
+
+    /// When the next restart is due.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.agenda.next_due().map(Instant::from_tsc)
+    }
+
+    /// Looks at every task whose bit is set. What a policy wants for the whole machine, if it does.
+    pub fn attend(&mut self, woken: Bits) -> Option<How> {
+        let mut asked = None;
+        for (index, task) in self.tasks.iter().enumerate() {
+            let Some(task) = task else { continue };
+            if task.bits.intersects(woken) {
+                asked = asked.or(stopped(&mut self.agenda, index, task));
+            }
+        }
+        asked
+    }
+
+    /// Restarts what is due.
+    pub fn restart_due(&mut self) {
+        // At most one restart of each: the agenda takes turns, and a delay of zero must not keep
+        // the supervisor here.
+        for _ in 0..MAX {
+            let Some(index) = self.agenda.take_due(Instant::now().tsc()) else {
+                return;
+            };
+            let Some(Some(task)) = self.tasks.get(index) else {
+                continue;
+            };
+            if let Err(refused) = task.control.restart() {
+                let name = name_of(task.policy);
+                defmt::error!(
+                    "{=str} cannot be restarted: {}; it stays stopped",
+                    name,
+                    refused
+                );
+                self.agenda.give_up(index);
+            }
+        }
+    }
+}
+
+/// One task may have stopped: finds out, says why, decides.
+fn stopped(agenda: &mut Agenda<MAX>, index: usize, task: &Supervised) -> Option<How> {
+    let name = name_of(task.policy);
+    let report = match task.control.fault() {
+        Ok(report) => report,
+        Err(refused) => {
+            defmt::error!(
+                "the fault record of {=str} cannot be read: {}",
+                name,
+                refused
+            );
+            return None;
+        }
+    };
+    // Bits are hints: the task may run, or not be parked whole yet. Then the bit comes again.
+    if report.state != TaskState::Faulted {
+        return None;
+    }
+    let cause = words::cause(&report);
+    let next = agenda.stopped(index, Instant::now().tsc(), cause.is_success());
+    if next == Next::Nothing {
+        return None;
+    }
+    say(name, &cause, &report);
+    match next {
+        Next::Nothing | Next::Done => None,
+        Next::Restart { delay, nth } => {
+            let ms = clock().duration(delay).as_millis();
+            let tries = task.policy.tries;
+            defmt::warn!(
+                "{=str}: restart {=u32} of {=u32} in {=u64} ms",
+                name,
+                nth,
+                tries,
+                ms
+            );
+            None
+        }
+        Next::GiveUp(then) => give_up(name, then),
+    }
+}
+
+fn say(name: &str, cause: &Cause, report: &cloister_rt::FaultReport) {
+    words::say(name, cause, report);
+    if !matches!(cause, Cause::Left { .. }) {
+        words::backtrace(name, report);
+    }
+}
+
+fn give_up(name: &str, then: Then) -> Option<How> {
+    match then {
+        Then::Stop => {
+            defmt::error!("{=str}: no try is left; it stays stopped", name);
+            None
+        }
+        Then::Reboot => {
+            defmt::error!("{=str}: no try is left; the machine reboots", name);
+            Some(How::Reboot)
+        }
+        Then::PowerOff => {
+            defmt::error!("{=str}: no try is left; the machine powers off", name);
+            Some(How::PowerOff)
+        }
+    }
+}
+
+fn limits(policy: &RestartPolicy) -> Limits {
+    let ticks = |ns| clock().ticks(Duration::from_nanos(ns));
+    Limits {
+        tries: policy.tries,
+        within: ticks(policy.within_ns),
+        delay: ticks(policy.delay_ns),
+        delay_max: ticks(policy.delay_max_ns),
+        then: match policy.then {
+            THEN_REBOOT => Then::Reboot,
+            THEN_POWER_OFF => Then::PowerOff,
+            // The image builder writes no other code.
+            _ => Then::Stop,
+        },
+    }
+}
+
+fn name_of(policy: &'static RestartPolicy) -> &'static str {
+    name_str(&policy.name)
+}

@@ -1,0 +1,131 @@
+//! The authority graph as text: task by task what it may do and touch, then the devices.
+
+use std::fmt;
+
+use super::{Device, Graph, Map, Region, Task};
+use crate::quantity::{shown_bytes, shown_ns};
+
+impl Map {
+    /// "rwx" with dashes for what is missing.
+    fn rights(&self) -> String {
+        let letter = |is_set: bool, letter: char| if is_set { letter } else { '-' };
+        format!(
+            "r{}{}",
+            letter(self.writable, 'w'),
+            letter(self.executable, 'x')
+        )
+    }
+}
+
+impl fmt::Display for Graph {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(out, "appliance {}", self.appliance)?;
+        for task in &self.tasks {
+            writeln!(out)?;
+            task.print(out)?;
+            for region in &self.regions {
+                for map in region.maps.iter().filter(|map| map.task == task.name) {
+                    region.print(map, out)?;
+                }
+            }
+        }
+        writeln!(out, "\ndevices")?;
+        for device in &self.devices {
+            device.print(out)?;
+        }
+        Ok(())
+    }
+}
+
+impl Task {
+    fn print(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(out, "{} {}", self.role, self.name)?;
+        for (index, thread) in self.threads.iter().enumerate() {
+            let (budget, period) = (shown_ns(thread.budget_ns), shown_ns(thread.period_ns));
+            writeln!(
+                out,
+                "  runs      thread {index} on core {}, priority {}, {budget} of {period}",
+                thread.core, thread.priority
+            )?;
+        }
+        for signal in &self.signals {
+            writeln!(
+                out,
+                "  signals   {} thread {}, bit {}",
+                signal.task, signal.thread, signal.bit
+            )?;
+        }
+        for control in &self.controls {
+            writeln!(
+                out,
+                "  controls  {}: {}",
+                control.task,
+                control.rights.join(", ")
+            )?;
+        }
+        if !self.power.is_empty() {
+            writeln!(out, "  power     {}", self.power.join(", "))?;
+        }
+        for (first, last) in &self.ports {
+            writeln!(out, "  ports     {first:#x} to {last:#x}")?;
+        }
+        if let Some(restart) = &self.restart {
+            let essential = if restart.essential { ", essential" } else { "" };
+            writeln!(
+                out,
+                "  restarts  {} times, then {}{essential}",
+                restart.tries, restart.then
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Region {
+    fn print(&self, map: &Map, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let others: Vec<String> = self
+            .maps
+            .iter()
+            .filter(|other| other.task != map.task)
+            .map(|other| format!("{} {}", other.task, other.rights()))
+            .collect();
+        // Pages that every task sees need no list of all tasks behind each of them.
+        let with = match (self.kind.as_str(), others.len()) {
+            (_, 0) => String::new(),
+            ("system page", _) => ", with every task".to_owned(),
+            _ => format!(", with {}", others.join(", ")),
+        };
+        let address = self
+            .address
+            .map_or_else(String::new, |a| format!(" at physical {a:#x}"));
+        let size = shown_bytes(self.bytes);
+        writeln!(
+            out,
+            "  maps      {} {:#x} {} {size} of {}{address}{with}",
+            map.rights(),
+            map.va,
+            map.name,
+            self.kind
+        )
+    }
+}
+
+impl Device {
+    fn print(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let optional = if self.optional { ", optional" } else { "" };
+        writeln!(
+            out,
+            "  {} ({}{optional}) belongs to {}",
+            self.name, self.place, self.owner
+        )?;
+        for (pin, rate) in &self.interrupts {
+            writeln!(out, "    interrupt {pin}, at most {rate} in a second")?;
+        }
+        let reaches = if self.reaches.is_empty() {
+            "none".to_owned()
+        } else {
+            self.reaches.join(", ")
+        };
+        writeln!(out, "    memory by itself: {reaches}")
+    }
+}

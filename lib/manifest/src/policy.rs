@@ -1,0 +1,156 @@
+//! What of a system's authority must not ship: the rules that `audit` fails on.
+//!
+//! The rules look at the [`Graph`], that is at what the kernel will enforce, and do not trust that
+//! the manifest's own rules were applied. Each breach names the parts and the way out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::graph::{Graph, Region};
+
+/// Every breach, as a sentence; empty for a system that may ship.
+pub fn breaches(graph: &Graph) -> Vec<String> {
+    let mut found = Vec::new();
+    iommu(graph, &mut found);
+    for region in &graph.regions {
+        memory(region, &mut found);
+    }
+    ports(graph, &mut found);
+    registers(graph, &mut found);
+    for task in &graph.tasks {
+        let (name, role) = (&task.name, &task.role);
+        if role != "supervisor" && !task.controls.is_empty() {
+            let whom: Vec<&str> = task.controls.iter().map(|c| c.task.as_str()).collect();
+            found.push(format!(
+                "task `{name}` controls {}: only the supervisor restarts and stops tasks",
+                whom.join(", ")
+            ));
+        }
+        if role != "supervisor" && !task.power.is_empty() {
+            found.push(format!(
+                "task `{name}` may {}: only the supervisor has power control",
+                task.power.join(" and ")
+            ));
+        }
+        if task
+            .restart
+            .as_ref()
+            .is_some_and(|r| r.essential && r.then == "stop")
+        {
+            found.push(format!(
+                "task `{name}` is essential and stays stopped when its tries run out, so the \
+                 appliance would never end: write restart = {{ then = \"reboot\" }} or \
+                 \"power-off\""
+            ));
+        }
+    }
+    found
+}
+
+fn iommu(graph: &Graph, found: &mut Vec<String>) {
+    if graph.iommu_absent_ok && !graph.lab {
+        found.push(
+            "iommu = \"absent-ok\" lets the system run without an IOMMU: only a laboratory system \
+             may, which says lab = true"
+                .to_owned(),
+        );
+    }
+    for device in graph.devices.iter().filter(|device| device.bus_master) {
+        if !(graph.iommu_absent_ok && graph.lab) {
+            found.push(format!(
+                "device `{}` of task `{}` may write all memory: no IOMMU confines it",
+                device.name, device.owner
+            ));
+        }
+    }
+}
+
+fn memory(region: &Region, found: &mut Vec<String>) {
+    for map in region
+        .maps
+        .iter()
+        .filter(|map| map.writable && map.executable)
+    {
+        found.push(format!(
+            "task `{}` may write and execute {} at {:#x}",
+            map.task, map.name, map.va
+        ));
+    }
+    let tasks: BTreeSet<&str> = region.maps.iter().map(|map| map.task.as_str()).collect();
+    let Some(writer) = region.maps.iter().find(|map| map.writable) else {
+        return;
+    };
+    // A log ring has one writer and any number of readers; that is its purpose.
+    let is_log = |name: &str| name == "(log ring)" || name.starts_with("log/");
+    let writers = region.maps.iter().filter(|map| map.writable).count();
+    let readers_only = writers == 1 && region.maps.iter().all(|map| is_log(&map.name));
+    if tasks.len() > 2 && !readers_only {
+        let names: Vec<&str> = tasks.into_iter().collect();
+        found.push(format!(
+            "memory `{}` that task `{}` may write is shared by {} tasks ({}), at most 2 may: give \
+             each pair an export of its own",
+            writer.name,
+            writer.task,
+            names.len(),
+            names.join(", ")
+        ));
+    }
+}
+
+/// Ports belong to one task. `init` is gone before the others start, but what it configured stays,
+/// so its ports count too.
+fn ports(graph: &Graph, found: &mut Vec<String>) {
+    let all: Vec<(&str, (u16, u16))> = graph
+        .tasks
+        .iter()
+        .flat_map(|task| {
+            task.ports
+                .iter()
+                .map(move |range| (task.name.as_str(), *range))
+        })
+        .collect();
+    for (place, (owner, (first, last))) in all.iter().enumerate() {
+        for (other, (from, to)) in all.iter().take(place) {
+            if first <= to && from <= last {
+                found.push(format!(
+                    "tasks `{other}` and `{owner}` share I/O ports {:#x} to {:#x}",
+                    first.max(from),
+                    last.min(to)
+                ));
+            }
+        }
+    }
+}
+
+/// Registers belong to one task, however many regions show them.
+fn registers(graph: &Graph, found: &mut Vec<String>) {
+    let mut owners: BTreeMap<(u64, u64), BTreeSet<&str>> = BTreeMap::new();
+    for region in graph
+        .regions
+        .iter()
+        .filter(|region| region.kind == "registers")
+    {
+        let tasks: BTreeSet<&str> = region.maps.iter().map(|map| map.task.as_str()).collect();
+        if tasks.len() > 1 {
+            let names: Vec<&str> = tasks.iter().copied().collect();
+            found.push(format!(
+                "tasks {} share the same device registers",
+                names.join(", ")
+            ));
+        }
+        let Some(first) = region.address else {
+            continue;
+        };
+        let end = first + region.bytes;
+        for ((from, to), others) in &owners {
+            if first < *to && *from < end && others.is_disjoint(&tasks) {
+                let at = first.max(*from);
+                let names: Vec<&str> = others.union(&tasks).copied().collect();
+                found.push(format!(
+                    "tasks {} share device registers at {at:#x}",
+                    names.join(", ")
+                ));
+            }
+        }
+        owners.entry((first, end)).or_default().extend(tasks);
+    }
+}

@@ -1,0 +1,213 @@
+//! The manifest after reading: names resolved, units converted, every value with its place.
+//!
+//! [`System`] is what the rules of [`crate::rules`] judge and what [`crate::compile`] turns into
+//! the system table. Tasks, threads and devices are named by their index here, which is also
+//! their order in the file.
+
+use toml::Spanned;
+
+use crate::board::Board;
+use crate::report::{Source, Span};
+
+/// Name of a task's first thread.
+pub const MAIN: &str = "main";
+
+/// One appliance.
+#[derive(Clone, Debug)]
+pub struct System {
+    /// The appliance's file.
+    pub source: Source,
+    /// Its name.
+    pub name: String,
+    /// What exists.
+    pub board: Board,
+    /// Cores in use: 0 to `cores - 1`.
+    pub cores: u32,
+    /// The role of each core.
+    pub core_roles: Vec<Option<CoreRole>>,
+    /// `iommu = "absent-ok"` and its place.
+    pub iommu_absent_ok: Option<Span>,
+    /// `lab = true`.
+    pub is_lab: bool,
+    /// The CPU must have RDRAND.
+    pub needs_rdrand: bool,
+    /// The CPU must have RDSEED.
+    pub needs_rdseed: bool,
+    /// The tasks, in the order of the file.
+    pub tasks: Vec<Task>,
+}
+
+/// What a core is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CoreRole {
+    /// `init`, the supervisor and other tasks.
+    System,
+    /// Tasks.
+    Drivers,
+    /// Virtual machines; tasks only if they say `share`.
+    Guests,
+}
+
+impl CoreRole {
+    /// The key of the manifest.
+    pub fn name(self) -> &'static str {
+        match self {
+            CoreRole::System => "system",
+            CoreRole::Drivers => "drivers",
+            CoreRole::Guests => "guests",
+        }
+    }
+}
+
+/// What a task is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// An ordinary task.
+    Task,
+    /// Runs alone before the seal.
+    Init,
+    /// Restarts the others.
+    Supervisor,
+}
+
+/// A task.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// Its name.
+    pub name: Spanned<String>,
+    /// The package whose program it runs.
+    pub program: Spanned<String>,
+    /// What it is.
+    pub role: Role,
+    /// Where the role stands, or the task's name.
+    pub role_at: Span,
+    /// Its threads; the first one is called [`MAIN`].
+    pub threads: Vec<Thread>,
+    /// Bytes of its log ring.
+    pub log_bytes: u64,
+    /// Its threads have FPU state.
+    pub has_fpu: bool,
+    /// Indices into the board's devices, with the place of each.
+    pub devices: Vec<Spanned<usize>>,
+    /// It maps every log ring.
+    pub reads_logs: bool,
+    /// What it offers.
+    pub exports: Vec<Export>,
+    /// What it was granted.
+    pub grants: Vec<Grant>,
+    /// Private memory: name and pages.
+    pub memory: Vec<(Spanned<String>, u32)>,
+    /// Numbers for the program.
+    pub numbers: Vec<(Spanned<String>, u64)>,
+    /// The appliance is done when all such tasks are.
+    pub is_essential: bool,
+    /// What happens after a fault.
+    pub restart: Restart,
+}
+
+impl Task {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.name.get_ref()
+    }
+}
+
+/// A thread.
+#[derive(Clone, Debug)]
+pub struct Thread {
+    /// [`MAIN`] or its key.
+    pub name: String,
+    /// Its core, and where that stands.
+    pub core: Spanned<u32>,
+    /// Its priority, 0 is the most urgent.
+    pub priority: Spanned<u8>,
+    /// CPU time per period.
+    pub budget_ns: Spanned<u64>,
+    /// Length of a period.
+    pub period_ns: Spanned<u64>,
+    /// Bytes of its stack.
+    pub stack_bytes: u64,
+    /// It may share a core that is meant for another role.
+    pub shares: bool,
+}
+
+/// Something that a task offers to one client.
+#[derive(Clone, Debug)]
+pub struct Export {
+    /// Its name.
+    pub name: Spanned<String>,
+    /// Pages of memory that both sides share.
+    pub pages: u32,
+}
+
+/// Something that a task was granted.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// What this task calls it.
+    pub name: Spanned<String>,
+    /// The task that exports it.
+    pub server: usize,
+    /// Which of its exports.
+    pub export: usize,
+    /// Where "server/export" stands.
+    pub at: Span,
+}
+
+/// What happens when the tries run out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// The task stays stopped.
+    Stop,
+    /// The machine reboots.
+    Reboot,
+    /// The machine powers off.
+    PowerOff,
+}
+
+impl Then {
+    /// All of them.
+    pub const ALL: [Then; 3] = [Then::Stop, Then::Reboot, Then::PowerOff];
+
+    /// The word of the manifest.
+    pub fn name(self) -> &'static str {
+        match self {
+            Then::Stop => "stop",
+            Then::Reboot => "reboot",
+            Then::PowerOff => "power-off",
+        }
+    }
+}
+
+/// How often a task is restarted, and how fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restart {
+    /// Restarts within the window.
+    pub tries: u32,
+    /// The window.
+    pub within_ns: u64,
+    /// First delay; doubles with each try.
+    pub delay_ns: u64,
+    /// Largest delay.
+    pub delay_max_ns: u64,
+    /// What then.
+    pub then: Then,
+}
+
+impl Restart {
+    /// What an ordinary task gets when nothing else is said.
+    pub const TASKS: Restart = Restart {
+        tries: 8,
+        within_ns: 60_000_000_000,
+        delay_ns: 10_000_000,
+        delay_max_ns: 2_000_000_000,
+        then: Then::Stop,
+    };
+    /// The supervisor's only policy: its death reboots the machine.
+    pub const SUPERVISOR: Restart = Restart {
+        tries: 0,
+        within_ns: 0,
+        delay_ns: 0,
+        delay_max_ns: 0,
+        then: Then::Reboot,
+    };
+}

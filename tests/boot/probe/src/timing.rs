@@ -1,0 +1,51 @@
+//! Threads that use the CPU up, and threads that measure how long they are kept from it.
+
+use boot_common::page::BEAT;
+use cloister_rt::{Instant, sleep_until};
+
+use crate::Boss;
+
+/// See `orders::GAPS`.
+pub fn gaps(boss: &Boss, ticks: u64, threshold: u64) {
+    let start = Instant::now().tsc();
+    let (mut last, mut longest, mut sum, mut count) = (start, 0, 0, 0_u64);
+    while last - start < ticks {
+        let now = Instant::now().tsc();
+        let gap = now - last;
+        if gap > threshold {
+            longest = gap.max(longest);
+            sum += gap;
+            count += 1;
+        }
+        last = now;
+    }
+    for (index, value) in [longest, sum, count, last - start].into_iter().enumerate() {
+        boss.result(index, value);
+    }
+}
+
+/// See `orders::LATENESS`.
+pub fn lateness(boss: &Boss, ticks: u64, count: u64) {
+    let (mut latest, mut sum) = (0, 0);
+    let mut at = Instant::now().tsc();
+    for _ in 0..count {
+        at = at.max(Instant::now().tsc()) + ticks;
+        sleep_until(Instant::from_tsc(at));
+        let late = Instant::now().tsc() - at;
+        latest = late.max(latest);
+        sum += late;
+    }
+    boss.result(0, latest);
+    boss.result(1, sum);
+}
+
+/// See `orders::HOG`.
+pub fn hog(boss: &Boss, run: u64, sleep: u64) -> ! {
+    loop {
+        let end = Instant::now().tsc().saturating_add(run);
+        while Instant::now().tsc() < end {
+            boss.page.add(BEAT, 1);
+        }
+        sleep_until(Instant::from_tsc(Instant::now().tsc() + sleep));
+    }
+}

@@ -1,0 +1,72 @@
+//! `cargo xtask`: the front door of the repository. Builds, runs, tests and audits appliances.
+//!
+//! Each command is a file in `commands/`. What they share: `toolchain` and `cargo_build` (the
+//! bare-metal compiler), `emulators` and `packages` (tools fetched without touching the system),
+//! `machine` and `qmp` (an emulated machine under control).
+#![forbid(unsafe_code)]
+
+mod appliance;
+mod cargo_build;
+mod checks;
+mod commands;
+mod emulators;
+mod image;
+mod install;
+mod machine;
+mod numbers;
+mod packages;
+mod paths;
+mod qmp;
+mod terminal;
+mod testing;
+mod toolchain;
+mod version;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, runs, tests and audits Cloister appliances
+#[derive(Parser, Debug)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand, Debug)]
+enum Task {
+    Setup(commands::setup::Args),
+    BuildImage(commands::build_image::Args),
+    Run(commands::run::Args),
+    Test(commands::test::Args),
+    Check(commands::check::Args),
+    Gdb(commands::gdb::Args),
+    Audit(commands::audit::Args),
+    Bench(commands::bench::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Task::Setup(args) => commands::setup::run(&args),
+        Task::BuildImage(args) => commands::build_image::run(&args),
+        Task::Run(args) => commands::run::run(&args),
+        Task::Test(args) => commands::test::run(&args),
+        Task::Check(args) => commands::check::run(&args),
+        Task::Gdb(args) => commands::gdb::run(&args),
+        Task::Audit(args) => commands::audit::run(&args),
+        Task::Bench(args) => commands::bench::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let causes: Vec<String> = failure.chain().map(ToString::to_string).collect();
+            eprintln!("error: {}", causes.join(": "));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The boot tier: every `images/test-NAME/` on every machine that its `expect.toml` names.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use super::Options;
+use super::expect::{Expect, Matcher};
+use super::flips::{self, Flips};
+use super::harness;
+use super::integrity;
+use super::tally::{Tally, Verdict};
+use crate::appliance::{Appliance, Line};
+use crate::emulators::{self, Qemu, Wanted};
+use crate::install::say;
+use crate::machine::{Flow, Machine};
+use crate::paths;
+
+/// The places that CI insists on.
+pub const EMULATORS: &[Wanted] = &[Wanted::V7_2, Wanted::V10_0];
+
+/// How many of its last lines a failed test shows.
+const SHOWN_LINES: usize = 40;
+
+/// One test.
+struct Test {
+    name: String,
+    folder: PathBuf,
+    expect: Expect,
+}
+
+/// Runs the tier.
+pub fn run(options: &Options, tally: &mut Tally) -> Result<()> {
+    for wanted in EMULATORS {
+        tally.place(&wanted.label());
+    }
+    let tests = find(options)?;
+    let mut qemus = BTreeMap::new();
+    for wanted in EMULATORS {
+        let place = wanted.label();
+        match emulators::ensure(wanted, options.install) {
+            Ok(qemu) => {
+                harness::run(options, &place, &qemu, tally);
+                qemus.insert(place, qemu);
+            }
+            Err(failure) => {
+                say(&format!("{place} is not here, its tests are skipped: {failure:#}"));
+            }
+        }
+    }
+    if tests.is_empty() {
+        say("boot: no folder images/test-*/ with an expect.toml fits");
+    }
+    integrity::boots(options, &qemus, tally);
+    for test in &tests {
+        run_test(test, options, &qemus, tally);
+    }
+    Ok(())
+}
+
+/// The tests that the options ask for, by name.
+fn find(options: &Options) -> Result<Vec<Test>> {
+    let images = paths::root().join("images");
+    let mut tests = Vec::new();
+    for entry in std::fs::read_dir(&images).context("cannot read images/")? {
+        let folder = entry?.path();
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let expected = folder.join("expect.toml");
+        if name.starts_with("test-") && expected.is_file() && options.wants(&name) {
+            tests.push(Test { name, folder, expect: Expect::read(&expected)? });
+        }
+    }
+    tests.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(tests)
+}
+
+fn run_test(test: &Test, options: &Options, qemus: &BTreeMap<String, Qemu>, tally: &mut Tally) {
+    let manifest = test.folder.join("appliance.toml");
+    let skipped = test.expect.long && !options.long;
+    let built = if skipped {
+        Ok(None)
+    } else {
+        let features: Vec<&str> = test.expect.features.iter().map(String::as_str).collect();
+        let manifest = manifest.display().to_string();
+        Appliance::build_with(&manifest, &features, options.install).map(Some)
+    };
+    for version in &test.expect.qemu {
+        let place = format!("qemu-{version}");
+        for &cpus in &test.expect.cpus {
+            let name = format!("{} on {place}, {cpus} processors", test.name);
+            let verdict = match (&built, qemus.get(&place)) {
+                (Err(failure), _) => {
+                    println!("FAILED  {name}: it cannot be built: {failure:#}");
+                    Verdict::Failed
+                }
+                (Ok(None), _) => {
+                    println!("skipped {name}: only with --long");
+                    Verdict::Skipped
+                }
+                (Ok(Some(_)), None) => {
+                    println!("skipped {name}: {place} is not here");
+                    Verdict::Skipped
+                }
+                (Ok(Some(appliance)), Some(qemu)) => repeat(test, appliance, qemu, cpus, &name),
+            };
+            tally.add(&place, verdict);
+        }
+    }
+}
+
+/// Runs a test as often as it asks for, on one machine; the first failure decides.
+fn repeat(test: &Test, appliance: &Appliance, qemu: &Qemu, cpus: u32, name: &str) -> Verdict {
+    let start = Instant::now();
+    let rounds = test.expect.flips.map_or(test.expect.repeat.max(1), |flips| flips.count);
+    for round in 1..=rounds {
+        let mut last = VecDeque::new();
+        let result = match test.expect.flips {
+            None => once(test, appliance, qemu, cpus, &mut last),
+            Some(flips) => {
+                damaged(test, appliance, flips, round).and_then(|(machine, _folder, what)| {
+                    let appliance = Appliance { machine, archive: appliance.archive.clone() };
+                    let result = once(test, &appliance, qemu, cpus, &mut last)?;
+                    Ok(result.map_err(|why| format!("{what} turned over: {why}")))
+                })
+            }
+        };
+        let failure = match result {
+            Ok(Ok(())) => continue,
+            Ok(Err(why)) => why,
+            Err(failure) => format!("{failure:#}"),
+        };
+        println!("FAILED  {name}, round {round}: {failure}");
+        for line in last {
+            println!("        | {line}");
+        }
+        return Verdict::Failed;
+    }
+    let seconds = start.elapsed().as_secs_f32();
+    if rounds == 1 {
+        println!("ok      {name} ({seconds:.1} s)");
+    } else {
+        println!("ok      {name} ({rounds} rounds, {seconds:.1} s)");
+    }
+    Verdict::Passed
+}
+
+/// The machine of one damaged image, the folder that holds the image, and what is damaged.
+fn damaged(
+    test: &Test,
+    appliance: &Appliance,
+    flips: Flips,
+    round: u32,
+) -> Result<(Machine, TempDir, String)> {
+    let whole = &appliance.machine.image;
+    let bytes = std::fs::read(whole).with_context(|| format!("cannot read {}", whole.display()))?;
+    let (bytes, what) = flips::flipped(&bytes, flips, round)?;
+    let folder = tempfile::tempdir()?;
+    let image = folder.path().join(format!("{}.elf", test.name));
+    std::fs::write(&image, bytes).with_context(|| format!("cannot write {}", image.display()))?;
+    Ok((Machine { image, ..appliance.machine.clone() }, folder, what))
+}
+
+/// One run: nothing, or why it is not what was expected.
+fn once(
+    test: &Test,
+    appliance: &Appliance,
+    qemu: &Qemu,
+    cpus: u32,
+    last: &mut VecDeque<String>,
+) -> Result<Result<(), String>> {
+    let expect = &test.expect;
+    let machine = Machine {
+        cpus,
+        memory_mib: expect.memory_mib.unwrap_or(appliance.machine.memory_mib),
+        iommu: expect.iommu,
+        icount: expect.icount,
+        timeout: Some(Duration::from_secs(expect.timeout_s)),
+        nmi_every: expect.nmi_every_ms.map(Duration::from_millis),
+        extra: expect.extra.clone(),
+        ..appliance.machine.clone()
+    };
+    let mut matcher = Matcher::new(expect)?;
+    let mut decoder = appliance.decoder(false)?;
+    let mut take = |lines: Vec<Line>, matcher: &mut Matcher| {
+        let mut flow = Flow::Continue;
+        for line in lines.iter().flat_map(|line| line.text.lines()) {
+            if last.len() == SHOWN_LINES {
+                last.pop_front();
+            }
+            last.push_back(line.to_owned());
+            if !matcher.line(line) {
+                flow = Flow::Stop;
+            }
+        }
+        flow
+    };
+    let outcome = machine.run(qemu, None, |bytes| take(decoder.feed(bytes), &mut matcher))?;
+    take(decoder.finish(), &mut matcher);
+    Ok(matcher.judge(&outcome))
+}

@@ -1,0 +1,238 @@
+//! `expect.toml`: on which machines a boot test runs, and what it has to say.
+//!
+//! [`Matcher`] compares a run with it while the run goes on, so that a forbidden line ends the
+//! machine at once.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use regex::Regex;
+use serde::Deserialize;
+
+use super::flips::Flips;
+use crate::machine::{End, Outcome};
+use crate::paths;
+
+/// The file as it is written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expect {
+    /// Numbers of processors to run with.
+    #[serde(default = "four")]
+    pub cpus: Vec<u32>,
+    /// Versions of QEMU to run on.
+    #[serde(default = "both")]
+    pub qemu: Vec<String>,
+    /// Count instructions.
+    #[serde(default)]
+    pub icount: bool,
+    /// The time limit of one run.
+    #[serde(default = "a_minute")]
+    pub timeout_s: u64,
+    /// Memory, instead of the manifest's.
+    #[serde(default)]
+    pub memory_mib: Option<u32>,
+    /// The machine has an IOMMU.
+    #[serde(default = "yes")]
+    pub iommu: bool,
+    /// Raise a non-maskable interrupt this often.
+    #[serde(default)]
+    pub nmi_every_ms: Option<u64>,
+    /// Runs on each machine.
+    #[serde(default = "once")]
+    pub repeat: u32,
+    /// Boot damaged images instead of the whole one; each has to meet the expectations.
+    #[serde(default)]
+    pub flips: Option<Flips>,
+    /// Only with `--long`.
+    #[serde(default)]
+    pub long: bool,
+    /// Features of bare-metal packages to build with, like `cloister-kernel/flush-checker`.
+    #[serde(default)]
+    pub features: Vec<String>,
+    /// More arguments for QEMU.
+    #[serde(default)]
+    pub extra: Vec<String>,
+    /// Regular expressions; each matches a line after the one that the last matched.
+    pub lines: Vec<String>,
+    /// Regular expressions that no line may match.
+    #[serde(default)]
+    pub forbid: Vec<String>,
+    /// How the run has to end.
+    pub end: WantedEnd,
+}
+
+/// How a run has to end.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum WantedEnd {
+    /// The appliance powers itself off in order.
+    Shutdown,
+    /// The machine resets itself.
+    Reset,
+    /// It does not matter; the run is ended once every line was seen.
+    Any,
+}
+
+fn four() -> Vec<u32> {
+    vec![4]
+}
+
+fn both() -> Vec<String> {
+    vec!["10.0".to_owned(), "7.2".to_owned()]
+}
+
+fn a_minute() -> u64 {
+    60
+}
+
+fn once() -> u32 {
+    1
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Expect {
+    /// Reads and checks a file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}", paths::shown(path)))?;
+        Self::parse(&text).with_context(|| paths::shown(path))
+    }
+
+    /// The file's text as a value whose every part makes sense.
+    pub fn parse(text: &str) -> Result<Self> {
+        let expect: Self = toml::from_str(text)?;
+        if expect.lines.is_empty() {
+            bail!("`lines` is empty; a test that expects nothing cannot fail");
+        }
+        if expect.cpus.is_empty() || expect.qemu.is_empty() {
+            bail!("`cpus` and `qemu` name at least one each");
+        }
+        if let Some(odd) = expect.qemu.iter().find(|name| !["10.0", "7.2"].contains(&name.as_str()))
+        {
+            bail!("`qemu` names `{odd}`, known are \"10.0\" and \"7.2\"");
+        }
+        Ok(expect)
+    }
+}
+
+/// Follows one run.
+pub struct Matcher {
+    lines: Vec<Regex>,
+    forbid: Vec<Regex>,
+    end: WantedEnd,
+    next: usize,
+    offence: Option<String>,
+}
+
+impl Matcher {
+    /// A matcher at the start of a run.
+    pub fn new(expect: &Expect) -> Result<Self> {
+        let compile = |patterns: &[String]| -> Result<Vec<Regex>> {
+            patterns.iter().map(|pattern| Ok(Regex::new(pattern)?)).collect()
+        };
+        let (lines, forbid) = (compile(&expect.lines)?, compile(&expect.forbid)?);
+        Ok(Self { lines, forbid, end: expect.end, next: 0, offence: None })
+    }
+
+    /// Takes a line; false when the run needs not go on.
+    pub fn line(&mut self, line: &str) -> bool {
+        if let Some(pattern) = self.forbid.iter().find(|pattern| pattern.is_match(line)) {
+            let offence = format!("the line `{line}` matches the forbidden `{pattern}`");
+            self.offence.get_or_insert(offence);
+        }
+        if self.lines.get(self.next).is_some_and(|pattern| pattern.is_match(line)) {
+            self.next += 1;
+        }
+        let complete = self.next == self.lines.len() && self.end == WantedEnd::Any;
+        self.offence.is_none() && !complete
+    }
+
+    /// Nothing, or why the run is not what was expected.
+    pub fn judge(&self, outcome: &Outcome) -> Result<(), String> {
+        if let Some(offence) = &self.offence {
+            return Err(offence.clone());
+        }
+        if let Some(missing) = self.lines.get(self.next) {
+            let (seen, all) = (self.next, self.lines.len());
+            return Err(format!(
+                "no line matched `{missing}` ({seen} of {all} expected lines came); {}",
+                outcome.describe()
+            ));
+        }
+        let fits = match self.end {
+            WantedEnd::Shutdown => outcome.in_order(),
+            WantedEnd::Reset => outcome.end == End::GuestReset,
+            WantedEnd::Any => {
+                matches!(outcome.end, End::GuestShutdown | End::GuestReset | End::Stopped)
+            }
+        };
+        if fits { Ok(()) } else { Err(format!("all lines came, but {}", outcome.describe())) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Expect, Matcher};
+    use crate::machine::{End, Outcome};
+    use std::time::Duration;
+
+    fn outcome(end: End, orderly_line: bool) -> Outcome {
+        Outcome { end, wall: Duration::ZERO, orderly_line, watchdog: false }
+    }
+
+    fn run(toml: &str, lines: &[&str], end: End, orderly: bool) -> Result<(), String> {
+        let mut matcher = Matcher::new(&Expect::parse(toml).unwrap()).unwrap();
+        for line in lines {
+            matcher.line(line);
+        }
+        matcher.judge(&outcome(end, orderly))
+    }
+
+    #[test]
+    fn lines_must_come_in_order() {
+        let toml = "lines = ['^a', 'b$']\nend = 'shutdown'";
+        assert_eq!(run(toml, &["a1", "x", "1b"], End::GuestShutdown, true), Ok(()));
+        let wrong = run(toml, &["1b", "a1"], End::GuestShutdown, true).unwrap_err();
+        assert!(wrong.starts_with("no line matched `b$` (1 of 2"), "{wrong}");
+    }
+
+    #[test]
+    fn the_end_counts_as_much_as_the_lines() {
+        let toml = "lines = ['a']\nend = 'shutdown'";
+        assert!(run(toml, &["a"], End::GuestShutdown, false).is_err());
+        assert!(run(toml, &["a"], End::GuestReset, true).is_err());
+        assert!(run(toml, &["a"], End::Timeout, false).is_err());
+        let toml = "lines = ['a']\nend = 'reset'";
+        assert_eq!(run(toml, &["a"], End::GuestReset, false), Ok(()));
+        assert!(run(toml, &["a"], End::GuestShutdown, true).is_err());
+        let toml = "lines = ['a']\nend = 'any'";
+        assert_eq!(run(toml, &["a"], End::Stopped, false), Ok(()));
+        assert!(run(toml, &["a"], End::Timeout, false).is_err());
+    }
+
+    #[test]
+    fn a_forbidden_line_fails_and_ends_the_run() {
+        let toml = "lines = ['a']\nforbid = ['panic']\nend = 'shutdown'";
+        assert!(run(toml, &["a", "a panic"], End::GuestShutdown, true).is_err());
+        let mut matcher = Matcher::new(&Expect::parse(toml).unwrap()).unwrap();
+        assert!(matcher.line("a"));
+        assert!(!matcher.line("a panic"));
+    }
+
+    #[test]
+    fn wrong_files_are_refused() {
+        for text in [
+            "end = 'shutdown'",
+            "lines = []\nend = 'any'",
+            "lines = ['a']\nend = 'never'",
+            "lines = ['a']\nend = 'any'\nqemu = ['9.0']",
+            "lines = ['a']\nend = 'any'\ntimeout = 3",
+        ] {
+            assert!(Expect::parse(text).is_err(), "{text}");
+        }
+    }
+}
