@@ -106,7 +106,7 @@ fn succeed(core: &mut Core) -> Return {
 }
 
 /// A bit of a thread's word was set for which it waits: wakes it, or has its core do so.
-#[inline]
+#[inline(always)]
 pub fn wake(core: &mut Core, global: usize, now: u64) {
     let place = core.place(global);
     if u32::from(place.core) == core.index {
@@ -217,4 +217,3 @@ fn refuse(core: &mut Core, slot: u64, kind: CapKind) -> Return {
         Err(status) => Return::status(status),
     }
 }
-

@@ -28,11 +28,7 @@ use clap::{Parser, Subcommand};
 
 /// Builds, runs, tests and audits Cloister appliances
 #[derive(Parser, Debug)]
-#[command(
-    name = "cargo xtask",
-    bin_name = "cargo xtask",
-    disable_help_subcommand = true
-)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Task,

@@ -20,10 +20,7 @@ fn main() -> u32 {
     let mut count = 0u64;
     loop {
         let since = sealed.elapsed();
-        let unix_ms = system()
-            .unix_seconds
-            .saturating_mul(1000)
-            .saturating_add(since.as_millis());
+        let unix_ms = system().unix_seconds.saturating_mul(1000).saturating_add(since.as_millis());
         defmt::info!(
             "beat {=u64}: {=u64} ms since the seal, unix time {=u64}.{=u64:03}",
             count,

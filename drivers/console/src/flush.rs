@@ -24,30 +24,19 @@ impl Flush {
     /// Looks for the supervisor, if the manifest grants that.
     pub fn new(grants: Grants) -> Flush {
         let Ok(mailbox) = grants.mailbox(NAME) else {
-            return Flush {
-                wire: None,
-                is_ordered: false,
-            };
+            return Flush { wire: None, is_ordered: false };
         };
         let words = mailbox.memory.words();
         let link = Link::new(words, Side::Client, generation());
         if let Err(small) = &link {
-            defmt::error!(
-                "mailbox flush has {=usize} words, too few for a message",
-                small.words
-            );
+            defmt::error!("mailbox flush has {=usize} words, too few for a message", small.words);
         }
-        Flush {
-            wire: link.ok().map(|link| Wire { mailbox, link }),
-            is_ordered: false,
-        }
+        Flush { wire: link.ok().map(|link| Wire { mailbox, link }), is_ordered: false }
     }
 
     /// What the supervisor's signal sets.
     pub fn bits(&self) -> Bits {
-        self.wire
-            .as_ref()
-            .map_or(Bits::NONE, |wire| wire.mailbox.bits)
+        self.wire.as_ref().map_or(Bits::NONE, |wire| wire.mailbox.bits)
     }
 
     /// Takes an order, answers one. `true`: an order has just come, and the rings are to be looked

@@ -78,11 +78,7 @@ fn main() -> u32 {
             return STATUS_NO_UART;
         }
     };
-    let mut console = Console {
-        uart,
-        rings: Rings::default(),
-        out: Outgoing::default(),
-    };
+    let mut console = Console { uart, rings: Rings::default(), out: Outgoing::default() };
     find_rings(&mut console.rings, grants);
     hello(&mut console.out, grants);
     let mut flush = Flush::new(grants);

@@ -121,11 +121,7 @@ impl Uart {
 
     /// Asks for an interrupt when the transmitter is ready, or stops asking.
     pub fn notify_when_ready(&self, wanted: bool) {
-        self.interrupts.write(if wanted {
-            IER_RECEIVED | IER_EMPTY
-        } else {
-            IER_RECEIVED
-        });
+        self.interrupts.write(if wanted { IER_RECEIVED | IER_EMPTY } else { IER_RECEIVED });
     }
 
     /// Takes what was received and lets the next interrupt come. The bytes are counted; nothing
@@ -141,10 +137,7 @@ impl Uart {
             self.received = self.received.saturating_add(1);
         }
         if let Err(refused) = self.irq.ack() {
-            defmt::error!(
-                "the kernel refuses to unmask the interrupt of uart0: {}",
-                refused
-            );
+            defmt::error!("the kernel refuses to unmask the interrupt of uart0: {}", refused);
         }
     }
 

@@ -28,10 +28,7 @@ impl Cmos for Registers {
 pub fn read(grants: Grants, century: Option<u8>) -> u64 {
     let registers = grants.ports(NAME).ok().and_then(|range| {
         let registers = || -> Result<Registers, OutOfRange> {
-            Ok(Registers {
-                index: range.port(0)?,
-                data: range.port(1)?,
-            })
+            Ok(Registers { index: range.port(0)?, data: range.port(1)? })
         };
         registers().ok()
     });
@@ -46,10 +43,7 @@ pub fn read(grants: Grants, century: Option<u8>) -> u64 {
             0
         }
         Err(NoClock::NoDate) => {
-            defmt::warn!(
-                "no wall clock: {=str} shows no date; is its battery empty?",
-                NAME
-            );
+            defmt::warn!("no wall clock: {=str} shows no date; is its battery empty?", NAME);
             0
         }
     }

@@ -36,16 +36,10 @@ impl SystemTable {
             return Err(Failure::SystemTable);
         }
         let section = header.devices;
-        let records = bytes
-            .get(section.offset as usize..)
-            .ok_or(Failure::SystemTable)?;
+        let records = bytes.get(section.offset as usize..).ok_or(Failure::SystemTable)?;
         let (devices, _) = <[Device]>::ref_from_prefix_with_elems(records, section.count as usize)
             .map_err(|_| Failure::SystemTable)?;
-        Ok(SystemTable {
-            cores: header.cores,
-            flags: header.flags,
-            devices,
-        })
+        Ok(SystemTable { cores: header.cores, flags: header.flags, devices })
     }
 }
 
@@ -54,26 +48,14 @@ pub fn bind(boot: &Boot, grants: Grants, table: &SystemTable) -> Result<(), Fail
     check_iommu(table)?;
     let is_on_pci = |device: &Device| device.kind != DEVICE_PLATFORM;
     let Ok(mut ports) = Ports::open(grants) else {
-        return if table.devices.iter().any(is_on_pci) {
-            Err(Failure::NoConfig)
-        } else {
-            Ok(())
-        };
+        return if table.devices.iter().any(is_on_pci) { Err(Failure::NoConfig) } else { Ok(()) };
     };
     let functions = Functions::enumerate(&mut ports);
     if functions.dropped > 0 {
-        defmt::warn!(
-            "{=u64} PCI functions are too many, ignored",
-            functions.dropped as u64
-        );
+        defmt::warn!("{=u64} PCI functions are too many, ignored", functions.dropped as u64);
     }
     let groups = Groups::of(&functions);
-    let name = |index: usize| {
-        table
-            .devices
-            .get(index)
-            .map_or("?", |device| name_str(&device.name))
-    };
+    let name = |index: usize| table.devices.get(index).map_or("?", |device| name_str(&device.name));
     let bindings = bindings(table.devices, &functions, &groups).map_err(|mismatch| {
         let (index, failure) = match mismatch {
             Mismatch::Missing(index) => (index, Failure::NoDevice(index as u32)),
@@ -89,8 +71,7 @@ pub fn bind(boot: &Boot, grants: Grants, table: &SystemTable) -> Result<(), Fail
     for (index, (device, binding)) in table.devices.iter().zip(bindings).enumerate() {
         match binding {
             Some(at) => {
-                boot.bind(index as u32, at)
-                    .map_err(|_| Failure::Bind(index as u32))?;
+                boot.bind(index as u32, at).map_err(|_| Failure::Bind(index as u32))?;
                 let (bus, slot, function) = (at >> 8, at >> 3 & 31, at & 7);
                 defmt::info!(
                     "{=str} is {=u16:02x}:{=u16:02x}.{=u16}",
@@ -114,10 +95,7 @@ fn check_iommu(table: &SystemTable) -> Result<(), Failure> {
     if system().cpu & NO_IOMMU == 0 {
         return Ok(());
     }
-    let has_master = table
-        .devices
-        .iter()
-        .any(|device| device.flags & DEVICE_BUS_MASTER != 0);
+    let has_master = table.devices.iter().any(|device| device.flags & DEVICE_BUS_MASTER != 0);
     if has_master && table.flags & FLAG_IOMMU_ABSENT_OK == 0 {
         return Err(Failure::NoIommu);
     }
@@ -151,17 +129,13 @@ impl From<OutOfRange> for Unusable {
 impl Ports {
     fn open(grants: Grants) -> Result<Ports, Unusable> {
         let range = grants.ports(CONFIG).map_err(|_| Unusable::Missing)?;
-        Ok(Ports {
-            address: range.port(0)?,
-            data: range.port(4)?,
-        })
+        Ok(Ports { address: range.port(0)?, data: range.port(4)? })
     }
 }
 
 impl Config for Ports {
     fn read(&mut self, at: Address, register: u8) -> u32 {
-        self.address
-            .write(1 << 31 | u32::from(at) << 8 | u32::from(register & 0xfc));
+        self.address.write(1 << 31 | u32::from(at) << 8 | u32::from(register & 0xfc));
         self.data.read()
     }
 

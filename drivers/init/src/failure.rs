@@ -67,11 +67,7 @@ impl Failure {
     /// Says it and ends the boot.
     pub fn leave(self) -> ! {
         let (code, value) = self.detail();
-        defmt::error!(
-            "boot failed: {=str} ({=u32:#x})",
-            init_error_text(code),
-            value
-        );
+        defmt::error!("boot failed: {=str} ({=u32:#x})", init_error_text(code), value);
         leave(LeaveReason::Exit, u64::from(code) | u64::from(value) << 32)
     }
 }

@@ -38,9 +38,8 @@ pub fn find(boot: &mut Boot) -> Result<Tables, Failure> {
     let mut tables = Tables::default();
     let list_name = if root.is_wide { b"XSDT" } else { b"RSDT" };
     for nth in 0..LIST_MAX {
-        let entry = with_table(boot, root.list, list_name, |list| {
-            Ok(list.entry(nth, root.is_wide))
-        })?;
+        let entry =
+            with_table(boot, root.list, list_name, |list| Ok(list.entry(nth, root.is_wide)))?;
         let Some(address) = entry else { break };
         // A table that cannot be mapped is one that nobody asked for, or missed below.
         let Ok(head) = boot.map_firmware(address, HEADER_LEN as u64) else {
@@ -69,15 +68,10 @@ fn find_root(boot: &mut Boot) -> Result<Root, Failure> {
     let nothing = Failure::NoTables([0; 4]);
     let told = system().rsdp;
     if told != 0 {
-        let bytes = boot
-            .map_firmware(told, ROOT_LEN as u64)
-            .map_err(|_| nothing)?;
+        let bytes = boot.map_firmware(told, ROOT_LEN as u64).map_err(|_| nothing)?;
         return Ok(acpi::root(bytes)?);
     }
-    let segment = boot
-        .map_firmware(EBDA_SEGMENT, 2)
-        .ok()
-        .and_then(|bytes| bytes.first_chunk());
+    let segment = boot.map_firmware(EBDA_SEGMENT, 2).ok().and_then(|bytes| bytes.first_chunk());
     let ebda = segment.map_or(0, |bytes| u64::from(u16::from_le_bytes(*bytes)) << 4);
     for (start, len) in [(ebda, EBDA_LEN), ROMS] {
         let area = boot.map_firmware(start, len);
@@ -96,16 +90,12 @@ pub fn with_table<T>(
     read: impl FnOnce(&Table<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let damaged = Failure::Damaged(*signature);
-    let head = boot
-        .map_firmware(address, HEADER_LEN as u64)
-        .map_err(|_| damaged)?;
+    let head = boot.map_firmware(address, HEADER_LEN as u64).map_err(|_| damaged)?;
     let (found, len) = acpi::header(head)?;
     if found != *signature {
         return Err(damaged);
     }
-    let bytes = boot
-        .map_firmware(address, len.into())
-        .map_err(|_| damaged)?;
+    let bytes = boot.map_firmware(address, len.into()).map_err(|_| damaged)?;
     read(&acpi::table(bytes)?)
 }
 
@@ -129,22 +119,14 @@ pub fn hand_over(boot: &mut Boot, tables: &Tables) -> Result<Option<u8>, Failure
         Ok(found)
     })?;
     if found > PARTS_MAX {
-        defmt::warn!(
-            "the MADT lists {=u64} interrupt parts, too many",
-            found as u64
-        );
+        defmt::warn!("the MADT lists {=u64} interrupt parts, too many", found as u64);
     }
     for part in parts {
         match part {
             madt::Entry::IoApic { address, gsi_base } => {
                 give(boot, Part::IoApic, address.into(), gsi_base.into())?;
             }
-            madt::Entry::Override {
-                source,
-                gsi,
-                is_low,
-                is_level,
-            } => {
+            madt::Entry::Override { source, gsi, is_low, is_level } => {
                 let route = u64::from(gsi) | u64::from(is_low) << 16 | u64::from(is_level) << 17;
                 give(boot, Part::PinRoute, source.into(), route)?;
             }
@@ -175,35 +157,25 @@ fn hand_over_power(boot: &mut Boot, tables: &Tables) -> Result<Option<u8>, Failu
 }
 
 fn give(boot: &Boot, part: Part, a: u64, b: u64) -> Result<(), Failure> {
-    boot.hand_over(part, a, b)
-        .map_err(|_| Failure::HandOver(part as u32))
+    boot.hand_over(part, a, b).map_err(|_| Failure::HandOver(part as u32))
 }
 
 /// Notes which IOMMU the firmware describes, and whether there is extended configuration space.
 pub fn note_iommu(boot: &mut Boot, tables: &Tables) -> Result<(), Failure> {
-    for (address, signature, name) in [
-        (tables.dmar, b"DMAR", "Intel VT-d"),
-        (tables.ivrs, b"IVRS", "AMD-Vi"),
-    ] {
+    for (address, signature, name) in
+        [(tables.dmar, b"DMAR", "Intel VT-d"), (tables.ivrs, b"IVRS", "AMD-Vi")]
+    {
         if address == 0 {
             continue;
         }
         let (units, revision) = with_table(boot, address, signature, |table| {
             Ok((acpi::iommu_units(table)?, table.revision))
         })?;
-        defmt::info!(
-            "{=str}: {=u64} units, table revision {=u8}",
-            name,
-            units as u64,
-            revision
-        );
+        defmt::info!("{=str}: {=u64} units, table revision {=u8}", name, units as u64, revision);
     }
     if tables.mcfg != 0 {
         let revision = with_table(boot, tables.mcfg, b"MCFG", |table| Ok(table.revision))?;
-        defmt::info!(
-            "PCI Express configuration space: table revision {=u8}",
-            revision
-        );
+        defmt::info!("PCI Express configuration space: table revision {=u8}", revision);
     }
     Ok(())
 }

@@ -56,27 +56,13 @@ fn bring_up(grants: Grants) -> Result<core::convert::Infallible, Failure> {
 /// Which sources of entropy work; fails if the manifest needs another one.
 fn entropy(flags: u32) -> Result<u32, Failure> {
     let sources = [
-        (
-            Entropy::Rdrand,
-            RDRAND_TRIES,
-            ENTROPY_RDRAND,
-            FLAG_NEED_RDRAND,
-        ),
-        (
-            Entropy::Rdseed,
-            RDSEED_TRIES,
-            ENTROPY_RDSEED,
-            FLAG_NEED_RDSEED,
-        ),
+        (Entropy::Rdrand, RDRAND_TRIES, ENTROPY_RDRAND, FLAG_NEED_RDRAND),
+        (Entropy::Rdseed, RDSEED_TRIES, ENTROPY_RDSEED, FLAG_NEED_RDSEED),
     ];
     let mut working = 0;
     for (source, tries, bit, needed) in sources {
         let health = if source.is_offered() {
-            entropy::test(
-                tries,
-                || source.sample(),
-                || sleep_until(Instant::now() + PAUSE),
-            )
+            entropy::test(tries, || source.sample(), || sleep_until(Instant::now() + PAUSE))
         } else {
             Health::Silent
         };

@@ -30,14 +30,9 @@ pub fn ask(boot: &mut Boot, tables: &Tables, wanted: u32) -> Result<Cores, Failu
     if count > found {
         return Err(Failure::FewCores(found as u32 + 1));
     }
-    let cores = Cores {
-        apic_ids,
-        count,
-        since: Instant::now(),
-    };
+    let cores = Cores { apic_ids, count, since: Instant::now() };
     for (core, apic_id) in cores.list() {
-        boot.start_core(core, apic_id)
-            .map_err(|_| Failure::CoreSilent(core))?;
+        boot.start_core(core, apic_id).map_err(|_| Failure::CoreSilent(core))?;
     }
     Ok(cores)
 }
@@ -46,10 +41,7 @@ impl Cores {
     /// Sleeps until all of them run.
     pub fn wait(&self, boot: &Boot) -> Result<(), Failure> {
         for (core, apic_id) in self.list() {
-            while !boot
-                .start_core(core, apic_id)
-                .map_err(|_| Failure::CoreSilent(core))?
-            {
+            while !boot.start_core(core, apic_id).map_err(|_| Failure::CoreSilent(core))? {
                 if self.since.elapsed() > PATIENCE {
                     return Err(Failure::CoreSilent(core));
                 }

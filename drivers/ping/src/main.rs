@@ -91,20 +91,14 @@ fn main() -> u32 {
     };
     let words = mailbox.memory.words();
     let Ok(link) = Link::new(words, Side::Client, generation()) else {
-        defmt::error!(
-            "mailbox peer has {=usize} words, too few for a message",
-            words.len()
-        );
+        defmt::error!("mailbox peer has {=usize} words, too few for a message", words.len());
         return STATUS_NO_MAILBOX;
     };
     let mut client = Client { mailbox, link };
     match rounds(&mut client) {
         Ok(status) => status,
         Err(Failure::Silence) => {
-            defmt::error!(
-                "pong does not answer within {=u64} s",
-                PATIENCE.as_millis() / 1000
-            );
+            defmt::error!("pong does not answer within {=u64} s", PATIENCE.as_millis() / 1000);
             STATUS_SILENCE
         }
         Err(Failure::BadServer) => {
@@ -120,12 +114,7 @@ fn rounds(client: &mut Client) -> Result<u32, Failure> {
         let reply = client.ask(&Message([number, 0, 0, 0, 0, 0, 0, 0]))?;
         let Message([echo, square, ..]) = reply;
         if (echo, square) != (number, number.wrapping_mul(number)) {
-            defmt::error!(
-                "asked for {=u64}, got {=u64} and {=u64}",
-                number,
-                echo,
-                square
-            );
+            defmt::error!("asked for {=u64}, got {=u64} and {=u64}", number, echo, square);
             return Ok(STATUS_WRONG);
         }
     }

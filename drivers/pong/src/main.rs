@@ -29,10 +29,7 @@ fn main() -> u32 {
     };
     let words = mailbox.memory.words();
     let Ok(mut link) = Link::new(words, Side::Server, generation()) else {
-        defmt::error!(
-            "mailbox box has {=usize} words, too few for a message",
-            words.len()
-        );
+        defmt::error!("mailbox box has {=usize} words, too few for a message", words.len());
         return STATUS_NO_MAILBOX;
     };
     let wake = || mailbox.peer.wake();

@@ -44,20 +44,12 @@ impl Ending {
             let link = Link::new(mailbox.memory.words(), Side::Server, generation()).ok()?;
             Some(Wire { mailbox, link })
         });
-        Ending {
-            wire,
-            how: None,
-            deadline: None,
-            is_asked: false,
-            is_flushed: false,
-        }
+        Ending { wire, how: None, deadline: None, is_asked: false, is_flushed: false }
     }
 
     /// What the console's signal sets.
     pub fn bits(&self) -> Bits {
-        self.wire
-            .as_ref()
-            .map_or(Bits::NONE, |wire| wire.mailbox.bits)
+        self.wire.as_ref().map_or(Bits::NONE, |wire| wire.mailbox.bits)
     }
 
     /// Begins the end; the first reason decides.
@@ -83,9 +75,7 @@ impl Ending {
     pub fn is_due(&mut self) -> Option<How> {
         self.step();
         let how = self.how?;
-        let is_late = self
-            .deadline
-            .is_some_and(|deadline| Instant::now() >= deadline);
+        let is_late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
         (self.is_flushed || is_late).then_some(how)
     }
 

@@ -40,20 +40,14 @@ fn main() -> u32 {
     let power = match grants.power("power") {
         Ok(power) => power,
         Err(missing) => {
-            defmt::error!(
-                "{}: the image builder gives it to the role supervisor",
-                missing
-            );
+            defmt::error!("{}: the image builder gives it to the role supervisor", missing);
             return STATUS_NO_POWER;
         }
     };
     let supervised = match grants.supervised() {
         Ok(supervised) => supervised,
         Err(missing) => {
-            defmt::error!(
-                "{}: the image builder gives it to the role supervisor",
-                missing
-            );
+            defmt::error!("{}: the image builder gives it to the role supervisor", missing);
             return STATUS_NO_POLICY;
         }
     };
@@ -75,10 +69,7 @@ fn main() -> u32 {
                 How::PowerOff => power.off(),
                 How::Reboot => power.reboot(),
             };
-            defmt::error!(
-                "the machine is still on: {}; leaving, which reboots it",
-                refused
-            );
+            defmt::error!("the machine is still on: {}; leaving, which reboots it", refused);
             return STATUS_STILL_ON;
         }
         let now = Instant::now();

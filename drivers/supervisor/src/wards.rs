@@ -24,11 +24,7 @@ pub struct Wards {
 
 impl Default for Wards {
     fn default() -> Self {
-        Wards {
-            tasks: [const { None }; MAX],
-            agenda: Agenda::default(),
-            bits: Bits::NONE,
-        }
+        Wards { tasks: [const { None }; MAX], agenda: Agenda::default(), bits: Bits::NONE }
     }
 }
 
@@ -39,10 +35,7 @@ impl Wards {
         for task in supervised {
             let is_essential = task.policy.flags & FLAG_ESSENTIAL != 0;
             let Some(place) = places.next() else {
-                defmt::error!(
-                    "{=str} is one task too many to supervise",
-                    name_of(task.policy)
-                );
+                defmt::error!("{=str} is one task too many to supervise", name_of(task.policy));
                 return;
             };
             self.agenda.add(limits(task.policy), is_essential);
@@ -91,11 +84,7 @@ impl Wards {
             };
             if let Err(refused) = task.control.restart() {
                 let name = name_of(task.policy);
-                defmt::error!(
-                    "{=str} cannot be restarted: {}; it stays stopped",
-                    name,
-                    refused
-                );
+                defmt::error!("{=str} cannot be restarted: {}; it stays stopped", name, refused);
                 self.agenda.give_up(index);
             }
         }
@@ -108,11 +97,7 @@ fn stopped(agenda: &mut Agenda<MAX>, index: usize, task: &Supervised) -> Option<
     let report = match task.control.fault() {
         Ok(report) => report,
         Err(refused) => {
-            defmt::error!(
-                "the fault record of {=str} cannot be read: {}",
-                name,
-                refused
-            );
+            defmt::error!("the fault record of {=str} cannot be read: {}", name, refused);
             return None;
         }
     };
@@ -131,13 +116,7 @@ fn stopped(agenda: &mut Agenda<MAX>, index: usize, task: &Supervised) -> Option<
         Next::Restart { delay, nth } => {
             let ms = clock().duration(delay).as_millis();
             let tries = task.policy.tries;
-            defmt::warn!(
-                "{=str}: restart {=u32} of {=u32} in {=u64} ms",
-                name,
-                nth,
-                tries,
-                ms
-            );
+            defmt::warn!("{=str}: restart {=u32} of {=u32} in {=u64} ms", name, nth, tries, ms);
             None
         }
         Next::GiveUp(then) => give_up(name, then),

@@ -26,11 +26,7 @@ pub fn say(name: &str, cause: &Cause, report: &FaultReport) {
         Cause::Left { status: 0 } => defmt::info!("{=str} is done", name),
         Cause::Left { status } => defmt::error!("{=str} left with status {=u64}", name, *status),
         Cause::Panicked { line } => {
-            defmt::error!(
-                "{=str} panicked in line {=u64}; see its last words",
-                name,
-                *line
-            );
+            defmt::error!("{=str} panicked in line {=u64}; see its last words", name, *line);
         }
         Cause::LeftOddly { reason } => {
             defmt::error!("{=str} left for the unknown reason {=u64}", name, *reason);
@@ -59,23 +55,13 @@ pub fn say(name: &str, cause: &Cause, report: &FaultReport) {
         }
         Cause::Forbidden { access, address } => {
             let access = access.name();
-            defmt::error!(
-                "{=str}: forbidden {=str} at {=u64:#x}",
-                name,
-                access,
-                *address
-            );
+            defmt::error!("{=str}: forbidden {=str} at {=u64:#x}", name, access, *address);
         }
         Cause::Named(words) => {
             defmt::error!("{=str} {=str} (at {=u64:#x})", name, words, report.rip);
         }
         Cause::Exception { vector, error } => {
-            defmt::error!(
-                "{=str}: CPU exception {=u8} with code {=u64:#x}",
-                name,
-                *vector,
-                *error
-            );
+            defmt::error!("{=str}: CPU exception {=u8} with code {=u64:#x}", name, *vector, *error);
         }
         Cause::BadCall { number } => defmt::error!(
             "{=str} made system call {=u64}, which does not exist (any more)",
@@ -97,10 +83,7 @@ pub fn backtrace(name: &str, report: &FaultReport) {
     let addresses = core::iter::once(report.rip).chain(report.backtrace);
     // A chain that ends early is followed by zeros.
     let mut len = 0;
-    for (place, address) in all
-        .iter_mut()
-        .zip(addresses.take_while(|address| *address != 0))
-    {
+    for (place, address) in all.iter_mut().zip(addresses.take_while(|address| *address != 0)) {
         *place = address;
         len += 1;
     }

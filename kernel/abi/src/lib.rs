@@ -27,7 +27,5 @@ pub const NAME_LEN: usize = 32;
 /// The text of a zero-padded name field, or `"?"` if it is not UTF-8.
 pub fn name_str(name: &[u8]) -> &str {
     let end = name.iter().position(|&b| b == 0).unwrap_or(name.len());
-    name.get(..end)
-        .and_then(|n| core::str::from_utf8(n).ok())
-        .unwrap_or("?")
+    name.get(..end).and_then(|n| core::str::from_utf8(n).ok()).unwrap_or("?")
 }

@@ -55,10 +55,7 @@ struct Ring<'a> {
 impl<'a> Ring<'a> {
     fn new(words: &'a [AtomicU64]) -> Ring<'a> {
         let (head, data) = words.split_at_checked(HEAD_WORDS).unwrap_or((words, &[]));
-        Ring {
-            head,
-            data: data.get(..DATA_MAX).unwrap_or(data),
-        }
+        Ring { head, data: data.get(..DATA_MAX).unwrap_or(data) }
     }
 
     fn capacity(&self) -> u64 {
@@ -82,8 +79,7 @@ impl<'a> Ring<'a> {
     }
 
     fn get(&self, position: u64) -> u64 {
-        self.word(position)
-            .map_or(0, |word| word.load(Ordering::Relaxed))
+        self.word(position).map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
     fn put(&self, position: u64, value: u64) {
@@ -113,10 +109,7 @@ impl<'a> Writer<'a> {
     pub fn adopt(words: &'a [AtomicU64], source: u16) -> Writer<'a> {
         let ring = Ring::new(words);
         let seq = ring.load(SEQ, Ordering::Relaxed);
-        let (head, tail) = (
-            ring.load(HEAD, Ordering::Relaxed),
-            ring.load(TAIL, Ordering::Relaxed),
-        );
+        let (head, tail) = (ring.load(HEAD, Ordering::Relaxed), ring.load(TAIL, Ordering::Relaxed));
         let sane = tail <= head && head - tail <= ring.capacity() && head < 1 << 62;
         let (head, tail) = if sane { (head, tail) } else { (0, 0) };
         if !sane {
@@ -125,13 +118,7 @@ impl<'a> Writer<'a> {
         }
         // As in `make_room`: what the earlier writer gave up, this one overwrites.
         fence(Ordering::Release);
-        Writer {
-            ring,
-            source,
-            head,
-            tail,
-            seq,
-        }
+        Writer { ring, source, head, tail, seq }
     }
 
     /// Appends a frame; the oldest ones make room. Never waits.
@@ -163,10 +150,7 @@ impl<'a> Writer<'a> {
             (at, rest) = (at + 1, more);
         }
         if !rest.is_empty() {
-            let last = rest
-                .iter()
-                .rev()
-                .fold(0, |word, &byte| word << 8 | u64::from(byte));
+            let last = rest.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
             self.ring.put(at, last);
         }
         self.head = end;
@@ -222,11 +206,7 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Begins with the oldest frame; what was overwritten before counts as lost.
     pub fn new(words: &'a [AtomicU64]) -> Reader<'a> {
-        Reader {
-            ring: Ring::new(words),
-            at: 0,
-            seq: 0,
-        }
+        Reader { ring: Ring::new(words), at: 0, seq: 0 }
     }
 
     /// The next frame, its bytes in `buf` (a buffer below [`FRAME_MAX`] bytes may cut them).

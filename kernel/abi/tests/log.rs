@@ -25,18 +25,11 @@ fn words(values: &[u64]) -> Vec<AtomicU64> {
 
 /// The bytes of frame `number`; their length and content follow from it.
 fn content(number: u64) -> Vec<u8> {
-    (0..number * 5 % 23)
-        .map(|at| (number * 31 + at) as u8)
-        .collect()
+    (0..number * 5 % 23).map(|at| (number * 31 + at) as u8).collect()
 }
 
 fn push(writer: &mut Writer, number: u64) {
-    writer.push(
-        number as u8,
-        (number >> 8) as u8,
-        number * 1000,
-        &content(number),
-    );
+    writer.push(number as u8, (number >> 8) as u8, number * 1000, &content(number));
 }
 
 /// Reads everything; each frame has to be the one that its number says.
@@ -45,10 +38,7 @@ fn read_all(reader: &mut Reader) -> Vec<Frame> {
     let mut frames = Vec::new();
     while let Some(frame) = reader.next(&mut buf) {
         assert_eq!(buf[..frame.len], content(frame.seq), "{frame:?}");
-        assert_eq!(
-            (frame.kind, frame.core),
-            (frame.seq as u8, (frame.seq >> 8) as u8)
-        );
+        assert_eq!((frame.kind, frame.core), (frame.seq as u8, (frame.seq >> 8) as u8));
         assert_eq!((frame.tsc, frame.source), (frame.seq * 1000, 77));
         frames.push(frame);
     }
@@ -62,15 +52,8 @@ fn a_frame_comes_out_as_it_went_in() {
     let mut buf = [0; 32];
     let mut reader = Reader::new(&words);
     let frame = reader.next(&mut buf).unwrap();
-    let expected = Frame {
-        kind: 2,
-        core: 3,
-        source: 0xabcd,
-        tsc: 1 << 63,
-        len: 11,
-        seq: 0,
-        lost: 0,
-    };
+    let expected =
+        Frame { kind: 2, core: 3, source: 0xabcd, tsc: 1 << 63, len: 11, seq: 0, lost: 0 };
     assert_eq!(frame, expected);
     assert_eq!(&buf[..12], b"eleven here\0");
     assert_eq!(reader.next(&mut buf), None);
@@ -103,11 +86,7 @@ fn long_frames_are_cut_and_counted() {
         while let Some(frame) = reader.next(&mut buf) {
             last = Some(frame);
         }
-        assert_eq!(
-            last.map(|frame| (frame.len, frame.seq)),
-            Some((most, 1)),
-            "{data} words"
-        );
+        assert_eq!(last.map(|frame| (frame.len, frame.seq)), Some((most, 1)), "{data} words");
         assert_eq!(reader.truncated(), 1);
     }
 }
@@ -213,10 +192,7 @@ proptest! {
 fn stores(before: &[u64], after: &[u64]) -> Vec<(usize, u64)> {
     let data = HEAD_WORDS..before.len();
     let order = [TAIL].into_iter().chain(data).chain([SEQ, HEAD]);
-    order
-        .filter(|&at| before[at] != after[at])
-        .map(|at| (at, after[at]))
-        .collect()
+    order.filter(|&at| before[at] != after[at]).map(|at| (at, after[at])).collect()
 }
 
 #[test]

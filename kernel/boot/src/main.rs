@@ -46,7 +46,13 @@ fn refuse(uart: &mut Uart, why: &Refusal) -> ! {
         }
         Refusal::Damaged(damage) => write!(uart, "{damage}"),
     }
-    .and_then(|()| uart.write_str("; write the image again\n"));
+    .and_then(|()| {
+        uart.write_str(match why {
+            Refusal::Damaged(_) => "; write the image again\n",
+            Refusal::NoMemory { .. } => "; give the machine more memory\n",
+            Refusal::NoStartInfo(_) | Refusal::NoCrc32 => "\n",
+        })
+    });
     uart.drain();
     halt()
 }

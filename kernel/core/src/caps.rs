@@ -22,10 +22,7 @@ pub fn lookup(caps: &[Cap], slot: u64, kind: CapKind, rights: u8) -> Result<&Cap
 
 /// The byte that stands for a kind in the table.
 #[inline]
-#[expect(
-    clippy::as_conversions,
-    reason = "reads the discriminant of a repr(u8) enum"
-)]
+#[expect(clippy::as_conversions, reason = "reads the discriminant of a repr(u8) enum")]
 pub const fn code(kind: CapKind) -> u8 {
     kind as u8
 }

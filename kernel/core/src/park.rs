@@ -73,10 +73,7 @@ impl ParkWord {
                 _ => return Begun::Late,
             };
             // What the winner did before is published by `post_op` or by its own `parked`.
-            match self
-                .word
-                .compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed)
-            {
+            match self.word.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return begun,
                 Err(seen) => old = seen,
             }
@@ -129,10 +126,7 @@ impl ParkWord {
         let new = (old & !TARGET | RUNNING).wrapping_add(step);
         // A parked word changes only here. Losing to another caller means that it runs already.
         // Acquire: what the threads did before they parked comes before what they do from now on.
-        self.word
-            .compare_exchange(old, new, Ordering::Acquire, Ordering::Relaxed)
-            .ok()
-            .map(|_| new)
+        self.word.compare_exchange(old, new, Ordering::Acquire, Ordering::Relaxed).ok().map(|_| new)
     }
 }
 
@@ -177,11 +171,7 @@ pub struct ThreadPark {
 impl ThreadPark {
     /// A thread that was never started, to go with [`ParkWord::new`].
     pub const fn new() -> ThreadPark {
-        ThreadPark {
-            generation: 0,
-            episode: 0,
-            parked: true,
-        }
+        ThreadPark { generation: 0, episode: 0, parked: true }
     }
 
     /// Whether the thread is parked.
@@ -204,20 +194,10 @@ impl ThreadPark {
         }
         // Counted in this episode already; or parked for good, which took every thread's count.
         if self.episode == word & EPISODE || word & LEFT == 0 {
-            return Act {
-                reset,
-                step: Step::Keep,
-            };
+            return Act { reset, step: Step::Keep };
         }
         self.parked = true;
         self.episode = word & EPISODE;
-        Act {
-            reset,
-            step: if task.parked() {
-                Step::ParkLast
-            } else {
-                Step::Park
-            },
-        }
+        Act { reset, step: if task.parked() { Step::ParkLast } else { Step::Park } }
     }
 }

@@ -37,14 +37,17 @@ pub struct Sched {
     ready: u32,
     /// Has budget left, or needs none.
     funded: u32,
-    /// Is held to its budget: shorter than its period.
-    limited: u32,
     /// Has a deadline armed.
     armed: u32,
     /// Not later than the earliest deadline or due refill.
     next: u64,
     entries: [Entry; MAX_THREADS_PER_CORE],
 }
+
+const IDLE: Entry = Entry { budget: 0, period: 0, used: 0, refill_at: 0, deadline: NEVER };
+
+/// The budget of a thread without a limit: centuries, so it is never used up.
+const UNLIMITED: u64 = 1 << 63;
 
 #[inline]
 fn bit(rank: u32) -> u32 {
@@ -54,21 +57,8 @@ fn bit(rank: u32) -> u32 {
 impl Sched {
     /// A core without threads.
     pub const fn new() -> Sched {
-        let idle = Entry {
-            budget: 0,
-            period: 0,
-            used: 0,
-            refill_at: 0,
-            deadline: NEVER,
-        };
-        Sched {
-            ready: 0,
-            funded: 0,
-            limited: 0,
-            armed: 0,
-            next: NEVER,
-            entries: [idle; MAX_THREADS_PER_CORE],
-        }
+        let entries = [IDLE; MAX_THREADS_PER_CORE];
+        Sched { ready: 0, funded: 0, armed: 0, next: NEVER, entries }
     }
 
     #[inline]
@@ -84,18 +74,12 @@ impl Sched {
     /// Adds the thread of this rank (below 32), not ready. A budget that is not below its period
     /// is no limit.
     pub fn add(&mut self, rank: u32, budget: u64, period: u64) {
-        *self.entry(rank) = Entry {
-            budget,
-            period,
-            used: 0,
-            refill_at: 0,
-            deadline: NEVER,
-        };
+        *self.entry(rank) = Entry { budget, period, used: 0, refill_at: 0, deadline: NEVER };
         self.park(rank);
         self.funded |= bit(rank);
-        self.limited &= !bit(rank);
-        if budget < period {
-            self.limited |= bit(rank);
+        if budget >= period {
+            // No limit: a budget that nobody can use up, and no refill.
+            *self.entry(rank) = Entry { budget: UNLIMITED, refill_at: NEVER, ..IDLE };
         }
     }
 
@@ -133,11 +117,7 @@ impl Sched {
     #[inline]
     pub fn pick(&self) -> Option<u32> {
         let able = self.ready & self.funded;
-        if able == 0 {
-            None
-        } else {
-            Some(able.trailing_zeros())
-        }
+        if able == 0 { None } else { Some(able.trailing_zeros()) }
     }
 
     /// Whether the thread wants the CPU.
@@ -149,11 +129,8 @@ impl Sched {
     /// The thread ran for `ran` ticks up to `now`.
     #[inline]
     pub fn charge(&mut self, rank: u32, ran: u64, now: u64) {
-        if self.limited & bit(rank) == 0 {
-            return;
-        }
         let entry = self.entry(rank);
-        let used = entry.used.saturating_add(ran);
+        let used = entry.used.wrapping_add(ran);
         if now < entry.refill_at && used < entry.budget {
             entry.used = used;
         } else {
@@ -176,13 +153,10 @@ impl Sched {
         }
     }
 
-    /// When a thread that is put on the CPU `now` will have used up its budget; [`NEVER`] for
-    /// one without a limit.
+    /// When a thread that is put on the CPU `now` will have used up its budget; centuries from now
+    /// for one without a limit.
     #[inline]
     pub fn slice_end(&mut self, rank: u32, now: u64) -> u64 {
-        if self.limited & bit(rank) == 0 {
-            return NEVER;
-        }
         self.refill(rank, now);
         let entry = self.entry(rank);
         now.saturating_add(entry.budget.saturating_sub(entry.used))
@@ -228,11 +202,7 @@ impl Sched {
 
     /// The deadline that a sleeping thread has armed, [`NEVER`] for none.
     pub fn deadline(&mut self, rank: u32) -> u64 {
-        if self.armed & bit(rank) == 0 {
-            NEVER
-        } else {
-            self.entry(rank).deadline
-        }
+        if self.armed & bit(rank) == 0 { NEVER } else { self.entry(rank).deadline }
     }
 
     /// Begins a new period if the old one is over.

@@ -164,9 +164,7 @@ impl CoreWord {
     #[inline]
     #[must_use = "the core may sleep on unless an IPI is sent"]
     pub fn mark(&self, local: u32) -> bool {
-        self.pending
-            .fetch_or(1u64.wrapping_shl(local), Ordering::Release)
-            == 0
+        self.pending.fetch_or(1u64.wrapping_shl(local), Ordering::Release) == 0
     }
 
     /// Takes all marks. Owner only. The first look is a plain load: a mark that it misses made the

@@ -61,23 +61,17 @@ impl<'a> Table<'a> {
 
     /// The capabilities of a task of this table; a slot is an index into them.
     pub fn caps_of(&self, task: &Task) -> &'a [Cap] {
-        self.caps
-            .get(run(task.first_cap, task.caps))
-            .unwrap_or_default()
+        self.caps.get(run(task.first_cap, task.caps)).unwrap_or_default()
     }
 
     /// The maps of a task of this table.
     pub fn maps_of(&self, task: &Task) -> &'a [Map] {
-        self.maps
-            .get(run(task.first_map, task.maps))
-            .unwrap_or_default()
+        self.maps.get(run(task.first_map, task.maps)).unwrap_or_default()
     }
 
     /// The port ranges of a task of this table.
     pub fn ports_of(&self, task: &Task) -> &'a [Ports] {
-        self.ports
-            .get(run(task.first_port, task.ports))
-            .unwrap_or_default()
+        self.ports.get(run(task.first_port, task.ports)).unwrap_or_default()
     }
 
     /// The indices of a core's threads; a thread's place in the range is its rank.
@@ -103,7 +97,5 @@ fn section<T: FromBytes + Immutable + KnownLayout>(
     let offset = usize::try_from(section.offset).map_err(|_| wrong)?;
     let count = usize::try_from(section.count).map_err(|_| wrong)?;
     let rest = bytes.get(offset..).ok_or(wrong)?;
-    <[T]>::ref_from_prefix_with_elems(rest, count)
-        .map(|(records, _)| records)
-        .map_err(|_| wrong)
+    <[T]>::ref_from_prefix_with_elems(rest, count).map(|(records, _)| records).map_err(|_| wrong)
 }

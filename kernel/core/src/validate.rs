@@ -145,10 +145,7 @@ impl Rule {
 
     /// The error of a record that breaks this rule.
     pub(crate) fn at(self, index: usize) -> TableError {
-        TableError {
-            rule: self,
-            index: u32::try_from(index).unwrap_or(u32::MAX),
-        }
+        TableError { rule: self, index: u32::try_from(index).unwrap_or(u32::MAX) }
     }
 
     /// Fails at a record unless the rule `holds` there.
@@ -202,10 +199,7 @@ fn sections(header: &Header, len: usize) -> Result<(), TableError> {
         start..start.saturating_add(count.saturating_mul(size))
     };
     for (index, &(section, size, most)) in all.iter().enumerate() {
-        Rule::Count.when(
-            usize::try_from(section.count).is_ok_and(|count| count <= most),
-            index,
-        )?;
+        Rule::Count.when(usize::try_from(section.count).is_ok_and(|count| count <= most), index)?;
         if section.count == 0 {
             continue;
         }
@@ -223,10 +217,7 @@ fn sections(header: &Header, len: usize) -> Result<(), TableError> {
 
 /// Whether a name is UTF-8, not empty, and padded with zeros.
 fn is_name(name: &[u8]) -> bool {
-    let len = name
-        .iter()
-        .position(|&byte| byte == 0)
-        .unwrap_or(name.len());
+    let len = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
     let (text, padding) = name.split_at_checked(len).unwrap_or_default();
     len > 0 && core::str::from_utf8(text).is_ok() && padding.iter().all(|&byte| byte == 0)
 }
@@ -235,21 +226,14 @@ fn tasks(table: &Table) -> Result<(), TableError> {
     let (mut caps, mut maps, mut ports) = (0, 0, 0);
     for (index, task) in table.tasks.iter().enumerate() {
         Rule::Name.when(is_name(&task.name), index)?;
-        let unique = table
-            .tasks
-            .iter()
-            .take(index)
-            .all(|other| other.name != task.name);
+        let unique = table.tasks.iter().take(index).all(|other| other.name != task.name);
         Rule::NameTwice.when(unique, index)?;
         Rule::Flags.when(task.flags & !TASK_FPU == 0, index)?;
         let follows = follows(&mut caps, task.first_cap, task.caps)
             & follows(&mut maps, task.first_map, task.maps)
             & follows(&mut ports, task.first_port, task.ports);
         Rule::Run.when(follows, index)?;
-        Rule::Role.when(
-            matches!(task.role, ROLE_TASK | ROLE_INIT | ROLE_SUPERVISOR),
-            index,
-        )?;
+        Rule::Role.when(matches!(task.role, ROLE_TASK | ROLE_INIT | ROLE_SUPERVISOR), index)?;
         if task.role == ROLE_TASK {
             let teller = table.threads.get(usize::from(task.supervisor));
             let told = teller.and_then(|thread| table.tasks.get(usize::from(thread.task)));
@@ -277,16 +261,9 @@ fn follows(next: &mut usize, first: u32, count: u16) -> bool {
 
 /// The threads of a task are numbered from 0 without gaps; those of `init` are one, on core 0.
 fn thread_indices(table: &Table, index: usize, task: &Task) -> Result<(), TableError> {
-    let mine = || {
-        table
-            .threads
-            .iter()
-            .filter(|thread| usize::from(thread.task) == index)
-    };
+    let mine = || table.threads.iter().filter(|thread| usize::from(thread.task) == index);
     let seen = mine().fold(0u128, |seen, thread| {
-        seen | 1u128
-            .checked_shl(u32::from(thread.index))
-            .unwrap_or_default()
+        seen | 1u128.checked_shl(u32::from(thread.index)).unwrap_or_default()
     });
     let count = mine().count();
     let numbered = count > 0 && usize::try_from(seen.trailing_ones()) == Ok(count);
@@ -320,10 +297,7 @@ fn threads(table: &Table) -> Result<(), TableError> {
 /// Where threads begin: their first instruction and their stack. Needs valid maps.
 fn starts(table: &Table) -> Result<(), TableError> {
     for (index, thread) in table.threads.iter().enumerate() {
-        let task = table
-            .tasks
-            .get(usize::from(thread.task))
-            .ok_or(Rule::ThreadTask.at(index))?;
+        let task = table.tasks.get(usize::from(thread.task)).ok_or(Rule::ThreadTask.at(index))?;
         let holds = |rights: u8, first: u64, end: u64| {
             table.maps_of(task).iter().any(|map| {
                 let range = memory::range(table, map);

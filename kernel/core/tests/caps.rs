@@ -19,13 +19,7 @@ const KINDS: [CapKind; 7] = [
 fn every_kind_and_right_is_found_or_refused_for_the_right_reason() {
     for held in 0..=u8::MAX {
         for rights in 0..=u8::MAX {
-            let caps = [Cap {
-                kind: held % 9,
-                rights,
-                bit: 1,
-                reserved: 0,
-                object: held.into(),
-            }];
+            let caps = [Cap { kind: held % 9, rights, bit: 1, reserved: 0, object: held.into() }];
             for kind in KINDS {
                 for right in [0, 1, 2, 4, 8, 3, 128, 255] {
                     let expected = if held % 9 != code(kind) {
@@ -45,23 +39,13 @@ fn every_kind_and_right_is_found_or_refused_for_the_right_reason() {
 
 #[test]
 fn slots_beyond_the_table_are_no_capabilities() {
-    let cap = |object| Cap {
-        kind: code(CapKind::Power),
-        rights: 3,
-        bit: 0,
-        reserved: 0,
-        object,
-    };
+    let cap = |object| Cap { kind: code(CapKind::Power), rights: 3, bit: 0, reserved: 0, object };
     let caps: Vec<Cap> = (0..5).map(cap).collect();
     for len in 0..=caps.len() {
         for slot in (0..8).chain([u64::from(u32::MAX), 1 << 32, 1 << 63, u64::MAX]) {
             let found = lookup(&caps[..len], slot, CapKind::Power, 1).map(|cap| cap.object);
             let inside = slot < len as u64;
-            let expected = if inside {
-                Ok(slot as u32)
-            } else {
-                Err(Status::NoCap)
-            };
+            let expected = if inside { Ok(slot as u32) } else { Err(Status::NoCap) };
             assert_eq!(found, expected, "slot {slot} of {len}");
         }
     }

@@ -24,11 +24,7 @@ struct Core {
 impl Core {
     fn new() -> Core {
         let threads = [ThreadWord::new(), ThreadWord::new()];
-        Core {
-            word: CoreWord::new(),
-            ipi: Notify::new(),
-            threads,
-        }
+        Core { word: CoreWord::new(), ipi: Notify::new(), threads }
     }
 
     fn look(&self, thread: usize) {
@@ -92,11 +88,7 @@ fn a_waiter_gets_the_bits_and_data_of_two_senders() {
         while missing != 0 {
             let got = core.wait(0, missing);
             for sender in [0, 1].into_iter().filter(|sender| got >> sender & 1 != 0) {
-                assert_eq!(
-                    mail[sender].load(Relaxed),
-                    1,
-                    "a signal came before its data"
-                );
+                assert_eq!(mail[sender].load(Relaxed), 1, "a signal came before its data");
             }
             missing &= !got;
         }
@@ -142,10 +134,7 @@ fn a_second_mark_needs_no_second_ipi() {
         let mut awake = 0;
         while awake != 0b11 {
             let marked = core.idle();
-            for thread in [0, 1]
-                .into_iter()
-                .filter(|thread| marked >> thread & 1 != 0)
-            {
+            for thread in [0, 1].into_iter().filter(|thread| marked >> thread & 1 != 0) {
                 // A mark promises that its bit can be seen.
                 assert_eq!(core.threads[thread].finish_wait(), 1);
                 awake |= 1 << thread;
@@ -204,13 +193,7 @@ fn started(threads: usize) -> (Arc<ParkWord>, Vec<ThreadPark>) {
     assert_eq!(task.restart(), Some(1));
     let mut parks = vec![ThreadPark::new(); threads];
     for park in &mut parks {
-        assert_eq!(
-            park.catch_up(&task),
-            Act {
-                reset: true,
-                step: Step::Run
-            }
-        );
+        assert_eq!(park.catch_up(&task), Act { reset: true, step: Step::Run });
     }
     (Arc::new(task), parks)
 }
@@ -241,13 +224,7 @@ fn a_stop_that_races_a_signal_loses_neither() {
                 assert_eq!(park.catch_up(&task).step, Step::ParkLast);
                 assert_eq!(task.state(), TaskState::Stopped);
                 assert!(task.resume());
-                assert_eq!(
-                    park.catch_up(&task),
-                    Act {
-                        reset: false,
-                        step: Step::Run
-                    }
-                );
+                assert_eq!(park.catch_up(&task), Act { reset: false, step: Step::Run });
                 resumed = true;
             }
             if got == 0 {
@@ -294,13 +271,7 @@ fn one_core_learns_that_a_stop_and_a_fault_parked_everybody() {
                     last.fetch_add(1, Relaxed);
                 }
                 // A late hint finds nothing to do.
-                assert_eq!(
-                    park_1.catch_up(&task),
-                    Act {
-                        reset: false,
-                        step: Step::Keep
-                    }
-                );
+                assert_eq!(park_1.catch_up(&task), Act { reset: false, step: Step::Keep });
             })
         };
         let stopping = {
@@ -314,21 +285,13 @@ fn one_core_learns_that_a_stop_and_a_fault_parked_everybody() {
         };
         let act = next_act(&cores[0], &mut park_0, &task);
         if act.step == Step::ParkLast {
-            assert_eq!(
-                record.load(Relaxed),
-                7,
-                "the last one cannot read the fault record"
-            );
+            assert_eq!(record.load(Relaxed), 7, "the last one cannot read the fault record");
             last.fetch_add(1, Relaxed);
         } else {
             assert_eq!(act.step, Step::Park);
         }
         if task.state() == TaskState::Faulted {
-            assert_eq!(
-                record.load(Relaxed),
-                7,
-                "a faulted task's record cannot be read"
-            );
+            assert_eq!(record.load(Relaxed), 7, "a faulted task's record cannot be read");
         }
         faulting.join().unwrap();
         stopping.join().unwrap();
@@ -361,13 +324,7 @@ fn a_restart_comes_after_everything_that_the_old_threads_did() {
                     supervisor.signal(0, 1);
                 }
                 let act = next_act(&cores[me], &mut park, &task);
-                assert_eq!(
-                    act,
-                    Act {
-                        reset: true,
-                        step: Step::Run
-                    }
-                );
+                assert_eq!(act, Act { reset: true, step: Step::Run });
                 let other = memory[1 - me].load(Relaxed);
                 assert_eq!(other, 1, "the new instance runs beside the old one");
             }

@@ -20,10 +20,7 @@ const MODULES: [(&str, &str, &str); 3] = [
 
 /// What an ordering is weakened to.
 const WEAKER: [(&str, &[&str]); 3] = [
-    (
-        "Ordering::AcqRel",
-        &["Ordering::Acquire", "Ordering::Release"],
-    ),
+    ("Ordering::AcqRel", &["Ordering::Acquire", "Ordering::Release"]),
     ("Ordering::Acquire", &["Ordering::Relaxed"]),
     ("Ordering::Release", &["Ordering::Relaxed"]),
 ];
@@ -52,10 +49,7 @@ fn each_weakened_ordering_turns_a_loom_test_red() {
         fs::write(&path, shipped).unwrap();
     }
     println!("{red} weakened orderings seen red");
-    assert!(
-        red >= 10,
-        "only {red} orderings were found: did the modules move?"
-    );
+    assert!(red >= 10, "only {red} orderings were found: did the modules move?");
     assert!(green.is_empty(), "no loom test misses these: {green:#?}");
 }
 
@@ -76,10 +70,7 @@ fn weakened(text: &str) -> Vec<(usize, String, String)> {
             match line.contains(strong) {
                 true if line.contains("fence(") => variant("no fence".into(), String::new()),
                 true => weaker.iter().for_each(|weak| {
-                    variant(
-                        format!("{strong} to {weak}"),
-                        line.replacen(strong, weak, 1),
-                    );
+                    variant(format!("{strong} to {weak}"), line.replacen(strong, weak, 1));
                 }),
                 false => {}
             }
@@ -92,34 +83,21 @@ fn weakened(text: &str) -> Vec<(usize, String, String)> {
 fn failures(copy: &Path, package: &str, test: &str) -> Vec<String> {
     let cargo = |extra: &[&str]| {
         let mut command = Command::new(env!("CARGO"));
-        command
-            .current_dir(copy)
-            .args(["test", "--offline", "--release", "-p", package]);
+        command.current_dir(copy).args(["test", "--offline", "--release", "-p", package]);
         command.args(["--test", test]).args(extra);
-        command
-            .env("RUSTFLAGS", "--cfg loom")
-            .env("CARGO_TARGET_DIR", copy.join("target"));
-        command
-            .env("CARGO_PROFILE_RELEASE_LTO", "off")
-            .env("CARGO_PROFILE_RELEASE_DEBUG", "0");
+        command.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", copy.join("target"));
+        command.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_DEBUG", "0");
         command.output().unwrap()
     };
     let built = cargo(&["--no-run"]);
-    assert!(
-        built.status.success(),
-        "{}",
-        String::from_utf8_lossy(&built.stderr)
-    );
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     let run = cargo(&["--no-fail-fast"]);
     let text = String::from_utf8_lossy(&run.stdout).into_owned();
     let mut lines = text.lines();
     let mut failed = Vec::new();
     while let Some(line) = lines.next() {
         // A panic's message follows the line that says where it was.
-        if let Some(name) = line
-            .strip_prefix("thread '")
-            .and_then(|rest| rest.split('\'').next())
-        {
+        if let Some(name) = line.strip_prefix("thread '").and_then(|rest| rest.split('\'').next()) {
             failed.push(format!("{name}: {}", lines.next().unwrap_or_default()));
         }
     }
@@ -130,32 +108,15 @@ fn failures(copy: &Path, package: &str, test: &str) -> Vec<String> {
 fn copy_of_the_kernel_crates() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let copy = Path::new(env!("CARGO_TARGET_TMPDIR")).join("orderings");
-    for folder in [
-        "abi",
-        "abi/src",
-        "abi/tests",
-        "core",
-        "core/src",
-        "core/tests",
-    ] {
-        copy_files(
-            &root.join("kernel").join(folder),
-            &copy.join("kernel").join(folder),
-        );
+    for folder in ["abi", "abi/src", "abi/tests", "core", "core/src", "core/tests"] {
+        copy_files(&root.join("kernel").join(folder), &copy.join("kernel").join(folder));
     }
-    copy_files(
-        &root.join("kernel/core/src/validate"),
-        &copy.join("kernel/core/src/validate"),
-    );
+    copy_files(&root.join("kernel/core/src/validate"), &copy.join("kernel/core/src/validate"));
     fs::copy(root.join("Cargo.lock"), copy.join("Cargo.lock")).unwrap();
     let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
     let (_, rest) = manifest.split_once("[workspace.package]").unwrap();
     let head = "[workspace]\nresolver = \"3\"\nmembers = [\"kernel/abi\", \"kernel/core\"]\n";
-    fs::write(
-        copy.join("Cargo.toml"),
-        format!("{head}[workspace.package]{rest}"),
-    )
-    .unwrap();
+    fs::write(copy.join("Cargo.toml"), format!("{head}[workspace.package]{rest}")).unwrap();
     copy
 }
 

@@ -24,11 +24,7 @@ impl Model {
 
     fn state(&self) -> TaskState {
         let parking = self.target != TaskState::Running && !self.all_parked();
-        if parking {
-            TaskState::Parking
-        } else {
-            self.target
-        }
+        if parking { TaskState::Parking } else { self.target }
     }
 
     fn begin(&mut self, target: TaskState) -> Begun {
@@ -70,11 +66,7 @@ impl Model {
             _ if self.counted[thread] => Step::Keep,
             _ => {
                 self.counted[thread] = true;
-                if self.all_parked() {
-                    Step::ParkLast
-                } else {
-                    Step::Park
-                }
+                if self.all_parked() { Step::ParkLast } else { Step::Park }
             }
         };
         self.parked[thread] = self.target != TaskState::Running;

@@ -59,9 +59,7 @@ const WRONG: &[Wrong] = &[
     (Rule::Name, 2, |b| b.tasks[2].name[31] = b'x'),
     (Rule::Name, 1, |b| b.devices[1].name = [0; 32]),
     (Rule::NameTwice, 3, |b| b.tasks[3].name = b.tasks[2].name),
-    (Rule::NameTwice, 1, |b| {
-        b.devices[1].name = b.devices[0].name
-    }),
+    (Rule::NameTwice, 1, |b| b.devices[1].name = b.devices[0].name),
     (Rule::Flags, 3, |b| b.tasks[3].flags = 2),
     (Rule::Flags, 0, |b| b.devices[0].flags = 4),
     (Rule::Run, 2, |b| b.tasks[2].first_cap += 1),
@@ -69,50 +67,32 @@ const WRONG: &[Wrong] = &[
     (Rule::Run, 4, |b| b.tasks[3].ports = 0),
     (Rule::Run, 4, |b| b.tasks[3].caps = u16::MAX),
     (Rule::Role, 3, |b| b.tasks[3].role = 3),
-    (Rule::Init, 3, |b| {
-        (b.tasks[3].role, b.tasks[3].supervisor) = (ROLE_INIT, NONE)
-    }),
-    (Rule::Init, 0, |b| {
-        (b.tasks[0].role, b.tasks[0].supervisor) = (ROLE_TASK, 1)
-    }),
+    (Rule::Init, 3, |b| (b.tasks[3].role, b.tasks[3].supervisor) = (ROLE_INIT, NONE)),
+    (Rule::Init, 0, |b| (b.tasks[0].role, b.tasks[0].supervisor) = (ROLE_TASK, 1)),
     (Rule::Init, 0, |b| b.threads[0].core = 1),
-    (Rule::Init, 2, |b| {
-        (b.tasks[2].role, b.tasks[2].supervisor) = (ROLE_INIT, NONE)
-    }),
-    (Rule::Supervisor, 0, |b| {
-        (b.tasks[3].role, b.tasks[3].supervisor) = (2, NONE)
-    }),
+    (Rule::Init, 2, |b| (b.tasks[2].role, b.tasks[2].supervisor) = (ROLE_INIT, NONE)),
+    (Rule::Supervisor, 0, |b| (b.tasks[3].role, b.tasks[3].supervisor) = (2, NONE)),
     (Rule::SupervisorBit, 0, |b| b.tasks[0].supervisor = 1),
     (Rule::SupervisorBit, 2, |b| b.tasks[2].supervisor = 2),
     (Rule::SupervisorBit, 2, |b| b.tasks[2].supervisor = NONE),
     (Rule::SupervisorBit, 3, |b| b.tasks[3].supervisor_bit = 48),
-    (Rule::SupervisorBitTwice, 3, |b| {
-        b.tasks[3].supervisor_bit = 2
-    }),
+    (Rule::SupervisorBitTwice, 3, |b| b.tasks[3].supervisor_bit = 2),
     (Rule::ThreadIndex, 2, |b| b.threads[3].index = 0),
     (Rule::ThreadIndex, 2, |b| b.threads[3].index = 2),
     (Rule::ThreadIndex, 3, |b| b.threads[4].index = 255),
-    (Rule::ThreadTask, 3, |b| {
-        (b.threads[3].task, b.threads[3].index) = (4, 0)
-    }),
+    (Rule::ThreadTask, 3, |b| (b.threads[3].task, b.threads[3].index) = (4, 0)),
     (Rule::ThreadCore, 4, |b| b.threads[4].core = 2),
     (Rule::ThreadCore, 35, too_many_threads),
     (Rule::ThreadOrder, 2, |b| b.threads[1].priority = 3),
     (Rule::ThreadOrder, 4, |b| b.threads[3].priority = 5),
     (Rule::Reserved, 1, |b| b.threads[1].reserved = 1),
     (Rule::Budget, 1, |b| b.threads[1].budget_ns = 0),
-    (Rule::Budget, 1, |b| {
-        b.threads[1].budget_ns = b.threads[1].period_ns + 1
-    }),
-    (Rule::Entry, 2, |b| {
-        b.threads[2].entry = layout::IMAGE + 2 * 4096
-    }),
+    (Rule::Budget, 1, |b| b.threads[1].budget_ns = b.threads[1].period_ns + 1),
+    (Rule::Entry, 2, |b| b.threads[2].entry = layout::IMAGE + 2 * 4096),
     (Rule::Entry, 2, |b| b.threads[2].entry = u64::MAX),
     (Rule::Stack, 2, |b| b.threads[2].stack_top += 16),
     (Rule::Stack, 2, |b| b.threads[2].stack_top -= 8),
-    (Rule::Stack, 2, |b| {
-        b.threads[2].stack_bottom = b.threads[2].stack_top
-    }),
+    (Rule::Stack, 2, |b| b.threads[2].stack_bottom = b.threads[2].stack_top),
     (Rule::Stack, 2, |b| b.threads[2].stack_bottom += 4096),
     (Rule::Stack, 2, |b| b.threads[2].stack_bottom = 0),
     (Rule::Region, 9, |b| b.regions[9].kind = 7),
@@ -128,17 +108,11 @@ const WRONG: &[Wrong] = &[
     (Rule::RegionValue, 5, |b| b.regions[5].value2 = 4096),
     (Rule::RegionValue, 5, |b| b.regions[5].value = 2),
     (Rule::RegionValue, 6, |b| b.regions[6].value2 += 1),
-    (Rule::RegionValue, 6, |b| {
-        b.regions[6].value2 = (1 << 52) - 4096 + 4096
-    }),
-    (Rule::RegionValue, 6, |b| {
-        b.regions[6].value2 = u64::MAX - 4095
-    }),
+    (Rule::RegionValue, 6, |b| b.regions[6].value2 = (1 << 52) - 4096 + 4096),
+    (Rule::RegionValue, 6, |b| b.regions[6].value2 = u64::MAX - 4095),
     (Rule::RegionValue, 6, |b| b.regions[6].value = 1 << 32 | 1),
     (Rule::PayloadRange, 9, |b| b.regions[9].value = 63 * 4096),
-    (Rule::PayloadRange, 9, |b| {
-        b.regions[9].value = u64::MAX - 4095
-    }),
+    (Rule::PayloadRange, 9, |b| b.regions[9].value = u64::MAX - 4095),
     (Rule::KernelLogTwice, 4, |b| b.regions[4].value = 0),
     (Rule::RamPages, 0, |b| b.header.ram_pages += 1),
     (Rule::MapRegion, 20, |b| b.maps[20].region = NONE),
@@ -146,53 +120,27 @@ const WRONG: &[Wrong] = &[
     (Rule::MapRights, 20, |b| b.maps[20].rights = 7),
     (Rule::MapRights, 20, |b| b.maps[20].rights = 9),
     (Rule::Reserved, 20, |b| b.maps[20].reserved[0] = 1),
-    (Rule::MapKind, 16, |b| {
-        b.maps[16].rights = MAP_READ | MAP_WRITE
-    }),
-    (Rule::MapKind, 20, |b| {
-        b.maps[20].rights = MAP_READ | MAP_EXEC
-    }),
-    (Rule::MapKind, 16, |b| {
-        b.maps[16].rights = MAP_READ | MAP_EXEC
-    }),
-    (Rule::MapKind, 17, |b| {
-        b.maps[17].rights = MAP_READ | MAP_EXEC
-    }),
-    (Rule::MapKind, 14, |b| {
-        b.maps[14].rights = MAP_READ | MAP_WRITE
-    }),
-    (Rule::MapKind, 6, |b| {
-        b.maps[6].rights = MAP_READ | MAP_WRITE
-    }),
-    (Rule::MapKind, 32, |b| {
-        b.maps[32].rights = MAP_READ | MAP_WRITE
-    }),
+    (Rule::MapKind, 16, |b| b.maps[16].rights = MAP_READ | MAP_WRITE),
+    (Rule::MapKind, 20, |b| b.maps[20].rights = MAP_READ | MAP_EXEC),
+    (Rule::MapKind, 16, |b| b.maps[16].rights = MAP_READ | MAP_EXEC),
+    (Rule::MapKind, 17, |b| b.maps[17].rights = MAP_READ | MAP_EXEC),
+    (Rule::MapKind, 14, |b| b.maps[14].rights = MAP_READ | MAP_WRITE),
+    (Rule::MapKind, 6, |b| b.maps[6].rights = MAP_READ | MAP_WRITE),
+    (Rule::MapKind, 32, |b| b.maps[32].rights = MAP_READ | MAP_WRITE),
     (Rule::MapRange, 20, |b| b.maps[20].va += 8),
     (Rule::MapRange, 20, |b| b.maps[20].va = layout::FRAME),
     (Rule::MapRange, 20, |b| b.maps[20].va = layout::IO_BITMAP),
-    (Rule::MapRange, 21, |b| {
-        b.maps[21].va = layout::USER_END - 4096
-    }),
+    (Rule::MapRange, 21, |b| b.maps[21].va = layout::USER_END - 4096),
     (Rule::MapRange, 21, |b| b.maps[21].va = u64::MAX - 4095),
-    (Rule::MapFixed, 20, |b| {
-        b.maps[20].va = layout::TASK_INFO + 4096
-    }),
-    (Rule::MapFixed, 20, |b| {
-        b.maps[20].va = layout::SYSTEM_PAGE + 4096
-    }),
+    (Rule::MapFixed, 20, |b| b.maps[20].va = layout::TASK_INFO + 4096),
+    (Rule::MapFixed, 20, |b| b.maps[20].va = layout::SYSTEM_PAGE + 4096),
     (Rule::MapFixed, 20, |b| b.maps[20].va = layout::STACK_TOP),
     (Rule::MapFixed, 16, |b| b.maps[16].va = 0x50_0000),
-    (Rule::MapFixed, 15, |b| {
-        b.maps[15].rights = MAP_READ | MAP_EXEC
-    }),
+    (Rule::MapFixed, 15, |b| b.maps[15].rights = MAP_READ | MAP_EXEC),
     (Rule::MapFixed, 17, |b| b.maps[17].va -= 4096),
     (Rule::MapFixed, 31, |b| b.maps[31].va = 0x41_a000),
-    (Rule::MapOverlap, 14, |b| {
-        b.maps[20].va = layout::IMAGE + 4096
-    }),
-    (Rule::MapOverlap, 20, |b| {
-        b.maps[21].va = b.maps[20].va - 4096
-    }),
+    (Rule::MapOverlap, 14, |b| b.maps[20].va = layout::IMAGE + 4096),
+    (Rule::MapOverlap, 20, |b| b.maps[21].va = b.maps[20].va - 4096),
     (Rule::MapOwner, 22, |b| b.devices[0].owner = 3),
     (Rule::MapOwner, 31, |b| b.maps[31].region = 1),
     (Rule::MapOwner, 31, |b| b.maps[31].region = 2),
@@ -208,21 +156,13 @@ const WRONG: &[Wrong] = &[
     (Rule::CapObject, 0, |b| b.caps[0].object = 4),
     (Rule::CapObject, 2, |b| b.caps[2].object = 2),
     (Rule::CapObject, 4, |b| b.caps[4].object = 2),
-    (Rule::CapObject, 5, |b| {
-        b.caps[5] = cap(CapKind::Irq, 1, 0, 0)
-    }),
-    (Rule::CapObject, 5, |b| {
-        b.caps[5] = cap(CapKind::Device, 1, 0, 0)
-    }),
+    (Rule::CapObject, 5, |b| b.caps[5] = cap(CapKind::Irq, 1, 0, 0)),
+    (Rule::CapObject, 5, |b| b.caps[5] = cap(CapKind::Device, 1, 0, 0)),
     (Rule::CapObject, 1, |b| b.caps[1].object = 1),
     (Rule::CapBit, 5, |b| b.caps[5].bit = 48),
     (Rule::CapBit, 0, |b| b.caps[0].bit = 1),
-    (Rule::CapBitTwice, 5, |b| {
-        b.caps[1] = cap(CapKind::Thread, 1, 5, 2)
-    }),
-    (Rule::CapBitTwice, 5, |b| {
-        b.caps[5] = cap(CapKind::Thread, 1, 3, 1)
-    }),
+    (Rule::CapBitTwice, 5, |b| b.caps[1] = cap(CapKind::Thread, 1, 5, 2)),
+    (Rule::CapBitTwice, 5, |b| b.caps[5] = cap(CapKind::Thread, 1, 3, 1)),
     (Rule::PortRange, 2, |b| b.ports[2].count = 0),
     (Rule::PortRange, 2, |b| b.ports[2].first = 0xfff1),
     (Rule::PortRange, 2, |b| b.ports[2].count = u16::MAX),
@@ -235,12 +175,7 @@ const WRONG: &[Wrong] = &[
     (Rule::Device, 1, |b| b.devices[1].flags = DEVICE_BUS_MASTER),
     (Rule::Reserved, 1, |b| b.devices[1].reserved2[1] = 1),
     (Rule::DeviceOwner, 0, |b| b.devices[0].owner = 4),
-    (Rule::DeviceTwice, 1, |b| {
-        b.devices[1] = Device {
-            name: name("x"),
-            ..b.devices[0]
-        }
-    }),
+    (Rule::DeviceTwice, 1, |b| b.devices[1] = Device { name: name("x"), ..b.devices[0] }),
     (Rule::Reserved, 1, |b| b.irqs[1].reserved2 = 1),
     (Rule::IrqOwner, 0, |b| b.irqs[0].device = 2),
     (Rule::IrqOwner, 0, |b| b.irqs[0].thread = 5),
@@ -271,15 +206,8 @@ fn each_rule_refuses_what_it_is_for() {
         let mut build = Build::sample();
         make_wrong(&mut build);
         let found = validate(build.bytes().bytes());
-        if found
-            != Err(TableError {
-                rule: *rule,
-                index: *index,
-            })
-        {
-            failed.push(format!(
-                "case {place}, {rule:?} at {index}: found {found:?}"
-            ));
+        if found != Err(TableError { rule: *rule, index: *index }) {
+            failed.push(format!("case {place}, {rule:?} at {index}: found {found:?}"));
         }
     }
     assert!(failed.is_empty(), "{failed:#?}");
@@ -303,10 +231,7 @@ fn sections_lie_within_the_table_and_apart() {
     assert_eq!(with(|h| h.irqs.offset = h.len - 16), at(Rule::Section, 7));
     assert_eq!(with(|h| h.irqs.offset = u32::MAX - 7), at(Rule::Section, 7));
     assert_eq!(with(|h| h.caps.count = u32::MAX), at(Rule::Section, 4));
-    assert_eq!(
-        with(|h| h.caps.offset = h.tasks.offset + 8),
-        at(Rule::SectionOverlap, 0)
-    );
+    assert_eq!(with(|h| h.caps.offset = h.tasks.offset + 8), at(Rule::SectionOverlap, 0));
 }
 
 #[test]
@@ -315,20 +240,14 @@ fn misaligned_bytes_are_refused() {
     let mut shifted = vec![0];
     shifted.extend(bytes.bytes());
     let shifted = Aligned::new(&shifted);
-    assert_eq!(
-        validate(&shifted.bytes()[1..]).unwrap_err().rule,
-        Rule::Header
-    );
+    assert_eq!(validate(&shifted.bytes()[1..]).unwrap_err().rule, Rule::Header);
 }
 
 #[test]
 fn every_truncation_is_refused() {
     let bytes = Build::sample().bytes();
     for len in 0..bytes.bytes().len() {
-        assert!(
-            validate(&bytes.bytes()[..len]).is_err(),
-            "{len} bytes were accepted"
-        );
+        assert!(validate(&bytes.bytes()[..len]).is_err(), "{len} bytes were accepted");
     }
 }
 
@@ -343,10 +262,7 @@ fn every_flipped_bit_is_refused_or_harmless() {
         bytes.bytes_mut()[bit / 8] ^= 1 << (bit % 8);
     }
     println!("{refused} of {bits} flips are refused");
-    assert!(
-        refused * 2 > bits,
-        "only {refused} of {bits} flips are refused"
-    );
+    assert!(refused * 2 > bits, "only {refused} of {bits} flips are refused");
 }
 
 proptest! {
@@ -423,9 +339,7 @@ fn the_largest_table_is_checked_in_reasonable_time() {
     build.regions.push(region(RegionKind::Ram, 0, 1));
     build.header.ram_pages += 1;
     let room = layout::MAX_MAPS - build.maps.len();
-    build
-        .maps
-        .extend((0..room as u64).map(|n| map(0x100_0000 + n * 4096, ram, MAP_READ)));
+    build.maps.extend((0..room as u64).map(|n| map(0x100_0000 + n * 4096, ram, MAP_READ)));
     build.tasks[3].maps += room as u16;
     let began = std::time::Instant::now();
     assert_eq!(validate(build.bytes().bytes()), Ok(()));

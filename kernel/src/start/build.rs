@@ -14,7 +14,9 @@ use crate::shared;
 use cloister_abi::boot::BootInfo;
 use cloister_abi::call::NEVER;
 use cloister_abi::info::SystemPage;
-use cloister_abi::layout::{FRAME, IO_BITMAP, KERNEL_BASE, MAX_CORES, MAX_IRQS, MAX_REGIONS, MAX_THREADS, PAGE};
+use cloister_abi::layout::{
+    FRAME, IO_BITMAP, KERNEL_BASE, MAX_CORES, MAX_IRQS, MAX_REGIONS, MAX_THREADS, PAGE,
+};
 use cloister_abi::table::{ROLE_INIT, RegionKind, TASK_FPU, Task};
 use cloister_core::sched::Sched;
 use cloister_core::table::Table;

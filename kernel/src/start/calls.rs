@@ -72,7 +72,8 @@ fn start_core(boot: &mut Boot, core: u64, apic_id: u64) -> Result<Return, Status
 
 fn map_firmware(boot: &mut Boot, task: usize, phys: u64, len: u64) -> Result<Return, Status> {
     let regions = boot.table.regions;
-    let is_window = |region: u16| regions[usize::from(region)].kind == RegionKind::FirmwareWindow as u8;
+    let is_window =
+        |region: u16| regions[usize::from(region)].kind == RegionKind::FirmwareWindow as u8;
     let mut maps = boot.table.maps_of(&boot.table.tasks[task]).iter();
     let map = *maps.find(|map| is_window(map.region)).ok_or(Status::WrongState)?;
     let end = phys.checked_add(len).ok_or(Status::BadArgument)?;
@@ -102,12 +103,17 @@ fn map_firmware(boot: &mut Boot, task: usize, phys: u64, len: u64) -> Result<Ret
     Ok(Return::value(first + phys % PAGE))
 }
 
-fn hand_over(core: &mut Core, boot: &mut Boot, kind: u64, a: u64, b: u64) -> Result<Return, Status> {
+fn hand_over(
+    core: &mut Core,
+    boot: &mut Boot,
+    kind: u64,
+    a: u64,
+    b: u64,
+) -> Result<Return, Status> {
     match kind {
         n if n == Part::IoApic as u64 => add_ioapic(core, boot, a, b)?,
         n if n == Part::PinRoute as u64 => {
-            let route =
-                Route { gsi: b as u16, low: b >> 16 & 1 != 0, level: b >> 17 & 1 != 0 };
+            let route = Route { gsi: b as u16, low: b >> 16 & 1 != 0, level: b >> 17 & 1 != 0 };
             for (record, state) in core.table.irqs.iter().zip(&mut core.irqs) {
                 if u64::from(record.pin) == a {
                     state.route = Some(route);
@@ -115,7 +121,8 @@ fn hand_over(core: &mut Core, boot: &mut Boot, kind: u64, a: u64, b: u64) -> Res
             }
         }
         n if n == Part::PowerOff as u64 => {
-            let ports = [u16::try_from(a), u16::try_from(b)].map(|p| p.map_err(|_| Status::BadArgument));
+            let ports =
+                [u16::try_from(a), u16::try_from(b)].map(|p| p.map_err(|_| Status::BadArgument));
             let [pm1a, pm1b] = ports;
             power::set_sleep_ports(pm1a?, pm1b?);
         }
@@ -176,7 +183,12 @@ fn bind(boot: &mut Boot, device: u64, function: u64) -> Result<Return, Status> {
     Ok(Return::status(Status::Ok))
 }
 
-fn seal(core: &mut Core, boot: &mut Boot, unix_seconds: u64, entropy: u64) -> Result<Return, Status> {
+fn seal(
+    core: &mut Core,
+    boot: &mut Boot,
+    unix_seconds: u64,
+    entropy: u64,
+) -> Result<Return, Status> {
     let cores = boot.table.header.cores as usize;
     let online = |core: &usize| shared().cores[*core].online.load(Ordering::Acquire);
     if !(0..cores).filter(|&core| boot.is_used(core)).all(|core| online(&core)) {
@@ -198,8 +210,11 @@ fn seal(core: &mut Core, boot: &mut Boot, unix_seconds: u64, entropy: u64) -> Re
     page.kernel_bytes = kernel_bytes;
     let now = cpu::rdtsc();
     page.tsc_sealed = now;
-    defmt::info!("sealed: {=u64} bytes for the kernel, {=u64} KiB of memory left over",
-        kernel_bytes, boot.carver.left() * 4);
+    defmt::info!(
+        "sealed: {=u64} bytes for the kernel, {=u64} KiB of memory left over",
+        kernel_bytes,
+        boot.carver.left() * 4
+    );
     for task in core.table.tasks.iter().zip(shared().tasks()) {
         if task.0.role != ROLE_INIT {
             task.1.park.resume();

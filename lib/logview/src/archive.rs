@@ -57,15 +57,8 @@ impl Archive {
 
 /// `name` in `folder`; names that lead elsewhere are refused.
 fn inside(folder: &Path, name: &Path) -> Result<PathBuf> {
-    if !name
-        .components()
-        .all(|part| matches!(part, Component::Normal(_)))
-    {
-        bail!(
-            "{}: `{}` lies outside the archive",
-            folder.display(),
-            name.display()
-        );
+    if !name.components().all(|part| matches!(part, Component::Normal(_))) {
+        bail!("{}: `{}` lies outside the archive", folder.display(), name.display());
     }
     Ok(folder.join(name))
 }

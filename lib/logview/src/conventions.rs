@@ -20,10 +20,7 @@ pub(crate) fn backtrace(message: &str) -> Option<(&str, Vec<u64>)> {
     let list = list.trim().strip_prefix('[')?.strip_suffix(']')?;
     let addresses = match list.trim() {
         "" => Vec::new(),
-        list => list
-            .split(',')
-            .map(|word| number(word.trim()))
-            .collect::<Option<Vec<_>>>()?,
+        list => list.split(',').map(|word| number(word.trim())).collect::<Option<Vec<_>>>()?,
     };
     Some((task.trim(), until_end(addresses)))
 }
@@ -45,22 +42,14 @@ pub(crate) fn text_backtrace(line: &str) -> Option<LastWords<'_>> {
     if before.ends_with(|last: char| last.is_alphanumeric() || last == '_') {
         return None;
     }
-    let mut words = list
-        .split_whitespace()
-        .map(|word| word.trim_end_matches(','))
-        .peekable();
+    let mut words = list.split_whitespace().map(|word| word.trim_end_matches(',')).peekable();
     let name = words.next_if(|word| !word.starts_with("0x"));
-    let addresses: Vec<u64> = words
-        .map_while(|word| word.starts_with("0x").then(|| number(word)).flatten())
-        .collect();
+    let addresses: Vec<u64> =
+        words.map_while(|word| word.starts_with("0x").then(|| number(word)).flatten()).collect();
     if addresses.is_empty() {
         return None;
     }
-    Some(LastWords {
-        before,
-        name,
-        addresses: until_end(addresses),
-    })
+    Some(LastWords { before, name, addresses: until_end(addresses) })
 }
 
 /// The words of a line that could be names.
@@ -70,10 +59,7 @@ pub(crate) fn words(line: &str) -> impl Iterator<Item = &str> {
 
 /// Fault records end with zeros where the chain of calls ended.
 fn until_end(addresses: Vec<u64>) -> Vec<u64> {
-    addresses
-        .into_iter()
-        .take_while(|&address| address != 0)
-        .collect()
+    addresses.into_iter().take_while(|&address| address != 0).collect()
 }
 
 /// A decimal number, or a hexadecimal one behind `0x`.
@@ -91,32 +77,17 @@ mod tests {
     #[test]
     fn bench_needs_key_value_and_unit() {
         let number = bench("bench null_syscall 58 instructions");
-        assert_eq!(
-            number,
-            Some(("null_syscall".into(), 58, "instructions".into()))
-        );
-        for text in [
-            "bench x 1",
-            "bench x -1 bytes",
-            "bench x 18446744073709551616 b",
-            "bench ",
-        ] {
+        assert_eq!(number, Some(("null_syscall".into(), 58, "instructions".into())));
+        for text in ["bench x 1", "bench x -1 bytes", "bench x 18446744073709551616 b", "bench "] {
             assert_eq!(bench(text), None, "{text}");
         }
     }
 
     #[test]
     fn backtraces_take_both_kinds_of_numbers() {
-        assert_eq!(
-            backtrace("backtrace nvme: [0x10, 17, 0]"),
-            Some(("nvme", vec![16, 17]))
-        );
+        assert_eq!(backtrace("backtrace nvme: [0x10, 17, 0]"), Some(("nvme", vec![16, 17])));
         assert_eq!(backtrace("backtrace nvme: []"), Some(("nvme", vec![])));
-        for text in [
-            "backtrace nvme: 0x10",
-            "backtrace nvme [1]",
-            "backtrace nvme: [x]",
-        ] {
+        for text in ["backtrace nvme: 0x10", "backtrace nvme [1]", "backtrace nvme: [x]"] {
             assert_eq!(backtrace(text), None, "{text}");
         }
     }
@@ -124,26 +95,12 @@ mod tests {
     #[test]
     fn text_backtraces_stop_at_the_first_other_word() {
         let found = text_backtrace("init bt: 0x10 0x20 end 0x30");
-        let expected = LastWords {
-            before: "init ",
-            name: None,
-            addresses: vec![16, 32],
-        };
+        let expected = LastWords { before: "init ", name: None, addresses: vec![16, 32] };
         assert_eq!(found, Some(expected));
         let found = text_backtrace("bt: nvme 0x10, 0x0, 0x20");
-        let expected = LastWords {
-            before: "",
-            name: Some("nvme"),
-            addresses: vec![16],
-        };
+        let expected = LastWords { before: "", name: Some("nvme"), addresses: vec![16] };
         assert_eq!(found, Some(expected));
-        for text in [
-            "bt:",
-            "bt: none",
-            "bt: two words 0x10",
-            "debt: 0x10",
-            "0x10",
-        ] {
+        for text in ["bt:", "bt: none", "bt: two words 0x10", "debt: 0x10", "0x10"] {
             assert_eq!(text_backtrace(text), None, "{text}");
         }
     }

@@ -121,20 +121,7 @@ impl Frame {
         if CRC.checksum(checked) != u16::from_le_bytes(*tail) {
             return Err(Defect::Checksum);
         }
-        let &[
-            mark,
-            s0,
-            s1,
-            core,
-            code,
-            q0,
-            q1,
-            l0,
-            l1,
-            l2,
-            l3,
-            ref tsc @ ..,
-        ] = head;
+        let &[mark, s0, s1, core, code, q0, q1, l0, l1, l2, l3, ref tsc @ ..] = head;
         let (MARK, Some(kind)) = (mark, Kind::from_code(code)) else {
             return Err(Defect::UnknownKind(code));
         };
@@ -231,14 +218,8 @@ mod tests {
         body.extend(CRC.checksum(&body).to_le_bytes());
         let encoded = cobs::encode_vec(&body);
         assert!(encoded.len() <= MAX_ENCODED);
-        assert_eq!(
-            Frame::decode(&encoded).map(|f| f.payload.len()),
-            Ok(MAX_PAYLOAD)
-        );
-        assert_eq!(
-            Frame::decode(&vec![1; MAX_ENCODED + 1]),
-            Err(Defect::TooLong)
-        );
+        assert_eq!(Frame::decode(&encoded).map(|f| f.payload.len()), Ok(MAX_PAYLOAD));
+        assert_eq!(Frame::decode(&vec![1; MAX_ENCODED + 1]), Err(Defect::TooLong));
     }
 
     #[test]
@@ -246,13 +227,7 @@ mod tests {
         let mut body = vec![MARK; HEAD];
         body[4] = 9;
         body.extend(CRC.checksum(&body).to_le_bytes());
-        assert_eq!(
-            Frame::decode(&cobs::encode_vec(&body)),
-            Err(Defect::UnknownKind(9))
-        );
-        assert_eq!(
-            Frame::decode(&cobs::encode_vec(&body[..20])),
-            Err(Defect::TooShort)
-        );
+        assert_eq!(Frame::decode(&cobs::encode_vec(&body)), Err(Defect::UnknownKind(9)));
+        assert_eq!(Frame::decode(&cobs::encode_vec(&body[..20])), Err(Defect::TooShort));
     }
 }

@@ -73,9 +73,7 @@ impl Formats {
     pub fn read(elf: &object::File<'_>) -> Formats {
         let mut formats = Formats::default();
         for symbol in elf.symbols() {
-            let section = symbol
-                .section_index()
-                .and_then(|at| elf.section_by_index(at).ok());
+            let section = symbol.section_index().and_then(|at| elf.section_by_index(at).ok());
             let in_defmt = section.is_some_and(|s| s.name().is_ok_and(|n| n.starts_with(".defmt")));
             let name = symbol.name().ok().filter(|_| in_defmt);
             let Some(name) = name.and_then(|n| serde_json::from_str::<SymbolName>(n).ok()) else {
@@ -97,12 +95,7 @@ impl Formats {
     /// Walks a frame; `Ok` means that the decoder will neither panic nor run away.
     pub fn check(&self, frame: &[u8]) -> Result<(), Refusal> {
         let values = frame.len().saturating_add(SPARE_VALUES);
-        let mut walk = Walk {
-            formats: self,
-            rest: frame,
-            values,
-            depth: 0,
-        };
+        let mut walk = Walk { formats: self, rest: frame, values, depth: 0 };
         let top = walk.index()?;
         if let Some(timestamp) = &self.timestamp {
             walk.format(timestamp, Care::default())?;
@@ -156,10 +149,7 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn take(&mut self, length: usize) -> Result<&'a [u8], Refusal> {
-        let (taken, rest) = self
-            .rest
-            .split_at_checked(length)
-            .ok_or(Refusal::Truncated)?;
+        let (taken, rest) = self.rest.split_at_checked(length).ok_or(Refusal::Truncated)?;
         self.rest = rest;
         Ok(taken)
     }
@@ -167,10 +157,7 @@ impl<'a> Walk<'a> {
     /// A little-endian number of up to 16 bytes.
     fn number(&mut self, length: usize) -> Result<u128, Refusal> {
         let bytes = self.take(length)?;
-        Ok(bytes
-            .iter()
-            .rev()
-            .fold(0, |number, &byte| number << 8 | u128::from(byte)))
+        Ok(bytes.iter().rev().fold(0, |number, &byte| number << 8 | u128::from(byte)))
     }
 
     fn length(&mut self) -> Result<usize, Refusal> {
@@ -295,10 +282,7 @@ impl<'a> Walk<'a> {
 /// How many bytes a bit field takes: those that it touches, rounded up to a power of two.
 fn bit_field_bytes(range: &std::ops::Range<u8>) -> Result<usize, Refusal> {
     let last = range.end.checked_sub(1).ok_or(Refusal::BadFormat)?;
-    let touched = (last / 8)
-        .checked_sub(range.start / 8)
-        .ok_or(Refusal::BadFormat)?
-        + 1;
+    let touched = (last / 8).checked_sub(range.start / 8).ok_or(Refusal::BadFormat)? + 1;
     Ok(usize::from(touched).next_power_of_two())
 }
 
@@ -311,10 +295,7 @@ fn arguments(text: &str, care: Care) -> Result<Vec<Argument>, Refusal> {
         let Fragment::Parameter(parameter) = fragment else {
             continue;
         };
-        let new = Argument {
-            kind: parameter.ty,
-            care: care.with(parameter.hint.as_ref()),
-        };
+        let new = Argument { kind: parameter.ty, care: care.with(parameter.hint.as_ref()) };
         match arguments.get_mut(&parameter.index) {
             None => drop(arguments.insert(parameter.index, new)),
             Some(old) => {

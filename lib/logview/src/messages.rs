@@ -42,29 +42,16 @@ impl Messages {
             .with_context(|| format!("{}: its defmt strings cannot be read", elf.display()))?;
         let Some(table) = table else { return Ok(None) };
         if table.encoding() != Encoding::Raw {
-            bail!(
-                "{}: defmt must be built with its feature `encoding-raw`",
-                elf.display()
-            );
+            bail!("{}: defmt must be built with its feature `encoding-raw`", elf.display());
         }
         let formats = Formats::read(&file);
-        Ok(Some(Messages {
-            elf: elf.to_owned(),
-            table,
-            formats,
-            locations: OnceCell::new(),
-        }))
+        Ok(Some(Messages { elf: elf.to_owned(), table, formats, locations: OnceCell::new() }))
     }
 
     /// Decodes one frame; the error says why that is impossible.
     pub fn decode(&self, payload: &[u8]) -> Result<Message, String> {
-        self.formats
-            .check(payload)
-            .map_err(|refusal| refusal.to_string())?;
-        let (frame, used) = self
-            .table
-            .decode(payload)
-            .map_err(|error| error.to_string())?;
+        self.formats.check(payload).map_err(|refusal| refusal.to_string())?;
+        let (frame, used) = self.table.decode(payload).map_err(|error| error.to_string())?;
         let rest = payload.get(used..).unwrap_or_default();
         if rest.len() > MAX_PADDING || rest.iter().any(|&byte| byte != 0) {
             return Err(format!("{} bytes follow the message", rest.len()));

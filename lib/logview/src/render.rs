@@ -23,21 +23,10 @@ const PALETTE: [u8; 12] = [33, 37, 64, 71, 99, 130, 133, 136, 166, 168, 172, 208
 impl Event {
     /// The event as text, without a line end. Some events take several lines.
     pub fn render(&self, color: bool) -> String {
-        let mut out = Painter {
-            text: String::new(),
-            color,
-        };
+        let mut out = Painter { text: String::new(), color };
         match self {
             Event::Text(line) => out.plain(&escape(line)),
-            Event::Log {
-                source,
-                core,
-                tsc,
-                seconds,
-                level,
-                message,
-                location,
-            } => {
+            Event::Log { source, core, tsc, seconds, level, message, location } => {
                 out.log_head(source, *core, *tsc, *seconds, *level);
                 out.message(message);
                 if let Some(location) = location {
@@ -54,11 +43,7 @@ impl Event {
                 out.plain(&format!(" {value:>12} {}", escape(unit)));
             }
             Event::Backtrace { source, frames } => out.backtrace(source, frames),
-            Event::Corrupt {
-                source,
-                reason,
-                bytes,
-            } => {
+            Event::Corrupt { source, reason, bytes } => {
                 let from = source.as_deref().map(|s| format!(" of {}", escape(s)));
                 let head = format!(" CORRUPT{}: {} ", from.unwrap_or_default(), escape(reason));
                 out.paint(alarm(), &head);
@@ -97,10 +82,7 @@ impl Painter {
         };
         self.paint(dim(), &format!("[{time:>TIME$}]"));
         self.plain(&format!(" c{core:<2} "));
-        self.paint(
-            source_style(source),
-            &format!("{:<SOURCE$}", escape(source)),
-        );
+        self.paint(source_style(source), &format!("{:<SOURCE$}", escape(source)));
         self.plain(" ");
         self.paint(level_style(level), &format!("{:<5}", level_name(level)));
         self.plain(" ");
@@ -119,10 +101,7 @@ impl Painter {
     }
 
     fn backtrace(&mut self, source: &str, frames: &[String]) {
-        self.paint(
-            Style::new().bold(),
-            &format!("backtrace of {}:", escape(source)),
-        );
+        self.paint(Style::new().bold(), &format!("backtrace of {}:", escape(source)));
         match frames {
             [] => self.plain(" no return addresses"),
             // The kernel's last words come as one address in a line.
@@ -176,9 +155,9 @@ fn source_style(source: &str) -> Style {
         return Style::new().bold();
     }
     // FNV-1a: short names that differ in one letter get different colours.
-    let hash = source.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    });
+    let hash = source
+        .bytes()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     let at = usize::try_from(hash).unwrap_or(0) % PALETTE.len();
     let color = PALETTE.get(at).map(|&code| Color::from(Ansi256Color(code)));
     Style::new().fg_color(color)
@@ -201,11 +180,7 @@ fn escape(text: &str) -> String {
 fn show_bytes(bytes: &[u8]) -> String {
     let shown = bytes.get(..MAX_SHOWN).unwrap_or(bytes);
     let rest = bytes.len() - shown.len();
-    let more = if rest > 0 {
-        format!("… and {rest} more")
-    } else {
-        String::new()
-    };
+    let more = if rest > 0 { format!("… and {rest} more") } else { String::new() };
     format!("\"{}\"{more}", shown.escape_ascii())
 }
 
@@ -230,24 +205,10 @@ mod tests {
             Event::Text("cloister: checked 212 blocks".to_owned()),
             log("init", Some(0.012_345_6), Level::Info, "found 3 tables"),
             log("kernel", None, Level::Error, "first\nsecond"),
-            Event::Lost {
-                source: "nvme".to_owned(),
-                frames: 12,
-            },
-            Event::Bench {
-                key: "null_syscall".to_owned(),
-                value: 58,
-                unit: "steps".to_owned(),
-            },
-            Event::Backtrace {
-                source: "nvme".to_owned(),
-                frames: vec!["0x10 main".to_owned()],
-            },
-            Event::Corrupt {
-                source: None,
-                reason: "cut".to_owned(),
-                bytes: vec![1, 65],
-            },
+            Event::Lost { source: "nvme".to_owned(), frames: 12 },
+            Event::Bench { key: "null_syscall".to_owned(), value: 58, unit: "steps".to_owned() },
+            Event::Backtrace { source: "nvme".to_owned(), frames: vec!["0x10 main".to_owned()] },
+            Event::Corrupt { source: None, reason: "cut".to_owned(), bytes: vec![1, 65] },
         ]
     }
 
@@ -288,10 +249,7 @@ mod tests {
     #[test]
     fn nobody_else_steers_the_terminal() {
         let evil = "\u{1b}[2Jgone\r\u{7}";
-        for event in [
-            Event::Text(evil.to_owned()),
-            log(evil, None, Level::Info, evil),
-        ] {
+        for event in [Event::Text(evil.to_owned()), log(evil, None, Level::Info, evil)] {
             let shown = event.render(false);
             assert!(!shown.contains(char::is_control), "{shown:?}");
             assert!(shown.contains("\\u{1b}[2Jgone\\r\\u{7}"), "{shown}");
@@ -302,10 +260,7 @@ mod tests {
     fn sources_keep_their_color() {
         assert_eq!(source_style("nvme"), source_style("nvme"));
         let names = ["init", "supervisor", "console", "nvme", "ping", "pong"];
-        let mut colors: Vec<_> = names
-            .iter()
-            .map(|n| format!("{}", source_style(n)))
-            .collect();
+        let mut colors: Vec<_> = names.iter().map(|n| format!("{}", source_style(n))).collect();
         colors.sort();
         colors.dedup();
         assert!(colors.len() >= 4, "{colors:?}");

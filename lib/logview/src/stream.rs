@@ -147,10 +147,7 @@ impl Splitter {
             self.end_line(false, out);
         }
         let bytes = std::mem::take(&mut self.segment);
-        out.push(Piece::Broken {
-            defect,
-            bytes: bytes.clone(),
-        });
+        out.push(Piece::Broken { defect, bytes: bytes.clone() });
         for byte in bytes {
             self.text(byte, true, out);
         }
@@ -214,10 +211,7 @@ impl Splitter {
         if std::mem::take(&mut self.half_reported) {
             return;
         }
-        out.push(Piece::Broken {
-            defect: Defect::Noise,
-            bytes,
-        });
+        out.push(Piece::Broken { defect: Defect::Noise, bytes });
     }
 }
 

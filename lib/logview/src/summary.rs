@@ -33,10 +33,7 @@ impl Summary {
 
     /// Sums over all sources; damage that names no source is included.
     pub fn total(&self) -> Counts {
-        let start = Counts {
-            corrupt: self.corrupt_elsewhere,
-            ..Counts::default()
-        };
+        let start = Counts { corrupt: self.corrupt_elsewhere, ..Counts::default() };
         self.sources.values().fold(start, |sum, counts| Counts {
             frames: sum.frames + counts.frames,
             lost: sum.lost.saturating_add(counts.lost),
@@ -55,11 +52,7 @@ impl fmt::Display for Summary {
         )?;
         for (source, counts) in &self.sources {
             if counts.lost > 0 || counts.corrupt > 0 {
-                write!(
-                    f,
-                    "; {source}: {} lost, {} corrupt",
-                    counts.lost, counts.corrupt
-                )?;
+                write!(f, "; {source}: {} lost, {} corrupt", counts.lost, counts.corrupt)?;
             }
         }
         Ok(())

@@ -45,31 +45,18 @@ pub(crate) struct Symbols {
 impl Symbols {
     /// Nothing is read yet.
     pub fn new(elf: PathBuf) -> Symbols {
-        Symbols {
-            elf,
-            tables: OnceCell::new(),
-        }
+        Symbols { elf, tables: OnceCell::new() }
     }
 
     /// Lines for an address, innermost inlined function first. A return address is looked up one
     /// byte earlier: the call may be the last instruction of its line or function.
     pub fn describe(&self, address: u64, is_return: bool) -> Vec<String> {
         let tables = self.tables.get_or_init(|| Tables::read(&self.elf));
-        let probe = if is_return {
-            address.saturating_sub(1)
-        } else {
-            address
-        };
-        let mut lines = tables
-            .as_ref()
-            .map(|t| t.lines(address, probe))
-            .unwrap_or_default();
+        let probe = if is_return { address.saturating_sub(1) } else { address };
+        let mut lines = tables.as_ref().map(|t| t.lines(address, probe)).unwrap_or_default();
         if lines.is_empty() {
             let name = tables.as_ref().and_then(|t| t.symbol(probe));
-            lines.push(format!(
-                "{address:#x} {}",
-                name.unwrap_or("(no symbol)".to_owned())
-            ));
+            lines.push(format!("{address:#x} {}", name.unwrap_or("(no symbol)".to_owned())));
         }
         lines
     }
@@ -83,16 +70,9 @@ impl Tables {
         let symbols = symbols
             .symbols()
             .iter()
-            .map(|s| Symbol {
-                address: s.address(),
-                size: s.size(),
-                name: s.name().to_owned(),
-            })
+            .map(|s| Symbol { address: s.address(), size: s.size(), name: s.name().to_owned() })
             .collect();
-        Some(Tables {
-            context: context(&file),
-            symbols: SymbolMap::new(symbols),
-        })
+        Some(Tables { context: context(&file), symbols: SymbolMap::new(symbols) })
     }
 
     /// Lines from the debug information.
@@ -122,10 +102,7 @@ impl Tables {
             lines.push(line);
         }
         let inlined = lines.len().saturating_sub(1);
-        lines
-            .iter_mut()
-            .take(inlined)
-            .for_each(|line| line.push_str(" (inlined)"));
+        lines.iter_mut().take(inlined).for_each(|line| line.push_str(" (inlined)"));
         lines
     }
 
@@ -143,10 +120,7 @@ fn context(file: &object::File<'_>) -> Option<addr2line::Context<Reader>> {
             .section_by_name(id.name())
             .and_then(|section| section.uncompressed_data().ok())
             .unwrap_or_default();
-        Ok(EndianArcSlice::new(
-            Arc::from(&*data),
-            RunTimeEndian::Little,
-        ))
+        Ok(EndianArcSlice::new(Arc::from(&*data), RunTimeEndian::Little))
     };
     let dwarf = gimli::Dwarf::load(load).ok()?;
     addr2line::Context::from_dwarf(dwarf).ok()
@@ -161,15 +135,11 @@ pub(crate) fn short_path(path: &str) -> String {
         return inside.display().to_string();
     }
     if let Some((_, inside)) = path.split_once("/registry/src/") {
-        return inside
-            .split_once('/')
-            .map_or(inside, |(_registry, rest)| rest)
-            .to_owned();
+        return inside.split_once('/').map_or(inside, |(_registry, rest)| rest).to_owned();
     }
-    for (marker, kept) in [
-        ("/rustlib/src/rust/library/", "library/"),
-        ("/library/core/", "library/core/"),
-    ] {
+    for (marker, kept) in
+        [("/rustlib/src/rust/library/", "library/"), ("/library/core/", "library/core/")]
+    {
         if let Some((_, inside)) = path.split_once(marker) {
             return format!("{kept}{inside}");
         }
@@ -184,10 +154,7 @@ mod tests {
     #[test]
     fn paths_lose_what_only_this_machine_knows() {
         let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs");
-        assert_eq!(
-            short_path(&here.display().to_string()),
-            "lib/logview/src/lib.rs"
-        );
+        assert_eq!(short_path(&here.display().to_string()), "lib/logview/src/lib.rs");
         assert_eq!(
             short_path("/x/registry/src/index-1f/crc-3.4.0/src/lib.rs"),
             "crc-3.4.0/src/lib.rs"
@@ -196,10 +163,7 @@ mod tests {
             short_path("/x/lib/rustlib/src/rust/library/core/src/panic.rs"),
             "library/core/src/panic.rs"
         );
-        assert_eq!(
-            short_path("/rustc/ab12/library/core/src/a.rs"),
-            "library/core/src/a.rs"
-        );
+        assert_eq!(short_path("/rustc/ab12/library/core/src/a.rs"), "library/core/src/a.rs");
         assert_eq!(short_path("kernel/src/main.rs"), "kernel/src/main.rs");
     }
 

@@ -30,11 +30,7 @@ struct Program {
 impl Program {
     fn read(name: &str, elf: &Path) -> Result<Program> {
         let symbols = Symbols::new(elf.to_owned());
-        Ok(Program {
-            name: name.to_owned(),
-            messages: Messages::read(elf)?,
-            symbols,
-        })
+        Ok(Program { name: name.to_owned(), messages: Messages::read(elf)?, symbols })
     }
 }
 
@@ -134,14 +130,8 @@ impl Viewer {
     }
 
     fn broken(&mut self, defect: Defect, bytes: Vec<u8>, events: &mut Vec<Event>) {
-        let claimed = if defect == Defect::Noise {
-            None
-        } else {
-            claimed_source(&bytes)
-        };
-        let source = claimed
-            .and_then(|s| self.program(s))
-            .map(|program| program.name.clone());
+        let claimed = if defect == Defect::Noise { None } else { claimed_source(&bytes) };
+        let source = claimed.and_then(|s| self.program(s)).map(|program| program.name.clone());
         match &source {
             Some(source) => self.summary.of(source).corrupt += 1,
             None => self.summary.corrupt_elsewhere += 1,
@@ -155,11 +145,7 @@ impl Viewer {
             Defect::UnknownKind(kind) => format!("a frame has the unknown kind {kind}"),
             Defect::Noise => "bytes that are neither text nor a frame".to_owned(),
         };
-        events.push(Event::Corrupt {
-            source,
-            reason,
-            bytes,
-        });
+        events.push(Event::Corrupt { source, reason, bytes });
     }
 
     fn frame(&mut self, frame: &Frame, events: &mut Vec<Event>) {
@@ -169,10 +155,7 @@ impl Viewer {
         counts.frames += 1;
         if frames > 0 {
             counts.lost = counts.lost.saturating_add(frames);
-            events.push(Event::Lost {
-                source: source.clone(),
-                frames,
-            });
+            events.push(Event::Lost { source: source.clone(), frames });
         }
         match frame.kind {
             Kind::Defmt => self.defmt(frame, &source, events),
@@ -183,9 +166,8 @@ impl Viewer {
             }
             Kind::Boot => {
                 self.clock.boot(frame.tsc);
-                let text = format!("boot record {}", describe(&frame.payload))
-                    .trim_end()
-                    .to_owned();
+                let text =
+                    format!("boot record {}", describe(&frame.payload)).trim_end().to_owned();
                 events.push(self.log(frame, &source, Level::Info, text, None));
             }
             Kind::Hello => self.hello(frame, &source, events),
@@ -194,18 +176,11 @@ impl Viewer {
 
     /// The console's greeting.
     fn hello(&mut self, frame: &Frame, source: &str, events: &mut Vec<Event>) {
-        match frame
-            .payload
-            .first_chunk::<8>()
-            .map(|bytes| u64::from_le_bytes(*bytes))
-        {
+        match frame.payload.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes)) {
             Some(hz) if hz > 0 => {
                 self.clock.tsc_hz = Some(hz);
-                let text = format!(
-                    "time stamp counter at {}.{:06} MHz",
-                    hz / 1_000_000,
-                    hz % 1_000_000
-                );
+                let text =
+                    format!("time stamp counter at {}.{:06} MHz", hz / 1_000_000, hz % 1_000_000);
                 events.push(self.log(frame, source, Level::Debug, text, None));
             }
             _ => {
@@ -219,10 +194,7 @@ impl Viewer {
         let decoded = match self.program(frame.source) {
             None => Err("the archive has no task with this index".to_owned()),
             Some(Program { messages: None, .. }) => Err("its ELF has no defmt strings".to_owned()),
-            Some(Program {
-                messages: Some(messages),
-                ..
-            }) => messages.decode(&frame.payload),
+            Some(Program { messages: Some(messages), .. }) => messages.decode(&frame.payload),
         };
         match decoded {
             Ok(m) => self.message(frame, source, m.level, m.text, m.location, events),
@@ -243,11 +215,7 @@ impl Viewer {
     ) {
         self.summary.of(source).corrupt += 1;
         let bytes = frame.payload.clone();
-        events.push(Event::Corrupt {
-            source: Some(source.to_owned()),
-            reason,
-            bytes,
-        });
+        events.push(Event::Corrupt { source: Some(source.to_owned()), reason, bytes });
     }
 
     /// A message, unless it is one of the conventions.
@@ -305,9 +273,7 @@ impl Viewer {
         let task = match found.name {
             Some(KERNEL) => None,
             None if found.addresses.iter().all(|&a| a >= KERNEL_BASE) => None,
-            _ => named
-                .or_else(|| self.named_task(found.before))
-                .or(self.last_named),
+            _ => named.or_else(|| self.named_task(found.before)).or(self.last_named),
         };
         events.push(self.backtrace(task, &found.addresses));
     }
@@ -319,11 +285,7 @@ impl Viewer {
         let mut frames = Vec::new();
         for (at, &address) in addresses.iter().enumerate() {
             let is_return = at > 0 || task.is_none();
-            let program = if address >= KERNEL_BASE {
-                Some(&self.kernel)
-            } else {
-                task
-            };
+            let program = if address >= KERNEL_BASE { Some(&self.kernel) } else { task };
             match program {
                 Some(program) => frames.extend(program.symbols.describe(address, is_return)),
                 None => frames.push(format!("{address:#x} (of an unnamed task)")),
@@ -343,20 +305,13 @@ impl Viewer {
             return 0;
         }
         let counted = u64::from(frame.lost);
-        let Some(next) = self
-            .next_seq
-            .insert(frame.source, frame.seq.wrapping_add(1))
-        else {
+        let Some(next) = self.next_seq.insert(frame.source, frame.seq.wrapping_add(1)) else {
             return counted;
         };
         let ahead = frame.seq.wrapping_sub(next);
         if self.reread.remove(&frame.source) {
             let is_behind = ahead > u16::MAX / 2;
-            return if is_behind {
-                0
-            } else {
-                counted.min(u64::from(ahead))
-            };
+            return if is_behind { 0 } else { counted.min(u64::from(ahead)) };
         }
         let [low, high, _, _] = frame.lost.to_le_bytes();
         let jump = ahead.wrapping_sub(u16::from_le_bytes([low, high]));
@@ -375,10 +330,7 @@ impl Viewer {
     }
 
     fn task_by_name(&self, name: &str) -> Option<u16> {
-        self.tasks
-            .iter()
-            .find(|(_, program)| program.name == name)
-            .map(|(&index, _)| index)
+        self.tasks.iter().find(|(_, program)| program.name == name).map(|(&index, _)| index)
     }
 
     /// The first task that a line names.
@@ -391,10 +343,6 @@ impl Viewer {
 fn describe(payload: &[u8]) -> String {
     match std::str::from_utf8(payload) {
         Ok(text) if !text.is_empty() && !text.contains(char::is_control) => text.to_owned(),
-        _ => payload
-            .iter()
-            .take(64)
-            .map(|byte| format!("{byte:02x}"))
-            .collect(),
+        _ => payload.iter().take(64).map(|byte| format!("{byte:02x}")).collect(),
     }
 }

@@ -13,11 +13,7 @@ fn stream(random: &mut Random) -> Vec<u8> {
     let length = random.below(60);
     let mut bytes = match random.below(5) {
         // Nothing but noise, rich in zeros.
-        0 => random
-            .bytes(length)
-            .into_iter()
-            .map(|b| if b < 40 { 0 } else { b })
-            .collect(),
+        0 => random.bytes(length).into_iter().map(|b| if b < 40 { 0 } else { b }).collect(),
         // Noise that begins like a frame.
         1 => [vec![0, 0x30, 0xc1], random.bytes(length), vec![0]].concat(),
         // A frame that passes every check of the wire, with a message that is none.
@@ -85,23 +81,14 @@ fn hostile_streams_do_no_harm() {
             let shown: usize = events.iter().map(|e| e.render(case % 2 == 0).len()).sum();
             (shown, events.iter().filter(|event| is_defmt(event)).count())
         }));
-        let Ok((shown, messages)) = outcome else {
-            panic!("case {case}: {bytes:02x?}")
-        };
+        let Ok((shown, messages)) = outcome else { panic!("case {case}: {bytes:02x?}") };
         // What a frame can blow up to is bounded by its own size.
-        assert!(
-            shown < 200_000,
-            "case {case}: {} bytes became {shown}",
-            bytes.len()
-        );
+        assert!(shown < 200_000, "case {case}: {} bytes became {shown}", bytes.len());
         decoded += messages;
     }
     // The cases reach the decoder: messages were decoded and others refused.
     let total = viewer.summary().total();
-    assert!(
-        total.frames > CASES / 4 && total.corrupt > CASES / 10,
-        "{total:?}"
-    );
+    assert!(total.frames > CASES / 4 && total.corrupt > CASES / 10, "{total:?}");
     assert!(decoded > 5000, "{decoded} messages were decoded");
 }
 

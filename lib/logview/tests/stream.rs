@@ -15,16 +15,8 @@ enum Part {
 
 fn frame() -> impl Strategy<Value = Sent> {
     let payload = prop::collection::vec(any::<u8>(), 0..400);
-    (
-        any::<u16>(),
-        any::<u8>(),
-        0u8..4,
-        any::<u16>(),
-        any::<u32>(),
-        any::<u64>(),
-        payload,
-    )
-        .prop_map(|(source, core, kind, seq, lost, tsc, payload)| Sent {
+    (any::<u16>(), any::<u8>(), 0u8..4, any::<u16>(), any::<u32>(), any::<u64>(), payload).prop_map(
+        |(source, core, kind, seq, lost, tsc, payload)| Sent {
             source,
             core,
             kind,
@@ -32,7 +24,8 @@ fn frame() -> impl Strategy<Value = Sent> {
             lost,
             tsc,
             payload,
-        })
+        },
+    )
 }
 
 /// Text as people write it, with letters beyond ASCII.
@@ -63,21 +56,9 @@ fn same(piece: &Piece, part: &Part) -> bool {
     match (piece, part) {
         (Piece::Line(got), Part::Line(sent)) => got == sent,
         (Piece::Frame(got), Part::Frame(sent)) => {
-            (
-                got.source,
-                got.core,
-                got.seq,
-                got.lost,
-                got.tsc,
-                &got.payload,
-            ) == (
-                sent.source,
-                sent.core,
-                sent.seq,
-                sent.lost,
-                sent.tsc,
-                &sent.payload,
-            ) && got.kind as u8 == sent.kind
+            (got.source, got.core, got.seq, got.lost, got.tsc, &got.payload)
+                == (sent.source, sent.core, sent.seq, sent.lost, sent.tsc, &sent.payload)
+                && got.kind as u8 == sent.kind
         }
         _ => false,
     }
@@ -239,10 +220,7 @@ fn empty_lines_and_short_lines_stay() {
 fn text_appears_at_once() {
     let mut viewer = viewer();
     viewer.feed(&Sent::new(0xffff, TEXT, 0, b"x").encode());
-    assert_eq!(
-        viewer.feed(b"stub: ok\n"),
-        [Event::Text("stub: ok".to_owned())]
-    );
+    assert_eq!(viewer.feed(b"stub: ok\n"), [Event::Text("stub: ok".to_owned())]);
 }
 
 #[test]

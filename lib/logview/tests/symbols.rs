@@ -18,9 +18,7 @@ const KERNEL_WAIT: u64 = 0xffff_ffff_8000_1000;
 
 #[inline(always)]
 fn melted_in(number: u64) -> u64 {
-    black_box(number)
-        .wrapping_mul(black_box(3))
-        .rotate_left(black_box(5))
+    black_box(number).wrapping_mul(black_box(3)).rotate_left(black_box(5))
 }
 
 #[inline(never)]
@@ -33,9 +31,7 @@ fn stood_here_in(file: &[u8]) -> (u64, u64) {
     let object = object::File::parse(file).expect("the test program");
     let found = object.symbols().find(|symbol| {
         symbol.size() > 0
-            && symbol
-                .name()
-                .is_ok_and(|n| n.contains("stood_here") && !n.contains("stood_here_in"))
+            && symbol.name().is_ok_and(|n| n.contains("stood_here") && !n.contains("stood_here_in"))
     });
     let symbol = found.expect("the function");
     (symbol.address(), symbol.size())
@@ -106,18 +102,13 @@ fn addresses_become_functions_lines_and_inlined_frames() {
         let inner = frames.iter().find(|frame| frame.contains("melted_in"));
         if let Some(inner) = inner {
             assert!(inner.contains("symbols::melted_in at lib/logview/tests/symbols.rs"));
-            assert!(
-                inner.ends_with(" (inlined)") && !outer.ends_with(" (inlined)"),
-                "{frames:?}"
-            );
+            assert!(inner.ends_with(" (inlined)") && !outer.ends_with(" (inlined)"), "{frames:?}");
             inlined += 1;
         }
     }
     assert!(inlined > 0, "no address of the inlined function");
     let events = viewer.feed(&backtrace_frame("nvme", &[start]));
-    let line = backtrace(&events).1[0]
-        .rsplit_once(':')
-        .map(|(_, line)| line.parse::<u32>());
+    let line = backtrace(&events).1[0].rsplit_once(':').map(|(_, line)| line.parse::<u32>());
     assert!(matches!(line, Some(Ok(1..))), "a line number: {line:?}");
 }
 
@@ -127,17 +118,8 @@ fn a_return_address_belongs_to_the_call_before_it() {
     // One byte behind the function: as a return address it is still in it.
     let events = viewer.feed(&backtrace_frame("nvme", &[start, start + size, 0, 17]));
     let (_, frames) = backtrace(&events);
-    assert!(
-        frames
-            .last()
-            .expect("frames")
-            .contains("symbols::stood_here"),
-        "{frames:?}"
-    );
-    assert!(
-        !frames.iter().any(|frame| frame.contains("0x11")),
-        "behind the zero: {frames:?}"
-    );
+    assert!(frames.last().expect("frames").contains("symbols::stood_here"), "{frames:?}");
+    assert!(!frames.iter().any(|frame| frame.contains("0x11")), "behind the zero: {frames:?}");
     let first = viewer.feed(&backtrace_frame("nvme", &[start + size]));
     assert!(!backtrace(&first).1[0].contains("symbols::stood_here"));
 }
@@ -148,24 +130,15 @@ fn last_words_are_symbolised() {
     let line = format!("bt: {:#x} {:#x}\n", KERNEL_WAIT + 4, KERNEL_WAIT + 0x40);
     let events = viewer.feed(line.as_bytes());
     assert_eq!(events[0], Event::Text(line.trim_end().to_owned()));
-    let expected = [
-        "0xffffffff80001004 kernel::wait",
-        "0xffffffff80001040 kernel::wait",
-    ];
-    assert_eq!(
-        backtrace(&events),
-        ("kernel", &expected.map(str::to_owned)[..])
-    );
+    let expected = ["0xffffffff80001004 kernel::wait", "0xffffffff80001040 kernel::wait"];
+    assert_eq!(backtrace(&events), ("kernel", &expected.map(str::to_owned)[..]));
     // Kernel addresses are the kernel's, whoever was named before.
     viewer.feed(b"nvme: page fault\n");
     let events = viewer.feed(line.as_bytes());
     assert_eq!(backtrace(&events).0, "kernel");
     // As the kernel writes them: the name behind the colon.
     let events = viewer.feed(format!("bt: kernel {:#x}\n", KERNEL_WAIT + 0x40).as_bytes());
-    assert_eq!(
-        backtrace(&events),
-        ("kernel", &expected.map(str::to_owned)[1..])
-    );
+    assert_eq!(backtrace(&events), ("kernel", &expected.map(str::to_owned)[1..]));
     let events = viewer.feed(format!("bt: nvme {start:#x} {KERNEL_WAIT:#x}\n").as_bytes());
     assert_eq!(backtrace(&events).0, "nvme");
     assert!(backtrace(&events).1[0].contains("stood_here"));
@@ -176,22 +149,11 @@ fn last_words_are_symbolised() {
     let events = viewer.feed(format!("nvme: page fault\n  bt: {start:#x}\n").as_bytes());
     assert!(backtrace(&events).1[0].contains("stood_here"));
     let events = viewer.feed(format!("\nbt: {start:#x}\n").as_bytes());
-    assert_eq!(
-        backtrace(&events).1,
-        [format!("{start:#x} (of an unnamed task)")]
-    );
+    assert_eq!(backtrace(&events).1, [format!("{start:#x} (of an unnamed task)")]);
     // The same in a frame of text.
-    let frame = Sent::new(
-        0xffff,
-        TEXT,
-        0,
-        format!("bt: {:#x}", KERNEL_WAIT + 0x40).as_bytes(),
-    );
+    let frame = Sent::new(0xffff, TEXT, 0, format!("bt: {:#x}", KERNEL_WAIT + 0x40).as_bytes());
     let events = viewer.feed(&frame.encode());
-    assert_eq!(
-        backtrace(&events).1,
-        expected.map(str::to_owned)[1..].to_vec()
-    );
+    assert_eq!(backtrace(&events).1, expected.map(str::to_owned)[1..].to_vec());
 }
 
 #[test]
@@ -203,11 +165,7 @@ fn a_backtrace_of_nobody_stays_a_message() {
 /// DWARF that says where the first message of [`FORMATS`] stands.
 fn dwarf_of_a_log_statement(root: &Path) -> Vec<(String, Vec<u8>)> {
     use gimli::write::{AttributeValue, DwarfUnit, EndianVec, LineProgram, LineString, Sections};
-    let encoding = gimli::Encoding {
-        format: gimli::Format::Dwarf32,
-        version: 4,
-        address_size: 8,
-    };
+    let encoding = gimli::Encoding { format: gimli::Format::Dwarf32, version: 4, address_size: 8 };
     let mut dwarf = DwarfUnit::new(encoding);
     let folder = root.join("drivers/init/src").display().to_string();
     let mut lines = LineProgram::new(
@@ -230,14 +188,8 @@ fn dwarf_of_a_log_statement(root: &Path) -> Vec<(String, Vec<u8>)> {
     let variable = dwarf.unit.add(unit, gimli::DW_TAG_variable);
     let variable = dwarf.unit.get_mut(variable);
     variable.set(gimli::DW_AT_name, AttributeValue::StringRef(name));
-    variable.set(
-        gimli::DW_AT_linkage_name,
-        AttributeValue::StringRef(linkage),
-    );
-    variable.set(
-        gimli::DW_AT_decl_file,
-        AttributeValue::FileIndex(Some(file)),
-    );
+    variable.set(gimli::DW_AT_linkage_name, AttributeValue::StringRef(linkage));
+    variable.set(gimli::DW_AT_decl_file, AttributeValue::FileIndex(Some(file)));
     variable.set(gimli::DW_AT_decl_line, AttributeValue::Udata(42));
     let mut sections = Sections::new(EndianVec::new(gimli::LittleEndian));
     dwarf.write(&mut sections).expect("DWARF");
@@ -252,10 +204,7 @@ fn dwarf_of_a_log_statement(root: &Path) -> Vec<(String, Vec<u8>)> {
 
 #[test]
 fn messages_tell_where_they_stand() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
-        .canonicalize()
-        .expect("a path");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("a path");
     let program = common::elf_with(FORMATS, "raw", &dwarf_of_a_log_statement(&root));
     let folder = archive_with(&program);
     let mut viewer = Viewer::open(folder.path()).expect("an archive");
@@ -264,17 +213,11 @@ fn messages_tell_where_they_stand() {
         other => panic!("{other:?}"),
     };
     let events = viewer.feed(&Sent::new(3, DEFMT, 0, &[1, 0, 9]).encode());
-    assert_eq!(
-        place(&events).as_deref(),
-        Some("drivers/init/src/main.rs:42")
-    );
+    assert_eq!(place(&events).as_deref(), Some("drivers/init/src/main.rs:42"));
     let events = viewer.feed(&Sent::new(3, DEFMT, 1, &[2, 0]).encode());
     assert_eq!(place(&events), None);
     // Without debug information messages still have their text.
     let plain = archive_with(&elf(FORMATS, "raw"));
     let mut viewer = Viewer::open(plain.path()).expect("an archive");
-    assert_eq!(
-        place(&viewer.feed(&Sent::new(3, DEFMT, 0, &[2, 0]).encode())),
-        None
-    );
+    assert_eq!(place(&viewer.feed(&Sent::new(3, DEFMT, 0, &[2, 0]).encode())), None);
 }

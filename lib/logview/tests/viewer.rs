@@ -15,10 +15,7 @@ fn defmt(seq: u16, index: u16, arguments: &[&[u8]]) -> Sent {
 }
 
 fn str_argument(text: &str) -> Vec<u8> {
-    let mut bytes = u32::try_from(text.len())
-        .expect("short")
-        .to_le_bytes()
-        .to_vec();
+    let mut bytes = u32::try_from(text.len()).expect("short").to_le_bytes().to_vec();
     bytes.extend(text.as_bytes());
     bytes
 }
@@ -26,14 +23,9 @@ fn str_argument(text: &str) -> Vec<u8> {
 /// The only message of a frame.
 fn message(frame: &Sent) -> (Level, String) {
     match viewer().feed(&frame.encode()).as_slice() {
-        [
-            Event::Log {
-                level,
-                message,
-                source,
-                ..
-            },
-        ] if source == "init" => (*level, message.clone()),
+        [Event::Log { level, message, source, .. }] if source == "init" => {
+            (*level, message.clone())
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -41,48 +33,21 @@ fn message(frame: &Sent) -> (Level, String) {
 /// Why a frame cannot be explained.
 fn refusal(frame: &Sent) -> String {
     match viewer().feed(&frame.encode()).as_slice() {
-        [
-            Event::Corrupt {
-                reason,
-                source: Some(_),
-                ..
-            },
-        ] => reason.clone(),
+        [Event::Corrupt { reason, source: Some(_), .. }] => reason.clone(),
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
 fn messages_have_level_and_text() {
-    assert_eq!(
-        message(&defmt(0, 1, &[&[3]])),
-        (Level::Info, "found 3 tables".into())
-    );
-    assert_eq!(
-        message(&defmt(0, 2, &[])),
-        (Level::Error, "nothing answers".into())
-    );
-    assert_eq!(
-        message(&defmt(0, 12, &[&[13, 0]])),
-        (Level::Print, "hello world".into())
-    );
+    assert_eq!(message(&defmt(0, 1, &[&[3]])), (Level::Info, "found 3 tables".into()));
+    assert_eq!(message(&defmt(0, 2, &[])), (Level::Error, "nothing answers".into()));
+    assert_eq!(message(&defmt(0, 12, &[&[13, 0]])), (Level::Print, "hello world".into()));
     // Formats within formats: the variant Busy of a derived enum around a u64.
-    let busy = [
-        &[6, 0, 1, 5, 0][..],
-        &7u64.to_le_bytes(),
-        &1500u32.to_le_bytes(),
-    ];
-    assert_eq!(
-        message(&defmt(0, 7, &busy)),
-        (Level::Debug, "state Busy(7) since 1.500".into())
-    );
+    let busy = [&[6, 0, 1, 5, 0][..], &7u64.to_le_bytes(), &1500u32.to_le_bytes()];
+    assert_eq!(message(&defmt(0, 7, &busy)), (Level::Debug, "state Busy(7) since 1.500".into()));
     // Bit fields share their bytes, and an array is shown by its hint.
-    let bits = [
-        &0b0001_0110_1101u16.to_le_bytes()[..],
-        &str_argument("hi"),
-        &[8, 9],
-        b"ok\xff",
-    ];
+    let bits = [&0b0001_0110_1101u16.to_le_bytes()[..], &str_argument("hi"), &[8, 9], b"ok\xff"];
     let text = "bits 5 11 bytes b\"hi\" [8, 9] ok";
     assert_eq!(message(&defmt(0, 14, &bits)), (Level::Trace, text.into()));
     // A sequence of formats ends with the index zero.
@@ -122,10 +87,7 @@ fn frames_that_would_harm_the_decoder_are_refused() {
     assert!(refusal(&deep).contains("nests too deep"));
     // A date after the year 9999, a hexadecimal `isize`, which the decoder cannot print.
     assert!(refusal(&defmt(0, 8, &[&u64::MAX.to_le_bytes()])).contains("display hint"));
-    assert_eq!(
-        message(&defmt(0, 8, &[&0u64.to_le_bytes()])).1,
-        "at 1970-01-01T00:00:00Z"
-    );
+    assert_eq!(message(&defmt(0, 8, &[&0u64.to_le_bytes()])).1, "at 1970-01-01T00:00:00Z");
     assert!(refusal(&defmt(0, 9, &[&[255; 4]])).contains("display hint"));
     // CBOR arrays within arrays: its reader is recursive.
     let nested = str_argument(&"\u{1}".repeat(2_000));
@@ -146,10 +108,7 @@ fn frames_without_their_strings_say_so() {
 
 #[test]
 fn seconds_count_from_the_boot_record_once_the_frequency_is_known() {
-    let at = |kind, tsc, payload: &[u8], seq| Sent {
-        tsc,
-        ..Sent::new(0xffff, kind, seq, payload)
-    };
+    let at = |kind, tsc, payload: &[u8], seq| Sent { tsc, ..Sent::new(0xffff, kind, seq, payload) };
     let seconds = |event: &Event| match event {
         Event::Log { seconds, .. } => *seconds,
         other => panic!("{other:?}"),
@@ -162,34 +121,18 @@ fn seconds_count_from_the_boot_record_once_the_frequency_is_known() {
     assert_eq!(seconds(&hello[0]), Some(0.5));
     // A second record does not move the origin, unless the counter itself started over.
     viewer.feed(&at(BOOT, 9_000, b"v1", 3).encode());
-    assert_eq!(
-        seconds(&viewer.feed(&at(TEXT, 5_000, b"x", 4).encode())[0]),
-        Some(2.0)
-    );
+    assert_eq!(seconds(&viewer.feed(&at(TEXT, 5_000, b"x", 4).encode())[0]), Some(2.0));
     viewer.feed(&at(BOOT, 100, b"v1", 5).encode());
-    assert_eq!(
-        seconds(&viewer.feed(&at(TEXT, 300, b"x", 6).encode())[0]),
-        Some(0.1)
-    );
+    assert_eq!(seconds(&viewer.feed(&at(TEXT, 300, b"x", 6).encode())[0]), Some(0.1));
     let zero = viewer.feed(&at(HELLO, 400, &[0; 8], 7).encode());
     assert!(matches!(&zero[0], Event::Corrupt { .. }), "{zero:?}");
 }
 
 #[test]
 fn kernels_are_sources_too() {
-    let frame = Sent {
-        core: 2,
-        ..Sent::new(0xffff - 2, DEFMT, 0, &[1, 0])
-    };
+    let frame = Sent { core: 2, ..Sent::new(0xffff - 2, DEFMT, 0, &[1, 0]) };
     match viewer().feed(&frame.encode()).as_slice() {
-        [
-            Event::Log {
-                source,
-                core: 2,
-                message,
-                ..
-            },
-        ] => {
+        [Event::Log { source, core: 2, message, .. }] => {
             assert_eq!((source.as_str(), message.as_str()), ("kernel", "sealed"));
         }
         other => panic!("{other:?}"),
@@ -210,10 +153,7 @@ fn loss_is_shown_whether_counted_or_seen() {
         assert_eq!(viewer.summary().total().lost, shown.iter().sum::<u64>());
         shown
     };
-    let frame = |seq, lost| Sent {
-        lost,
-        ..defmt(seq, 2, &[])
-    };
+    let frame = |seq, lost| Sent { lost, ..defmt(seq, 2, &[]) };
     assert_eq!(lost(&[frame(7, 0), frame(8, 0)]), [] as [u64; 0]);
     assert_eq!(lost(&[frame(0, 0), frame(5, 4)]), [4]);
     assert_eq!(lost(&[frame(0, 0), frame(3, 0)]), [2]);
@@ -229,19 +169,10 @@ fn loss_is_shown_whether_counted_or_seen() {
 
 #[test]
 fn a_restarted_console_does_not_report_old_loss_again() {
-    let frame = |seq, lost| Sent {
-        lost,
-        ..defmt(seq, 2, &[])
-    };
+    let frame = |seq, lost| Sent { lost, ..defmt(seq, 2, &[]) };
     let hello = Sent::new(3, HELLO, 0, &2_000u64.to_le_bytes());
     let lost = |first: Sent, again: Sent| {
-        let bytes = [
-            hello.encode(),
-            first.encode(),
-            hello.encode(),
-            again.encode(),
-        ]
-        .concat();
+        let bytes = [hello.encode(), first.encode(), hello.encode(), again.encode()].concat();
         let mut viewer = viewer();
         viewer.feed(&bytes);
         viewer.summary().total().lost
@@ -263,16 +194,9 @@ fn a_restarted_console_does_not_report_old_loss_again() {
 
 #[test]
 fn benchmarks_become_numbers() {
-    let arguments = [
-        &str_argument("null_syscall")[..],
-        &58u64.to_le_bytes(),
-        &str_argument("steps"),
-    ];
-    let expected = Event::Bench {
-        key: "null_syscall".into(),
-        value: 58,
-        unit: "steps".into(),
-    };
+    let arguments =
+        [&str_argument("null_syscall")[..], &58u64.to_le_bytes(), &str_argument("steps")];
+    let expected = Event::Bench { key: "null_syscall".into(), value: 58, unit: "steps".into() };
     let events = viewer().feed(&defmt(0, 3, &arguments).encode());
     assert_eq!(events, std::slice::from_ref(&expected));
     let text = Sent::new(3, TEXT, 0, b"bench null_syscall 58 steps\nbench but not\n");
@@ -290,11 +214,7 @@ fn the_summary_counts_by_source() {
         defmt(0, 2, &[]).encode(),
         damaged,
         defmt(2, 2, &[]).encode(),
-        Sent {
-            lost: 5,
-            ..Sent::new(3, TEXT, 5, b"hi")
-        }
-        .encode(),
+        Sent { lost: 5, ..Sent::new(3, TEXT, 5, b"hi") }.encode(),
         b"\x01\x02\x03\x04".to_vec(),
     ];
     let mut viewer = viewer();
@@ -319,10 +239,7 @@ fn a_panic_in_the_middle_of_a_message_shows_both() {
     let mut viewer = viewer();
     let events = decode(&mut viewer, &bytes);
     assert!(text_of(&events).contains("kernel panic on core 1: budget underflow"));
-    let corrupt: Vec<_> = events
-        .iter()
-        .filter(|e| matches!(e, Event::Corrupt { .. }))
-        .collect();
+    let corrupt: Vec<_> = events.iter().filter(|e| matches!(e, Event::Corrupt { .. })).collect();
     assert_eq!(corrupt.len(), 1);
     assert!(matches!(corrupt[0], Event::Corrupt { source: Some(s), .. } if s == "init"));
 }

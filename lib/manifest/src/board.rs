@@ -78,25 +78,18 @@ pub struct Device {
 
 /// Reads a board; `None` after a problem that leaves nothing to go on with.
 pub fn read(source: &Source, problems: &mut Problems) -> Option<Board> {
-    let raw: raw::Board = raw::parse(source)
-        .map_err(|problem| problems.push(problem))
-        .ok()?;
+    let raw: raw::Board = raw::parse(source).map_err(|problem| problems.push(problem)).ok()?;
     let mut judge = Judge { source, problems };
     let most = i64::try_from(MAX_CORES).unwrap_or(i64::MAX);
     let cores = judge.number::<u32>("the board's `cores`", &raw.cores, 1..=most)?;
     let memory = judge.quantity("the board's `memory`", &raw.memory, quantity::size_bytes)?;
     let memory_mib = memory_mib(&mut judge, memory, raw.memory.span())?;
     let sleep_type = sleep_type(&mut judge, &raw.power);
-    let debug_port = raw
-        .debug_port
-        .as_ref()
-        .map_or(Some(0), |port| debug_port(&mut judge, port));
+    let debug_port = raw.debug_port.as_ref().map_or(Some(0), |port| debug_port(&mut judge, port));
     let mut entries: Vec<_> = raw.devices.into_iter().collect();
     entries.sort_by_key(|(name, _)| name.span().start);
-    let devices: Vec<Option<Device>> = entries
-        .into_iter()
-        .map(|(name, raw)| device(&mut judge, name, raw.get_ref()))
-        .collect();
+    let devices: Vec<Option<Device>> =
+        entries.into_iter().map(|(name, raw)| device(&mut judge, name, raw.get_ref())).collect();
     Some(Board {
         source: source.clone(),
         cores: *cores.get_ref(),
@@ -108,9 +101,8 @@ pub fn read(source: &Source, problems: &mut Problems) -> Option<Board> {
 }
 
 fn memory_mib(judge: &mut Judge<'_>, bytes: u64, span: crate::report::Span) -> Option<u32> {
-    let mib = u32::try_from(bytes >> 20)
-        .ok()
-        .filter(|mib| *mib >= 16 && bytes.is_multiple_of(1 << 20));
+    let mib =
+        u32::try_from(bytes >> 20).ok().filter(|mib| *mib >= 16 && bytes.is_multiple_of(1 << 20));
     if mib.is_none() {
         let found = quantity::shown_bytes(bytes);
         judge.wrong(
@@ -158,14 +150,8 @@ fn debug_port(judge: &mut Judge<'_>, port: &Spanned<String>) -> Option<u16> {
 fn device(judge: &mut Judge<'_>, name: Spanned<String>, raw: &raw::Device) -> Option<Device> {
     let named = judge.name("device", &name);
     let (place, nth) = place(judge, &name, raw)?;
-    let ports = raw
-        .ports
-        .as_ref()
-        .map_or(Some(None), |text| ports(judge, text).map(Some));
-    let mmio = raw
-        .mmio
-        .as_ref()
-        .map_or(Some(None), |text| mmio(judge, text).map(Some));
+    let ports = raw.ports.as_ref().map_or(Some(None), |text| ports(judge, text).map(Some));
+    let mmio = raw.mmio.as_ref().map_or(Some(None), |text| mmio(judge, text).map(Some));
     let interrupts = interrupts(judge, name.get_ref(), raw);
     let rate_max = match &raw.interrupt_rate_max {
         None => Some(RATE_DEFAULT),
@@ -180,10 +166,7 @@ fn device(judge: &mut Judge<'_>, name: Spanned<String>, raw: &raw::Device) -> Op
     if place == Place::Platform && is_empty {
         judge.wrong(
             name.span(),
-            format!(
-                "device `{}` has nothing that a task could use",
-                name.get_ref()
-            ),
+            format!("device `{}` has nothing that a task could use", name.get_ref()),
             "no ports, registers or interrupts",
             "give it `ports`, `mmio`, `interrupts`, or a place on the PCI bus: `pci`, `id` or \
              `class`",
@@ -210,9 +193,7 @@ fn device(judge: &mut Judge<'_>, name: Spanned<String>, raw: &raw::Device) -> Op
 /// The place of a device, from the one key that says it.
 fn place(judge: &mut Judge<'_>, name: &Spanned<String>, raw: &raw::Device) -> Option<(Place, u8)> {
     let keys = [("pci", &raw.pci), ("id", &raw.id), ("class", &raw.class)];
-    let mut given = keys
-        .iter()
-        .filter_map(|(key, text)| text.as_ref().map(|text| (*key, text)));
+    let mut given = keys.iter().filter_map(|(key, text)| text.as_ref().map(|text| (*key, text)));
     let first = given.next();
     if let (Some((one, _)), Some((two, text))) = (first, given.next()) {
         judge.wrong(
@@ -240,19 +221,14 @@ fn place(judge: &mut Judge<'_>, name: &Spanned<String>, raw: &raw::Device) -> Op
 /// A platform device has none of the keys of a PCI function.
 fn platform(judge: &mut Judge<'_>, name: &Spanned<String>, raw: &raw::Device) -> Option<Place> {
     let key = match raw {
-        raw::Device {
-            bus_master: true, ..
-        } => "bus-master",
+        raw::Device { bus_master: true, .. } => "bus-master",
         raw::Device { nth: Some(_), .. } => "nth",
         raw::Device { bars, .. } if !bars.is_empty() => "bars",
         _ => return Some(Place::Platform),
     };
     judge.wrong(
         name.span(),
-        format!(
-            "device `{}` has `{key}` but no place on the PCI bus",
-            name.get_ref()
-        ),
+        format!("device `{}` has `{key}` but no place on the PCI bus", name.get_ref()),
         format!("`{key}` belongs to PCI functions"),
         "add `pci = \"00:04.0\"`, `id = \"1b36:0010\"` or `class = \"01:08:02\"`, or remove the \
          key",
@@ -271,18 +247,12 @@ fn bus_place(
         raw::Device { ports: Some(_), .. } => "ports",
         raw::Device { mmio: Some(_), .. } => "mmio",
         raw::Device { interrupts, .. } if !interrupts.is_empty() => "interrupts",
-        raw::Device {
-            interrupt_rate_max: Some(_),
-            ..
-        } => "interrupt-rate-max",
+        raw::Device { interrupt_rate_max: Some(_), .. } => "interrupt-rate-max",
         _ => return Some(()),
     };
     judge.wrong(
         span,
-        format!(
-            "device `{}` is a PCI function and has `{key}`",
-            name.get_ref()
-        ),
+        format!("device `{}` is a PCI function and has `{key}`", name.get_ref()),
         "a PCI function",
         format!(
             "its registers are `bars = {{ 0 = \"16KiB\" }}`; `{key}` belongs to platform devices"
@@ -334,17 +304,13 @@ fn pci_place(judge: &mut Judge<'_>, key: &str, text: &Spanned<String>) -> Option
 }
 
 fn joined(fields: &[u32], shifts: &[u32]) -> u32 {
-    fields
-        .iter()
-        .zip(shifts)
-        .fold(0, |sum, (field, shift)| sum | field << shift)
+    fields.iter().zip(shifts).fold(0, |sum, (field, shift)| sum | field << shift)
 }
 
 fn ports(judge: &mut Judge<'_>, text: &Spanned<String>) -> Option<(u16, u16)> {
     let read = range(text.get_ref());
-    let (first, end) = read
-        .map_err(|wrong| judge.wrong_quantity("`ports`", text.span(), wrong))
-        .ok()?;
+    let (first, end) =
+        read.map_err(|wrong| judge.wrong_quantity("`ports`", text.span(), wrong)).ok()?;
     if end > PORT_END_MAX {
         judge.wrong(
             text.span(),
@@ -359,9 +325,8 @@ fn ports(judge: &mut Judge<'_>, text: &Spanned<String>) -> Option<(u16, u16)> {
 
 fn mmio(judge: &mut Judge<'_>, text: &Spanned<String>) -> Option<(u64, u32)> {
     let read = range(text.get_ref());
-    let (first, end) = read
-        .map_err(|wrong| judge.wrong_quantity("`mmio`", text.span(), wrong))
-        .ok()?;
+    let (first, end) =
+        read.map_err(|wrong| judge.wrong_quantity("`mmio`", text.span(), wrong)).ok()?;
     if first % PAGE != 0 || end % PAGE != 0 || end > PHYSICAL_END || end - first > BAR_MAX {
         judge.wrong(
             text.span(),
@@ -378,19 +343,12 @@ fn interrupts(judge: &mut Judge<'_>, name: &str, raw: &raw::Device) -> Option<Ve
     let what = format!("an interrupt of device `{name}`");
     raw.interrupts
         .iter()
-        .map(|pin| {
-            judge
-                .number::<u16>(&what, pin, 0..=23)
-                .map(Spanned::into_inner)
-        })
+        .map(|pin| judge.number::<u16>(&what, pin, 0..=23).map(Spanned::into_inner))
         .collect()
 }
 
 fn bars(judge: &mut Judge<'_>, raw: &raw::Device) -> Option<Vec<(u8, u32)>> {
-    raw.bars
-        .iter()
-        .map(|(number, size)| bar(judge, number, size))
-        .collect()
+    raw.bars.iter().map(|(number, size)| bar(judge, number, size)).collect()
 }
 
 fn bar(
@@ -408,18 +366,11 @@ fn bar(
         );
         return None;
     };
-    let bytes = judge.quantity(
-        &format!("the size of bar {index}"),
-        size,
-        quantity::size_bytes,
-    )?;
+    let bytes = judge.quantity(&format!("the size of bar {index}"), size, quantity::size_bytes)?;
     if bytes == 0 || bytes % PAGE != 0 || bytes > BAR_MAX {
         judge.wrong(
             size.span(),
-            format!(
-                "bar {index} is {}, which is not whole pages",
-                quantity::shown_bytes(bytes)
-            ),
+            format!("bar {index} is {}, which is not whole pages", quantity::shown_bytes(bytes)),
             "not whole pages",
             "write whole pages of 4KiB, at most \"16MiB\"",
         );
@@ -436,15 +387,7 @@ mod tests {
     fn positions_are_read_with_all_their_digits() {
         let limits = [(2, 255), (2, 31), (1, 7)];
         assert_eq!(hex_fields("00:1f.3", &limits), Some(vec![0, 31, 3]));
-        for wrong in [
-            "0:1f.3",
-            "00:20.0",
-            "00:1f.8",
-            "00:1f",
-            "00:1f.3.0",
-            "+0:1f.3",
-            "zz:00.0",
-        ] {
+        for wrong in ["0:1f.3", "00:20.0", "00:1f.8", "00:1f", "00:1f.3.0", "+0:1f.3", "zz:00.0"] {
             assert_eq!(hex_fields(wrong, &limits), None, "{wrong}");
         }
         assert_eq!(joined(&[1, 2, 3], &[8, 3, 0]), 0x113);

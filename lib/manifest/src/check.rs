@@ -28,8 +28,7 @@ impl Judge<'_> {
         label: impl Into<String>,
         help: impl Into<String>,
     ) {
-        self.problems
-            .push(Problem::new(self.source, span, message, label, help));
+        self.problems.push(Problem::new(self.source, span, message, label, help));
     }
 
     /// A whole number in a range.
@@ -60,21 +59,14 @@ impl Judge<'_> {
         value: &Spanned<Written>,
         read: impl Fn(&Written) -> Result<T, WrongQuantity>,
     ) -> Option<T> {
-        read(value.get_ref())
-            .map_err(|wrong| self.wrong_quantity(what, value.span(), wrong))
-            .ok()
+        read(value.get_ref()).map_err(|wrong| self.wrong_quantity(what, value.span(), wrong)).ok()
     }
 
     /// Adds the problem of a quantity that could not be read.
     pub fn wrong_quantity(&mut self, what: &str, span: Span, wrong: WrongQuantity) {
         let label = wrong.found.split(", which ").last().unwrap_or("here");
         let label = label.replace("has no unit", "no unit").replace("is ", "");
-        self.wrong(
-            span,
-            format!("{what} is {}", wrong.found),
-            label,
-            wrong.right,
-        );
+        self.wrong(span, format!("{what} is {}", wrong.found), label, wrong.right);
     }
 
     /// One of a few words.
@@ -85,10 +77,7 @@ impl Judge<'_> {
         words: &[(&str, T)],
     ) -> Option<T> {
         let found = value.get_ref().as_str();
-        let meaning = words
-            .iter()
-            .find(|(word, _)| *word == found)
-            .map(|(_, meaning)| *meaning);
+        let meaning = words.iter().find(|(word, _)| *word == found).map(|(_, meaning)| *meaning);
         if meaning.is_none() {
             let names = || words.iter().map(|(word, _)| *word);
             let guess = crate::names::did_you_mean(found, names());

@@ -58,13 +58,7 @@ pub fn load(file: &Path, root: &Path) -> Result<System, Problems> {
     system.ok_or_else(|| {
         let mut problems = Problems::new(&name);
         let help = "this is a bug of the manifest reader; please report it with this file";
-        problems.push(Problem::new(
-            &source,
-            0..0,
-            "the manifest was dropped silently",
-            "",
-            help,
-        ));
+        problems.push(Problem::new(&source, 0..0, "the manifest was dropped silently", "", help));
         problems
     })
 }
@@ -92,15 +86,8 @@ pub fn check_programs(system: &System, packages: &[String]) -> Result<(), Proble
 }
 
 fn read(source: &Source, file: &Path, root: &Path, problems: &mut Problems) -> Option<System> {
-    let raw: raw::Appliance = raw::parse(source)
-        .map_err(|problem| problems.push(problem))
-        .ok()?;
-    let path = lexical(
-        &file
-            .parent()
-            .unwrap_or(Path::new("."))
-            .join(raw.board.get_ref()),
-    );
+    let raw: raw::Appliance = raw::parse(source).map_err(|problem| problems.push(problem)).ok()?;
+    let path = lexical(&file.parent().unwrap_or(Path::new(".")).join(raw.board.get_ref()));
     let name = shown(&path, root);
     let text = std::fs::read_to_string(&path)
         .map_err(|error| {
@@ -120,10 +107,7 @@ fn read(source: &Source, file: &Path, root: &Path, problems: &mut Problems) -> O
 /// The path as a person at `root` would type it.
 fn shown(path: &Path, root: &Path) -> String {
     let path = lexical(path);
-    path.strip_prefix(lexical(root))
-        .unwrap_or(&path)
-        .display()
-        .to_string()
+    path.strip_prefix(lexical(root)).unwrap_or(&path).display().to_string()
 }
 
 /// The path without `.` and `..`, by its text alone.

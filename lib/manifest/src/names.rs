@@ -5,17 +5,14 @@
 pub const NAME_MAX: usize = 15;
 
 /// Names that the build gives to grants and files of its own.
-pub const RESERVED: &[&str] = &[
-    "policy", "power", "table", "firmware", "main", "log", "task", "thread", "kernel", "stub",
-];
+pub const RESERVED: &[&str] =
+    &["policy", "power", "table", "firmware", "main", "log", "task", "thread", "kernel", "stub"];
 
 /// True for a lower-case letter followed by lower-case letters, digits and dashes.
 pub fn is_identifier(name: &str, max: usize) -> bool {
     name.len() <= max
         && name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name
-            .chars()
-            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
 }
 
 /// Insertions, deletions and replacements that turn one text into the other.
@@ -26,9 +23,7 @@ fn distance(from: &str, to: &str) -> usize {
         let mut diagonal = line;
         let mut left = line + 1;
         for (cell, b) in row.iter_mut().skip(1).zip(&to) {
-            let best = (diagonal + usize::from(a != *b))
-                .min(*cell + 1)
-                .min(left + 1);
+            let best = (diagonal + usize::from(a != *b)).min(*cell + 1).min(left + 1);
             diagonal = *cell;
             *cell = best;
             left = best;
@@ -72,13 +67,9 @@ mod tests {
 
     #[test]
     fn distance_counts_single_edits() {
-        for (from, to, edits) in [
-            ("", "", 0),
-            ("", "abc", 3),
-            ("abc", "", 3),
-            ("kitten", "sitting", 3),
-            ("ab", "ba", 2),
-        ] {
+        for (from, to, edits) in
+            [("", "", 0), ("", "abc", 3), ("abc", "", 3), ("kitten", "sitting", 3), ("ab", "ba", 2)]
+        {
             assert_eq!(distance(from, to), edits, "{from} to {to}");
         }
     }

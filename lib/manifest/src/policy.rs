@@ -31,11 +31,7 @@ pub fn breaches(graph: &Graph) -> Vec<String> {
                 task.power.join(" and ")
             ));
         }
-        if task
-            .restart
-            .as_ref()
-            .is_some_and(|r| r.essential && r.then == "stop")
-        {
+        if task.restart.as_ref().is_some_and(|r| r.essential && r.then == "stop") {
             found.push(format!(
                 "task `{name}` is essential and stays stopped when its tries run out, so the \
                  appliance would never end: write restart = {{ then = \"reboot\" }} or \
@@ -65,11 +61,7 @@ fn iommu(graph: &Graph, found: &mut Vec<String>) {
 }
 
 fn memory(region: &Region, found: &mut Vec<String>) {
-    for map in region
-        .maps
-        .iter()
-        .filter(|map| map.writable && map.executable)
-    {
+    for map in region.maps.iter().filter(|map| map.writable && map.executable) {
         found.push(format!(
             "task `{}` may write and execute {} at {:#x}",
             map.task, map.name, map.va
@@ -102,11 +94,7 @@ fn ports(graph: &Graph, found: &mut Vec<String>) {
     let all: Vec<(&str, (u16, u16))> = graph
         .tasks
         .iter()
-        .flat_map(|task| {
-            task.ports
-                .iter()
-                .map(move |range| (task.name.as_str(), *range))
-        })
+        .flat_map(|task| task.ports.iter().map(move |range| (task.name.as_str(), *range)))
         .collect();
     for (place, (owner, (first, last))) in all.iter().enumerate() {
         for (other, (from, to)) in all.iter().take(place) {
@@ -124,18 +112,11 @@ fn ports(graph: &Graph, found: &mut Vec<String>) {
 /// Registers belong to one task, however many regions show them.
 fn registers(graph: &Graph, found: &mut Vec<String>) {
     let mut owners: BTreeMap<(u64, u64), BTreeSet<&str>> = BTreeMap::new();
-    for region in graph
-        .regions
-        .iter()
-        .filter(|region| region.kind == "registers")
-    {
+    for region in graph.regions.iter().filter(|region| region.kind == "registers") {
         let tasks: BTreeSet<&str> = region.maps.iter().map(|map| map.task.as_str()).collect();
         if tasks.len() > 1 {
             let names: Vec<&str> = tasks.iter().copied().collect();
-            found.push(format!(
-                "tasks {} share the same device registers",
-                names.join(", ")
-            ));
+            found.push(format!("tasks {} share the same device registers", names.join(", ")));
         }
         let Some(first) = region.address else {
             continue;
@@ -145,10 +126,7 @@ fn registers(graph: &Graph, found: &mut Vec<String>) {
             if first < *to && *from < end && others.is_disjoint(&tasks) {
                 let at = first.max(*from);
                 let names: Vec<&str> = others.union(&tasks).copied().collect();
-                found.push(format!(
-                    "tasks {} share device registers at {at:#x}",
-                    names.join(", ")
-                ));
+                found.push(format!("tasks {} share device registers at {at:#x}", names.join(", ")));
             }
         }
         owners.entry((first, end)).or_default().extend(tasks);

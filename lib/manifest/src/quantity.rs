@@ -55,10 +55,7 @@ pub struct WrongQuantity {
 
 impl WrongQuantity {
     fn new(found: impl Into<String>, right: impl Into<String>) -> Self {
-        Self {
-            found: found.into(),
-            right: right.into(),
-        }
+        Self { found: found.into(), right: right.into() }
     }
 }
 
@@ -72,38 +69,23 @@ const DURATIONS: &[(&str, u64)] = &[
     ("m", 60_000_000_000),
     ("h", 3_600_000_000_000),
 ];
-const SIZES: &[(&str, u64)] = &[
-    ("B", 1),
-    ("KiB", 1 << 10),
-    ("MiB", 1 << 20),
-    ("GiB", 1 << 30),
-];
+const SIZES: &[(&str, u64)] = &[("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
 fn united(written: &Written, units: &[(&str, u64)], example: &str) -> Result<u64> {
-    let names = units
-        .iter()
-        .map(|(unit, _)| *unit)
-        .collect::<Vec<_>>()
-        .join(", ");
+    let names = units.iter().map(|(unit, _)| *unit).collect::<Vec<_>>().join(", ");
     let right = format!(
         "write a whole number and its unit in quotes, like \"{example}\"; units are {names}"
     );
     let text = match written {
         Written::Number(number) => {
-            return Err(WrongQuantity::new(
-                format!("`{number}`, which has no unit"),
-                right,
-            ));
+            return Err(WrongQuantity::new(format!("`{number}`, which has no unit"), right));
         }
         Written::Text(text) => text,
     };
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     if unit.is_empty() && !number.is_empty() {
-        return Err(WrongQuantity::new(
-            format!("\"{text}\", which has no unit"),
-            right,
-        ));
+        return Err(WrongQuantity::new(format!("\"{text}\", which has no unit"), right));
     }
     let Some((_, factor)) = units.iter().find(|(name, _)| *name == unit) else {
         return Err(WrongQuantity::new(
@@ -132,10 +114,9 @@ pub fn size_bytes(written: &Written) -> Result<u64> {
 pub fn rate_per_second(written: &Written) -> Result<u32> {
     let right = "write events in a second in quotes, like \"5000/s\"";
     match written {
-        Written::Number(number) => Err(WrongQuantity::new(
-            format!("`{number}`, which has no unit"),
-            right,
-        )),
+        Written::Number(number) => {
+            Err(WrongQuantity::new(format!("`{number}`, which has no unit"), right))
+        }
         Written::Text(text) => text
             .strip_suffix("/s")
             .and_then(|number| number.parse::<u32>().ok())
@@ -160,9 +141,7 @@ pub fn number(text: &str) -> Option<u64> {
 pub fn range(text: &str) -> Result<(u64, u64)> {
     let right = "write first and one past the last, like \"0x3f8..0x400\"";
     let wrong = |why: &str| WrongQuantity::new(format!("\"{text}\", {why}"), right);
-    let (first, end) = text
-        .split_once("..")
-        .ok_or_else(|| wrong("which is no range"))?;
+    let (first, end) = text.split_once("..").ok_or_else(|| wrong("which is no range"))?;
     let first = number(first).ok_or_else(|| wrong("whose start is no number"))?;
     let end = number(end).ok_or_else(|| wrong("whose end is no number"))?;
     if first >= end {
@@ -173,26 +152,16 @@ pub fn range(text: &str) -> Result<(u64, u64)> {
 
 /// A duration for messages, in the largest unit that keeps it whole.
 pub fn shown_ns(ns: u64) -> String {
-    let whole = DURATIONS
-        .iter()
-        .rev()
-        .find(|(_, factor)| ns >= *factor && ns.is_multiple_of(*factor));
-    whole.map_or_else(
-        || format!("{ns}ns"),
-        |(unit, factor)| format!("{}{unit}", ns / factor),
-    )
+    let whole =
+        DURATIONS.iter().rev().find(|(_, factor)| ns >= *factor && ns.is_multiple_of(*factor));
+    whole.map_or_else(|| format!("{ns}ns"), |(unit, factor)| format!("{}{unit}", ns / factor))
 }
 
 /// A size for messages, in the largest unit that keeps it whole.
 pub fn shown_bytes(bytes: u64) -> String {
-    let whole = SIZES
-        .iter()
-        .rev()
-        .find(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor));
-    whole.map_or_else(
-        || format!("{bytes}B"),
-        |(unit, factor)| format!("{}{unit}", bytes / factor),
-    )
+    let whole =
+        SIZES.iter().rev().find(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor));
+    whole.map_or_else(|| format!("{bytes}B"), |(unit, factor)| format!("{}{unit}", bytes / factor))
 }
 
 #[cfg(test)]
@@ -216,32 +185,18 @@ mod tests {
     #[test]
     fn wrong_quantities_say_what_was_found() {
         let cases: [(Result<u64>, &str); 6] = [
-            (
-                duration_ns(&Written::Number("5".into())),
-                "`5`, which has no unit",
-            ),
+            (duration_ns(&Written::Number("5".into())), "`5`, which has no unit"),
             (duration_ns(&text("5")), "\"5\", which has no unit"),
-            (
-                duration_ns(&text("5KiB")),
-                "\"5KiB\", whose unit `KiB` is unknown",
-            ),
-            (
-                size_bytes(&text("99999999999999999999B")),
-                "which is no number here",
-            ),
-            (
-                size_bytes(&text("99999999999999GiB")),
-                "which is no number here",
-            ),
+            (duration_ns(&text("5KiB")), "\"5KiB\", whose unit `KiB` is unknown"),
+            (size_bytes(&text("99999999999999999999B")), "which is no number here"),
+            (size_bytes(&text("99999999999999GiB")), "which is no number here"),
             (size_bytes(&text("")), "whose unit `` is unknown"),
         ];
         for (result, expected) in cases {
             let found = result.expect_err("a wrong quantity is refused").found;
             assert!(found.contains(expected), "{found}");
         }
-        for wrong in [
-            "", "..", "1..", "5..5", "6..5", "0x..4", "0x+3..4", "+1..4", "1...4",
-        ] {
+        for wrong in ["", "..", "1..", "5..5", "6..5", "0x..4", "0x+3..4", "+1..4", "1...4"] {
             assert!(range(wrong).is_err(), "{wrong}");
         }
         assert!(rate_per_second(&text("0/s")).is_err());

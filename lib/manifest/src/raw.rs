@@ -184,10 +184,7 @@ const EXAMPLES: &[(&str, &str)] = &[
         "cores = { system = [0], drivers = [1] } (in a task: cores = [0]; in a board: cores = 4)",
     ),
     ("tasks", "[tasks.init]"),
-    (
-        "cpu",
-        "cpu = { cores = [0], priority = 3, budget = \"1ms\", period = \"10ms\" }",
-    ),
+    ("cpu", "cpu = { cores = [0], priority = 3, budget = \"1ms\", period = \"10ms\" }"),
     ("core", "core = 1"),
     ("priority", "priority = 3"),
     ("budget", "budget = \"1ms\""),
@@ -242,25 +239,16 @@ fn explained(message: &str) -> (String, String, String) {
         let guess = nearest(&found, keys.iter().copied())
             .map_or_else(String::new, |key| format!("did you mean `{key}`? "));
         let help = format!("{guess}keys here are {}", listed(keys));
-        return (
-            format!("unknown key `{found}`"),
-            "not a key of this table".into(),
-            help,
-        );
+        return (format!("unknown key `{found}`"), "not a key of this table".into(), help);
     }
     if message.starts_with("missing field") {
         let key = quoted(message).next().unwrap_or("?").to_owned();
         let example = EXAMPLES.iter().find(|(name, _)| *name == key);
         let help = example.map_or_else(String::new, |(_, text)| format!("write: {text}"));
-        return (
-            format!("key `{key}` is missing"),
-            format!("this table needs `{key}`"),
-            help,
-        );
+        return (format!("key `{key}` is missing"), format!("this table needs `{key}`"), help);
     }
-    if let Some((found, expected)) = message
-        .strip_prefix("invalid type: ")
-        .and_then(|rest| rest.split_once(", expected "))
+    if let Some((found, expected)) =
+        message.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected "))
     {
         let expected = plain(expected);
         return (

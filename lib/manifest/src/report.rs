@@ -25,9 +25,7 @@ pub struct Source {
 impl Source {
     /// A source with the name that reports show.
     pub fn new(name: &str, text: String) -> Self {
-        Self {
-            text: Arc::new(NamedSource::new(name, text)),
-        }
+        Self { text: Arc::new(NamedSource::new(name, text)) }
     }
 
     /// The name that reports show.
@@ -80,10 +78,7 @@ impl Problem {
     }
 
     fn position(&self) -> (&str, usize) {
-        (
-            self.source.name(),
-            self.labels.first().map_or(0, |(span, _)| span.start),
-        )
+        (self.source.name(), self.labels.first().map_or(0, |(span, _)| span.start))
     }
 }
 
@@ -106,15 +101,13 @@ impl miette::Diagnostic for Problem {
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
         // The place of the mistake is the primary label: its line and column head the report.
-        Some(Box::new(self.labels.iter().enumerate().map(
-            |(index, (span, text))| {
-                if index == 0 {
-                    LabeledSpan::new_primary_with_span(Some(text.clone()), span.clone())
-                } else {
-                    LabeledSpan::new_with_span(Some(text.clone()), span.clone())
-                }
-            },
-        )))
+        Some(Box::new(self.labels.iter().enumerate().map(|(index, (span, text))| {
+            if index == 0 {
+                LabeledSpan::new_primary_with_span(Some(text.clone()), span.clone())
+            } else {
+                LabeledSpan::new_with_span(Some(text.clone()), span.clone())
+            }
+        })))
     }
 }
 
@@ -129,10 +122,7 @@ pub struct Problems {
 impl Problems {
     /// Nothing is wrong yet with the manifest in `file`.
     pub fn new(file: &str) -> Self {
-        Self {
-            list: Vec::new(),
-            file: file.to_owned(),
-        }
+        Self { list: Vec::new(), file: file.to_owned() }
     }
 
     /// Adds one.

@@ -34,9 +34,7 @@ pub fn system(
     let core_roles = core_roles(&mut judge, &raw.cores, &board);
     let iommu = match &raw.iommu {
         None => Some(None),
-        Some(word) => judge
-            .word("`iommu`", word, &[("absent-ok", ())])
-            .map(|()| Some(word.span())),
+        Some(word) => judge.word("`iommu`", word, &[("absent-ok", ())]).map(|()| Some(word.span())),
     };
     let entropy = entropy(&mut judge, &raw.entropy);
     let defaults = resolve_task::restart_by_role(&mut judge, &raw.restart);
@@ -110,11 +108,7 @@ fn core_roles(
             if let Some(other) = slot.replace(role) {
                 judge.wrong(
                     value.span(),
-                    format!(
-                        "core {core} has the roles `{}` and `{}`",
-                        other.name(),
-                        role.name()
-                    ),
+                    format!("core {core} has the roles `{}` and `{}`", other.name(), role.name()),
                     "listed before",
                     "list each core once",
                 );
@@ -148,11 +142,8 @@ fn core_roles(
 fn entropy(judge: &mut Judge<'_>, raw: &raw::Entropy) -> Option<(bool, bool)> {
     let mut needs = (false, false);
     for source in &raw.require {
-        let is_seed = judge.word(
-            "an entropy source",
-            source,
-            &[("rdrand", false), ("rdseed", true)],
-        )?;
+        let is_seed =
+            judge.word("an entropy source", source, &[("rdrand", false), ("rdseed", true)])?;
         if is_seed {
             needs.1 = true;
         } else {
@@ -240,9 +231,8 @@ fn grant(
     let exports = || tasks.get(index).into_iter().flat_map(|task| &task.exports);
     let names = || exports().map(|export| export.name.get_ref().as_str());
     let Some(place) = names().position(|name| name == export) else {
-        let guess = crate::names::nearest(export, names()).map_or_else(String::new, |name| {
-            format!("; did you mean `{server}/{name}`?")
-        });
+        let guess = crate::names::nearest(export, names())
+            .map_or_else(String::new, |name| format!("; did you mean `{server}/{name}`?"));
         judge.wrong(
             target.span(),
             format!("{what} names `{found}`, which nothing exports"),
@@ -260,12 +250,7 @@ fn grant(
         );
         return None;
     }
-    named.then(|| Grant {
-        name: name.clone(),
-        server: index,
-        export: place,
-        at: target.span(),
-    })
+    named.then(|| Grant { name: name.clone(), server: index, export: place, at: target.span() })
 }
 
 /// Pages of a size that must be whole pages between one page and `max` bytes.
@@ -285,11 +270,7 @@ pub fn whole_pages(
 
 fn refuse_size(judge: &mut Judge<'_>, what: &str, span: Span, bytes: u64, max: u64) {
     let (found, most) = (quantity::shown_bytes(bytes), quantity::shown_bytes(max));
-    let label = if bytes > max {
-        "too large"
-    } else {
-        "not whole pages"
-    };
+    let label = if bytes > max { "too large" } else { "not whole pages" };
     judge.wrong(
         span,
         format!("{what} is {found}, it must be whole pages up to {most}"),

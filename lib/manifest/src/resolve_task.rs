@@ -51,17 +51,9 @@ pub fn task(
     let memory = memory(judge, name.get_ref(), raw);
     let numbers = numbers(judge, name.get_ref(), raw);
     let distinct = distinct_names(judge, name.get_ref(), raw);
-    let inherited = if role == Some(Role::Task) {
-        default
-    } else {
-        Restart::SUPERVISOR
-    };
-    let restart = restart(
-        judge,
-        &format!("tasks.{}", name.get_ref()),
-        raw.restart.as_ref(),
-        inherited,
-    );
+    let inherited = if role == Some(Role::Task) { default } else { Restart::SUPERVISOR };
+    let restart =
+        restart(judge, &format!("tasks.{}", name.get_ref()), raw.restart.as_ref(), inherited);
     if !named {
         return None;
     }
@@ -95,10 +87,7 @@ fn program(
     if !is_identifier(found, PROGRAM_NAME_MAX) {
         judge.wrong(
             program.span(),
-            format!(
-                "tasks.{}: `program` is `{found}`, which is no package name",
-                name.get_ref()
-            ),
+            format!("tasks.{}: `program` is `{found}`, which is no package name", name.get_ref()),
             "not a package name",
             "write the name of a package of this workspace, like \"console\"",
         );
@@ -167,10 +156,7 @@ fn thread(judge: &mut Judge<'_>, what: &str, name: &str, raw: &raw::Thread) -> O
         let (low, high) = (shown_ns(PERIOD_NS.0), shown_ns(PERIOD_NS.1));
         judge.wrong(
             raw.period.span(),
-            format!(
-                "{what}: `period` is {}, allowed is {low} to {high}",
-                shown_ns(period)
-            ),
+            format!("{what}: `period` is {}, allowed is {low} to {high}", shown_ns(period)),
             format!("not in {low} to {high}"),
             "periods of a few milliseconds suit most tasks: write period = \"10ms\"",
         );
@@ -223,16 +209,8 @@ fn devices(
         );
         return None;
     }
-    let list = raw
-        .device
-        .iter()
-        .chain(raw.devices.iter().flat_map(|list| list.get_ref()));
-    let names = || {
-        board
-            .devices
-            .iter()
-            .map(|device| device.name.get_ref().as_str())
-    };
+    let list = raw.device.iter().chain(raw.devices.iter().flat_map(|list| list.get_ref()));
+    let names = || board.devices.iter().map(|device| device.name.get_ref().as_str());
     let found: Vec<Option<Spanned<usize>>> = list
         .map(|name| {
             let index = names().position(|known| known == name.get_ref());
@@ -265,10 +243,7 @@ fn exports(judge: &mut Judge<'_>, task: &str, raw: &raw::Task) -> Option<Vec<Exp
                 None => 1,
                 Some(pages) => *judge.number(&what, pages, 1..=EXPORT_PAGES_MAX)?.get_ref(),
             };
-            named.then(|| Export {
-                name: name.clone(),
-                pages,
-            })
+            named.then(|| Export { name: name.clone(), pages })
         })
         .collect();
     exports.into_iter().collect()
@@ -339,12 +314,7 @@ fn distinct_names(judge: &mut Judge<'_>, task: &str, raw: &raw::Task) -> Option<
 /// The policies by role: checks all three, returns the one for tasks.
 pub fn restart_by_role(judge: &mut Judge<'_>, raw: &raw::RestartRoles) -> Option<Restart> {
     if let Some(policy) = &raw.supervisor {
-        let read = restart(
-            judge,
-            "restart.supervisor",
-            Some(policy),
-            Restart::SUPERVISOR,
-        )?;
+        let read = restart(judge, "restart.supervisor", Some(policy), Restart::SUPERVISOR)?;
         if read.tries != 0 || read.then != Then::Reboot {
             judge.wrong(
                 policy.span(),
@@ -371,9 +341,7 @@ fn restart(
     let raw = spanned.get_ref();
     let mut policy = inherited;
     if let Some(tries) = &raw.tries {
-        policy.tries = *judge
-            .number(&format!("{what}: `tries`"), tries, 0..=1_000_000)?
-            .get_ref();
+        policy.tries = *judge.number(&format!("{what}: `tries`"), tries, 0..=1_000_000)?.get_ref();
     }
     let fields = [
         ("within", &raw.within, &mut policy.within_ns),

@@ -203,11 +203,6 @@ impl Restart {
         then: Then::Stop,
     };
     /// The supervisor's only policy: its death reboots the machine.
-    pub const SUPERVISOR: Restart = Restart {
-        tries: 0,
-        within_ns: 0,
-        delay_ns: 0,
-        delay_max_ns: 0,
-        then: Then::Reboot,
-    };
+    pub const SUPERVISOR: Restart =
+        Restart { tries: 0, within_ns: 0, delay_ns: 0, delay_max_ns: 0, then: Then::Reboot };
 }

@@ -26,21 +26,11 @@ fn program() -> Program {
         is_executable: false,
         is_writable: false,
     };
-    let text = Segment {
-        is_executable: true,
-        ..part(IMAGE, IMAGE, 5000, 5000)
-    };
+    let text = Segment { is_executable: true, ..part(IMAGE, IMAGE, 5000, 5000) };
     let constants = part(IMAGE + 2 * PAGE, IMAGE + 2 * PAGE, 100, 100);
     let data = part(IMAGE + 5 * PAGE, IMAGE + 3 * PAGE, 8, 2 * PAGE);
-    let data = Segment {
-        is_writable: true,
-        ..data
-    };
-    Program {
-        entry: IMAGE,
-        segments: vec![text, constants, data],
-        build_id: [1; 20],
-    }
+    let data = Segment { is_writable: true, ..data };
+    Program { entry: IMAGE, segments: vec![text, constants, data], build_id: [1; 20] }
 }
 
 fn system(file: &str) -> System {
@@ -49,16 +39,8 @@ fn system(file: &str) -> System {
 }
 
 fn with_program(system: &System, program: &Program) -> Result<Compiled, CompileError> {
-    let names = system
-        .tasks
-        .iter()
-        .map(|task| task.program.get_ref().clone());
-    compile(
-        system,
-        &names
-            .map(|name| (name, program.clone()))
-            .collect::<BTreeMap<_, _>>(),
-    )
+    let names = system.tasks.iter().map(|task| task.program.get_ref().clone());
+    compile(system, &names.map(|name| (name, program.clone())).collect::<BTreeMap<_, _>>())
 }
 
 fn compiled(file: &str) -> Compiled {
@@ -90,11 +72,7 @@ fn plain() -> String {
 }
 
 fn task_index(compiled: &Compiled, name: &str) -> usize {
-    compiled
-        .tasks
-        .iter()
-        .position(|task| name_str(&task.name) == name)
-        .expect("the task")
+    compiled.tasks.iter().position(|task| name_str(&task.name) == name).expect("the task")
 }
 
 fn grant<'a>(compiled: &'a Compiled, task: &str, name: &str, kind: u8) -> &'a Grant {
@@ -109,8 +87,7 @@ fn mapped(compiled: &Compiled, task: &str, va: u64) -> (u16, u8) {
     let first = record.first_map as usize;
     let maps = &compiled.maps[first..first + usize::from(record.maps)];
     let map = maps.iter().find(|map| map.va == va);
-    map.map(|map| (map.region, map.rights))
-        .unwrap_or_else(|| panic!("{task} maps no {va:#x}"))
+    map.map(|map| (map.region, map.rights)).unwrap_or_else(|| panic!("{task} maps no {va:#x}"))
 }
 
 /// The kernel's own check of the table, with the blobs right behind it in a payload.
@@ -122,9 +99,7 @@ fn validate(compiled: &Compiled) {
     words.as_mut_bytes().copy_from_slice(&bytes);
     let all_pages = u32::try_from(pages + compiled.blob_pages()).expect("a small payload");
     let table = cloister_core::table::Table::new(words.as_bytes(), all_pages);
-    table
-        .map(|_| ())
-        .unwrap_or_else(|error| panic!("{error:?}"));
+    table.map(|_| ()).unwrap_or_else(|error| panic!("{error:?}"));
 }
 
 #[test]
@@ -155,10 +130,9 @@ fn a_grant_is_one_region_and_a_signal_each_way() {
     let (region, rights) = mapped(&compiled, "client", client.va);
     assert_eq!(mapped(&compiled, "server", server.va), (region, rights));
     assert_eq!(rights, MAP_READ | MAP_WRITE);
-    for (task, name, peer, peer_name) in [
-        ("client", here, "server", there),
-        ("server", there, "client", here),
-    ] {
+    for (task, name, peer, peer_name) in
+        [("client", here, "server", there), ("server", there, "client", here)]
+    {
         let slot = grant(&compiled, task, name, GRANT_CAP).slot;
         let record = &compiled.tasks[task_index(&compiled, task)];
         let cap = compiled.caps[(record.first_cap + slot) as usize];
@@ -209,10 +183,7 @@ fn payload_regions_name_the_place_of_their_own_pages() {
 #[test]
 fn two_grants_of_one_server_have_bits_of_their_own() {
     let compiled = compiled("tests/manifest/good/plain.toml");
-    for (task, one, two) in [
-        ("client", "mail", "net"),
-        ("server", "box/client", "web/client"),
-    ] {
+    for (task, one, two) in [("client", "mail", "net"), ("server", "box/client", "web/client")] {
         let bit = |name| grant(&compiled, task, name, GRANT_BIT).bit;
         assert_ne!(bit(one), bit(two), "{task}");
     }
@@ -225,14 +196,8 @@ fn devices_memory_and_numbers_are_told_by_name() {
     assert_eq!((ports.va, ports.len), (0x3f8, 8));
     assert!(grant(&compiled, "server", "uart0", GRANT_BIT).bit >= 48);
     assert_eq!(grant(&compiled, "client", "rounds", GRANT_NUMBER).va, 1000);
-    assert_eq!(
-        grant(&compiled, "client", "heap", GRANT_MEMORY).len,
-        64 << 10
-    );
-    assert_eq!(
-        grant(&compiled, "supervisor", "task/client", GRANT_CAP).rights,
-        15
-    );
+    assert_eq!(grant(&compiled, "client", "heap", GRANT_MEMORY).len, 64 << 10);
+    assert_eq!(grant(&compiled, "supervisor", "task/client", GRANT_CAP).rights, 15);
     assert_eq!(compiled.policies.len(), 2);
 }
 
@@ -250,18 +215,12 @@ fn a_tasks_pages_are_writable_or_executable_and_lie_apart() {
     }
     let (data, rights) = mapped(&compiled, "disk", IMAGE + 5 * PAGE);
     assert_eq!(rights, MAP_READ | MAP_WRITE);
-    assert_eq!(
-        compiled.regions[usize::from(data)].kind,
-        RegionKind::Ram as u8
-    );
+    assert_eq!(compiled.regions[usize::from(data)].kind, RegionKind::Ram as u8);
     assert_eq!(compiled.regions[usize::from(data)].pages, 2);
     let (pristine, rights) = mapped(&compiled, "disk", IMAGE + 3 * PAGE);
     assert_eq!(rights, MAP_READ);
     let blob = compiled.regions[usize::from(pristine)].value as usize;
-    assert_eq!(
-        compiled.blobs[blob][..9],
-        [0x5a, 0x5a, 0x5a, 0x5a, 0x5a, 0x5a, 0x5a, 0x5a, 0]
-    );
+    assert_eq!(compiled.blobs[blob][..9], [0x5a, 0x5a, 0x5a, 0x5a, 0x5a, 0x5a, 0x5a, 0x5a, 0]);
 }
 
 #[test]
@@ -270,36 +229,19 @@ fn tasks_of_one_program_share_its_constant_pages_only() {
     let compiled = compiled_text(&text);
     let region = |task, va| mapped(&compiled, task, va).0;
     assert_eq!(region("client", IMAGE), region("server", IMAGE));
-    assert_ne!(
-        region("client", IMAGE + 5 * PAGE),
-        region("server", IMAGE + 5 * PAGE)
-    );
+    assert_ne!(region("client", IMAGE + 5 * PAGE), region("server", IMAGE + 5 * PAGE));
 }
 
 #[test]
 fn threads_are_sorted_by_core_and_urgency_and_have_guarded_stacks() {
     let compiled = compiled("tests/manifest/good/full.toml");
-    let order: Vec<(u16, u8)> = compiled
-        .threads
-        .iter()
-        .map(|t| (t.core, t.priority))
-        .collect();
+    let order: Vec<(u16, u8)> = compiled.threads.iter().map(|t| (t.core, t.priority)).collect();
     assert!(order.is_sorted(), "{order:?}");
     let disk = task_index(&compiled, "disk");
-    let own: Vec<_> = compiled
-        .threads
-        .iter()
-        .filter(|t| usize::from(t.task) == disk)
-        .collect();
+    let own: Vec<_> = compiled.threads.iter().filter(|t| usize::from(t.task) == disk).collect();
     assert_eq!(own.len(), 3);
-    let first = own
-        .iter()
-        .find(|thread| thread.index == 0)
-        .expect("a first thread");
-    assert_eq!(
-        (first.stack_top, first.stack_bottom),
-        (STACK_TOP, STACK_TOP - (32 << 10))
-    );
+    let first = own.iter().find(|thread| thread.index == 0).expect("a first thread");
+    assert_eq!((first.stack_top, first.stack_bottom), (STACK_TOP, STACK_TOP - (32 << 10)));
     for thread in own {
         mapped(&compiled, "disk", thread.stack_bottom);
     }
@@ -309,23 +251,11 @@ fn threads_are_sorted_by_core_and_urgency_and_have_guarded_stacks() {
 #[test]
 fn log_readers_see_every_ring_and_cannot_write_one() {
     let compiled = compiled("tests/manifest/good/full.toml");
-    for ring in [
-        "log/init",
-        "log/disk",
-        "log/view",
-        "log/kernel0",
-        "log/kernel3",
-    ] {
+    for ring in ["log/init", "log/disk", "log/view", "log/kernel0", "log/kernel3"] {
         let entry = grant(&compiled, "view", ring, GRANT_MEMORY);
-        assert_eq!(
-            (entry.rights, mapped(&compiled, "view", entry.va).1),
-            (MAP_READ, MAP_READ)
-        );
+        assert_eq!((entry.rights, mapped(&compiled, "view", entry.va).1), (MAP_READ, MAP_READ));
     }
-    assert_eq!(
-        grant(&compiled, "view", "log/disk", GRANT_MEMORY).len,
-        12 << 10
-    );
+    assert_eq!(grant(&compiled, "view", "log/disk", GRANT_MEMORY).len, 12 << 10);
 }
 
 #[test]
@@ -334,10 +264,7 @@ fn programs_that_do_not_fit_are_refused() {
     type Spoil = fn(&mut Program);
     let cases: [(Spoil, &str); 7] = [
         (|p| p.entry = 0, "the entry 0x0"),
-        (
-            |p| p.segments[0].is_writable = true,
-            "writable and executable",
-        ),
+        (|p| p.segments[0].is_writable = true, "writable and executable"),
         (|p| p.segments[1].va = IMAGE, "meets"),
         (|p| p.segments[1].va = 0x1000, "is not within"),
         (|p| p.segments[2].len = 1 << 40, "is not within"),
@@ -347,14 +274,10 @@ fn programs_that_do_not_fit_are_refused() {
     for (spoil, expected) in cases {
         let mut wrong = program();
         spoil(&mut wrong);
-        let error = with_program(&system, &wrong)
-            .expect_err("refused")
-            .to_string();
+        let error = with_program(&system, &wrong).expect_err("refused").to_string();
         assert!(error.contains(expected), "{error}");
     }
-    let error = compile(&system, &BTreeMap::new())
-        .expect_err("no programs")
-        .to_string();
+    let error = compile(&system, &BTreeMap::new()).expect_err("no programs").to_string();
     assert!(error.contains("is missing"), "{error}");
 }
 
@@ -364,10 +287,7 @@ fn programs_that_are_no_packages_are_told_with_their_place() {
     let system = system("tests/manifest/good/plain.toml");
     let problems = cloister_manifest::check_programs(&system, &packages).expect_err("no `ping`");
     let text = problems.render();
-    assert!(
-        text.contains("tasks.client: program `ping` does not exist"),
-        "{text}"
-    );
+    assert!(text.contains("tasks.client: program `ping` does not exist"), "{text}");
     assert!(text.contains("did you mean `pong`?"), "{text}");
     assert!(text.contains("tests/manifest/good/plain.toml:23"), "{text}");
     let packages = ["init", "supervisor", "pong", "ping"].map(String::from);
@@ -379,18 +299,13 @@ fn too_many_names_for_the_task_information_are_refused() {
     let numbers: String = (0..220).map(|n| format!("n{n} = {n}, ")).collect();
     let text = plain().replace("rounds = 1000", &numbers);
     let result = with_program(&system_text(&text), &program());
-    let error = result
-        .expect_err("220 numbers and the rest do not fit three pages")
-        .to_string();
+    let error = result.expect_err("220 numbers and the rest do not fit three pages").to_string();
     assert!(error.contains("has 227 grants, at most 218 fit"), "{error}");
 }
 
 #[test]
 fn good_systems_break_no_policy() {
-    for file in [
-        "tests/manifest/good/plain.toml",
-        "images/default/appliance.toml",
-    ] {
+    for file in ["tests/manifest/good/plain.toml", "images/default/appliance.toml"] {
         let found = breaches(&Graph::new(&compiled(file)));
         assert!(found.is_empty(), "{file}: {found:#?}");
     }
@@ -412,42 +327,28 @@ fn only(found: &[String], expected: &str) {
 #[test]
 fn an_absent_iommu_is_for_laboratories() {
     let absent = plain().replace("cores  = {", "iommu = \"absent-ok\"\ncores  = {");
-    only(
-        &breaches(&Graph::new(&compiled_text(&absent))),
-        "only a laboratory system may",
-    );
+    only(&breaches(&Graph::new(&compiled_text(&absent))), "only a laboratory system may");
     let lab = absent.replace("iommu =", "lab = true\niommu =");
     assert!(breaches(&Graph::new(&compiled_text(&lab))).is_empty());
-    only(
-        &after(|graph| graph.devices[0].bus_master = true),
-        "may write all memory",
-    );
+    only(&after(|graph| graph.devices[0].bus_master = true), "may write all memory");
 }
 
 #[test]
 fn an_essential_task_must_not_stay_stopped() {
     let essential = plain().replace("program = \"ping\"", "program = \"ping\"\nessential = true");
-    only(
-        &breaches(&Graph::new(&compiled_text(&essential))),
-        "task `client` is essential",
-    );
+    only(&breaches(&Graph::new(&compiled_text(&essential))), "task `client` is essential");
 }
 
 #[test]
 fn writable_memory_has_two_sides_at_most() {
     let share = |graph: &mut Graph| {
         let mut regions = graph.regions.iter_mut();
-        let region = regions
-            .find(|r| r.maps.iter().any(|m| m.name == "net"))
-            .expect("a region");
+        let region = regions.find(|r| r.maps.iter().any(|m| m.name == "net")).expect("a region");
         let mut third = region.maps[0].clone();
         (third.task, third.writable) = ("supervisor".to_owned(), false);
         region.maps.push(third);
     };
-    only(
-        &after(share),
-        "shared by 3 tasks (client, server, supervisor)",
-    );
+    only(&after(share), "shared by 3 tasks (client, server, supervisor)");
 }
 
 #[test]
@@ -463,17 +364,10 @@ fn nothing_is_writable_and_executable() {
 fn ports_and_registers_have_one_owner() {
     let ports = |graph: &mut Graph| graph.tasks[1].ports.push((0x3ff, 0x400));
     only(&after(ports), "share I/O ports 0x3ff to 0x3ff");
-    let text = plain().replace(
-        "program = \"ping\"",
-        "program = \"ping\"\ndevice = \"tpm0\"",
-    );
+    let text = plain().replace("program = \"ping\"", "program = \"ping\"\ndevice = \"tpm0\"");
     let mut graph = Graph::new(&compiled_text(&text));
     assert!(breaches(&graph).is_empty());
-    let place = graph
-        .regions
-        .iter()
-        .position(|r| r.kind == "registers")
-        .expect("registers");
+    let place = graph.regions.iter().position(|r| r.kind == "registers").expect("registers");
     let mut other = graph.regions[place].clone();
     other.maps[0].task = "server".to_owned();
     graph.regions.push(other);
@@ -509,9 +403,6 @@ fn the_printed_graph_names_both_sides_of_a_wire() {
     ] {
         assert!(text.contains(line), "no `{line}` in\n{text}");
     }
-    let wire = text
-        .lines()
-        .find(|line| line.contains(" net "))
-        .expect("the wire");
+    let wire = text.lines().find(|line| line.contains(" net ")).expect("the wire");
     assert!(wire.ends_with("16KiB of ram, with server rw-"), "{wire}");
 }

@@ -10,22 +10,14 @@ use std::path::{Path, PathBuf};
 const BAD_MIN: usize = 40;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
-        .canonicalize()
-        .expect("the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository")
 }
 
 /// The manifests of a folder, by name.
 fn manifests(folder: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(root().join(folder)).expect("a folder of manifests");
-    let mut files: Vec<PathBuf> = entries
-        .map(|entry| entry.expect("an entry").path())
-        .collect();
-    files.retain(|file| {
-        file.extension()
-            .is_some_and(|extension| extension == "toml")
-    });
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
     files.sort();
     files
 }
@@ -35,20 +27,13 @@ fn every_wrong_manifest_gives_its_own_message() {
     let files = manifests("tests/manifest/bad");
     let mut failures = Vec::new();
     for file in &files {
-        let name = file
-            .file_name()
-            .expect("a name")
-            .to_string_lossy()
-            .into_owned();
+        let name = file.file_name().expect("a name").to_string_lossy().into_owned();
         let Err(problems) = cloister_manifest::load(file, &root()) else {
             failures.push(format!("{name}: accepted, though it is wrong"));
             continue;
         };
         if problems.list().len() != 1 {
-            failures.push(format!(
-                "{name}: wrong in {} ways, not in one",
-                problems.list().len()
-            ));
+            failures.push(format!("{name}: wrong in {} ways, not in one", problems.list().len()));
         }
         let text = file.with_extension("txt");
         let found = problems.render();
@@ -64,11 +49,7 @@ fn every_wrong_manifest_gives_its_own_message() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert!(
-        files.len() >= BAD_MIN,
-        "{} wrong manifests, {BAD_MIN} are promised",
-        files.len()
-    );
+    assert!(files.len() >= BAD_MIN, "{} wrong manifests, {BAD_MIN} are promised", files.len());
 }
 
 #[test]
@@ -76,19 +57,13 @@ fn no_expected_message_is_left_without_its_manifest() {
     for entry in std::fs::read_dir(root().join("tests/manifest/bad")).expect("the corpus") {
         let path = entry.expect("an entry").path();
         let is_text = path.extension().is_some_and(|extension| extension == "txt");
-        assert!(
-            !is_text || path.with_extension("toml").is_file(),
-            "{}",
-            path.display()
-        );
+        assert!(!is_text || path.with_extension("toml").is_file(), "{}", path.display());
     }
 }
 
 #[test]
 fn good_manifests_are_accepted() {
-    let images = std::fs::read_dir(root().join("images"))
-        .expect("the images")
-        .flatten();
+    let images = std::fs::read_dir(root().join("images")).expect("the images").flatten();
     let images = images.map(|entry| entry.path().join("appliance.toml"));
     let files: Vec<PathBuf> = manifests("tests/manifest/good")
         .into_iter()

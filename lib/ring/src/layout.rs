@@ -76,10 +76,7 @@ impl<'a> View<'a> {
         let slots = words.len().saturating_sub(HEAD_WORDS) / (2 * MESSAGE_WORDS);
         // A power of two, so that a counter becomes a place with one `and`.
         match slots.checked_ilog2() {
-            Some(bits) => Ok(View {
-                words,
-                capacity: 1 << bits,
-            }),
+            Some(bits) => Ok(View { words, capacity: 1 << bits }),
             None => Err(TooSmall { words: words.len() }),
         }
     }
@@ -104,9 +101,7 @@ impl<'a> View<'a> {
     fn slot(&self, sender: Side, count: u64) -> &'a [AtomicU64] {
         let place = (count & (self.capacity - 1)) + sender.index() as u64 * self.capacity;
         let start = HEAD_WORDS + place as usize * MESSAGE_WORDS;
-        self.words
-            .get(start..start + MESSAGE_WORDS)
-            .unwrap_or_default()
+        self.words.get(start..start + MESSAGE_WORDS).unwrap_or_default()
     }
 
     pub(crate) fn put(&self, sender: Side, count: u64, message: &Message) {

@@ -34,9 +34,7 @@ impl<'a> Link<'a> {
     /// As [`Ring::new`].
     pub fn new(words: &'a [AtomicU64], side: Side, generation: u64) -> Result<Self, TooSmall> {
         let ring = Ring::new(words, side, generation)?;
-        Ok(Link {
-            state: Some(State::Mapped(ring)),
-        })
+        Ok(Link { state: Some(State::Mapped(ring)) })
     }
 
     /// Looks for the peer if there is none. Whether there is one now.

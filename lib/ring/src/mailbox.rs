@@ -77,10 +77,7 @@ impl<'a> Ring<'a, Mapped> {
     /// One side of the mailbox in `words`. `generation` says how often this task was restarted.
     pub fn new(words: &'a [AtomicU64], side: Side, generation: u64) -> Result<Self, TooSmall> {
         // Life 0 is "nobody": it is what zeroed memory says.
-        let life = (generation as u32)
-            .wrapping_add(1)
-            .wrapping_mul(LIFE)
-            .max(LIFE);
+        let life = (generation as u32).wrapping_add(1).wrapping_mul(LIFE).max(LIFE);
         Ok(Ring::with(View::new(words)?, side, life, 0))
     }
 
@@ -92,8 +89,7 @@ impl<'a> Ring<'a, Mapped> {
         let is_there = life(theirs) != 0 && life(theirs) != life(self.theirs);
         let mine = state(self.epoch, if is_there { theirs } else { 0 });
         if mine != before {
-            self.view
-                .store(self.side, Field::State, state(self.epoch, 0));
+            self.view.store(self.side, Field::State, state(self.epoch, 0));
             self.view.store(self.side, Field::Produced, 0);
             self.view.store(self.side, Field::Consumed, 0);
             self.view.store(self.side, Field::State, mine);

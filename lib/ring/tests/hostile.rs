@@ -18,18 +18,9 @@ fn region(words: usize) -> Vec<AtomicU64> {
 }
 
 fn pair(words: &[AtomicU64]) -> (Ring<'_, Ready>, Ring<'_, Ready>) {
-    let client = Ring::new(words, Side::Client, 0)
-        .unwrap()
-        .handshake(|| ())
-        .unwrap_err();
-    let server = Ring::new(words, Side::Server, 0)
-        .unwrap()
-        .handshake(|| ())
-        .unwrap_err();
-    (
-        client.handshake(|| ()).unwrap(),
-        server.handshake(|| ()).unwrap(),
-    )
+    let client = Ring::new(words, Side::Client, 0).unwrap().handshake(|| ()).unwrap_err();
+    let server = Ring::new(words, Side::Server, 0).unwrap().handshake(|| ()).unwrap_err();
+    (client.handshake(|| ()).unwrap(), server.handshake(|| ()).unwrap())
 }
 
 fn set(words: &[AtomicU64], place: usize, value: u64) {
@@ -54,10 +45,7 @@ fn producing_backwards_retires_the_peer() {
     let mut server = warmed_up(&words);
     for value in [1, 0] {
         set(&words, PRODUCED, value);
-        assert_eq!(
-            server.receive(),
-            Err(Lost::Retired(Rule::ProducedBackwards))
-        );
+        assert_eq!(server.receive(), Err(Lost::Retired(Rule::ProducedBackwards)));
     }
 }
 
@@ -75,11 +63,9 @@ fn producing_more_than_fits_retires_the_peer() {
 
 #[test]
 fn consuming_backwards_or_ahead_retires_the_peer() {
-    for (value, rule) in [
-        (1, Rule::ConsumedBackwards),
-        (4, Rule::ConsumedTooFar),
-        (u64::MAX, Rule::ConsumedTooFar),
-    ] {
+    for (value, rule) in
+        [(1, Rule::ConsumedBackwards), (4, Rule::ConsumedTooFar), (u64::MAX, Rule::ConsumedTooFar)]
+    {
         let words = region(PAGE_WORDS);
         let mut server = warmed_up(&words);
         set(&words, CONSUMED, value);
@@ -93,15 +79,9 @@ fn a_retired_peer_stays_retired_when_it_repents() {
     let words = region(PAGE_WORDS);
     let mut server = warmed_up(&words);
     set(&words, PRODUCED, 0);
-    assert_eq!(
-        server.receive(),
-        Err(Lost::Retired(Rule::ProducedBackwards))
-    );
+    assert_eq!(server.receive(), Err(Lost::Retired(Rule::ProducedBackwards)));
     set(&words, PRODUCED, 2);
-    assert_eq!(
-        server.receive(),
-        Err(Lost::Retired(Rule::ProducedBackwards))
-    );
+    assert_eq!(server.receive(), Err(Lost::Retired(Rule::ProducedBackwards)));
     let expected = Err(SendError::Lost(Lost::Retired(Rule::ProducedBackwards)));
     assert_eq!(server.send(&Message::default()), expected);
 }
@@ -114,17 +94,11 @@ fn only_a_new_life_of_a_retired_peer_is_met_again() {
     assert!(server.receive().is_err());
     let server = server.again().handshake(|| ()).unwrap_err();
     // The same life, trying once more.
-    let old = Ring::new(&words, Side::Client, 0)
-        .unwrap()
-        .handshake(|| ())
-        .unwrap_err();
+    let old = Ring::new(&words, Side::Client, 0).unwrap().handshake(|| ()).unwrap_err();
     let server = server.handshake(|| ()).unwrap_err();
     assert!(old.handshake(|| ()).is_err());
     // The next life.
-    let new = Ring::new(&words, Side::Client, 1)
-        .unwrap()
-        .handshake(|| ())
-        .unwrap_err();
+    let new = Ring::new(&words, Side::Client, 1).unwrap().handshake(|| ()).unwrap_err();
     let mut server = server.handshake(|| ()).unwrap();
     let mut new = new.handshake(|| ()).unwrap();
     new.send(&Message([7; 8])).unwrap();

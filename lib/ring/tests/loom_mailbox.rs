@@ -67,14 +67,8 @@ fn a_restart_in_any_moment_is_gone_and_never_a_broken_rule() {
     bounded(|| {
         let words = region();
         // Both are ready and have exchanged a message: counters are not zero.
-        let client = Ring::new(&words, Side::Client, 0)
-            .unwrap()
-            .handshake(|| ())
-            .unwrap_err();
-        let server = Ring::new(&words, Side::Server, 0)
-            .unwrap()
-            .handshake(|| ())
-            .unwrap_err();
+        let client = Ring::new(&words, Side::Client, 0).unwrap().handshake(|| ()).unwrap_err();
+        let server = Ring::new(&words, Side::Server, 0).unwrap().handshake(|| ()).unwrap_err();
         let mut client = client.handshake(|| ()).unwrap();
         let mut server = server.handshake(|| ()).unwrap();
         client.send(&message(1)).unwrap();

@@ -37,15 +37,9 @@ fn meet<'a>(
 
 #[test]
 fn a_region_needs_room_for_one_message_each_way() {
-    assert_eq!(
-        Ring::new(&region(31), Side::Client, 0).err(),
-        Some(TooSmall { words: 31 })
-    );
+    assert_eq!(Ring::new(&region(31), Side::Client, 0).err(), Some(TooSmall { words: 31 }));
     assert!(Ring::new(&region(32), Side::Client, 0).is_ok());
-    assert_eq!(
-        Ring::new(&[], Side::Server, 0).err(),
-        Some(TooSmall { words: 0 })
-    );
+    assert_eq!(Ring::new(&[], Side::Server, 0).err(), Some(TooSmall { words: 0 }));
 }
 
 #[test]
@@ -75,10 +69,7 @@ fn wake_is_called_when_and_only_when_the_peer_should_look_again() {
     let client = client.handshake(|| wakes += 1).unwrap_err();
     let client = client.handshake(|| wakes += 1).unwrap_err();
     assert_eq!(wakes, 1);
-    let server = Ring::new(&words, Side::Server, 0)
-        .unwrap()
-        .handshake(|| wakes += 1)
-        .unwrap_err();
+    let server = Ring::new(&words, Side::Server, 0).unwrap().handshake(|| wakes += 1).unwrap_err();
     assert_eq!(wakes, 2);
     let _client = client.handshake(|| wakes += 1).unwrap();
     assert_eq!(wakes, 3);
@@ -92,10 +83,7 @@ fn a_restarted_peer_is_gone_until_met_again_and_nothing_old_arrives() {
     let (mut client, mut old_server) = pair(&words);
     client.send(&message(1)).unwrap();
     old_server.send(&message(2)).unwrap();
-    let server = Ring::new(&words, Side::Server, 1)
-        .unwrap()
-        .handshake(|| ())
-        .unwrap_err();
+    let server = Ring::new(&words, Side::Server, 1).unwrap().handshake(|| ()).unwrap_err();
     assert_eq!(client.send(&message(3)), Err(SendError::Lost(Lost::Gone)));
     assert_eq!(client.receive(), Err(Lost::Gone));
     let client = client.again().handshake(|| ()).unwrap_err();

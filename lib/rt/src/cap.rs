@@ -18,10 +18,7 @@ pub struct Cap<K, R> {
 
 impl<K, R> Cap<K, R> {
     pub(crate) const fn at(slot: u32) -> Self {
-        Cap {
-            slot,
-            _kind: PhantomData,
-        }
+        Cap { slot, _kind: PhantomData }
     }
 
     pub(crate) fn slot(&self) -> u64 {
@@ -77,10 +74,7 @@ pub struct Irq {
 
 impl Irq {
     pub(crate) fn new(slot: u32, bits: Bits) -> Self {
-        Irq {
-            cap: Cap::at(slot),
-            bits,
-        }
+        Irq { cap: Cap::at(slot), bits }
     }
 
     /// The bit of the own signal word that the interrupt sets.

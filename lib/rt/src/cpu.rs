@@ -74,10 +74,7 @@ pub fn random() -> Option<u64> {
     let working = system().entropy;
     let rdseed = (working & ENTROPY_RDSEED != 0).then_some(Entropy::Rdseed);
     let rdrand = (working & ENTROPY_RDRAND != 0).then_some(Entropy::Rdrand);
-    let mut tries = rdseed
-        .into_iter()
-        .chain(rdrand)
-        .flat_map(|source| [source; 10]);
+    let mut tries = rdseed.into_iter().chain(rdrand).flat_map(|source| [source; 10]);
     tries.find_map(Entropy::sample)
 }
 

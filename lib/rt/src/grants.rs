@@ -122,8 +122,7 @@ impl Grants {
 
     /// The right to signal the thread behind a grant.
     pub fn signal(&self, name: &'static str) -> Result<Signal, Missing> {
-        self.cap(name, CapKind::Thread, What::Signal)
-            .map(|entry| Cap::at(entry.slot))
+        self.cap(name, CapKind::Thread, What::Signal).map(|entry| Cap::at(entry.slot))
     }
 
     /// The interrupt of a device.
@@ -134,8 +133,7 @@ impl Grants {
 
     /// Control over the machine's power.
     pub fn power(&self, name: &'static str) -> Result<Power, Missing> {
-        self.cap(name, CapKind::Power, What::Power)
-            .map(|entry| Cap::at(entry.slot))
+        self.cap(name, CapKind::Power, What::Power).map(|entry| Cap::at(entry.slot))
     }
 
     /// I/O ports.
@@ -143,23 +141,18 @@ impl Grants {
         let entry = self.find(name, GRANT_PORTS, What::Ports)?;
         match (u16::try_from(entry.va), u16::try_from(entry.len)) {
             (Ok(first), Ok(count)) => Ok(PortRange::new(first, count)),
-            _ => Err(Missing {
-                name,
-                what: What::Ports,
-            }),
+            _ => Err(Missing { name, what: What::Ports }),
         }
     }
 
     /// The bit that somebody may set in this task's signal word.
     pub fn bit(&self, name: &'static str) -> Result<Bits, Missing> {
-        self.find(name, GRANT_BIT, What::Bit)
-            .map(|entry| Bits::single(entry.bit))
+        self.find(name, GRANT_BIT, What::Bit).map(|entry| Bits::single(entry.bit))
     }
 
     /// A number from the manifest.
     pub fn number(&self, name: &'static str) -> Result<u64, Missing> {
-        self.find(name, GRANT_NUMBER, What::Number)
-            .map(|entry| entry.va)
+        self.find(name, GRANT_NUMBER, What::Number).map(|entry| entry.va)
     }
 
     /// Memory that is shared with another task or with the kernel.
@@ -170,38 +163,26 @@ impl Grants {
     /// One end of a mailbox.
     pub fn mailbox(&self, name: &'static str) -> Result<Mailbox, Missing> {
         let (memory, peer) = (self.shared(name)?, self.signal(name)?);
-        Ok(Mailbox {
-            memory,
-            peer,
-            bits: self.bit(name)?,
-        })
+        Ok(Mailbox { memory, peer, bits: self.bit(name)? })
     }
 
     /// The serving end of an export's mailbox: an export has one client.
     pub fn served(&self, export: &'static str) -> Result<Mailbox, Missing> {
         let mut names = self.entries.iter().map(|entry| name_str(&entry.name));
         let of_export = |name: &&str| name.split_once('/').is_some_and(|(head, _)| head == export);
-        let name = names.find(of_export).ok_or(Missing {
-            name: export,
-            what: What::Memory,
-        })?;
+        let name = names.find(of_export).ok_or(Missing { name: export, what: What::Memory })?;
         self.mailbox(name)
     }
 
     /// All log rings that this task may read, each with the source that its frames should have:
     /// the index of the task that writes it, or 65535 less the core for the kernel's.
     pub fn log_rings(&self) -> impl Iterator<Item = (u16, Shared)> + use<> {
-        let memories = self
-            .entries
-            .iter()
-            .filter(|entry| entry.kind == GRANT_MEMORY);
+        let memories = self.entries.iter().filter(|entry| entry.kind == GRANT_MEMORY);
         let rings =
             memories.filter_map(|entry| Some((name_str(&entry.name).strip_prefix("log/")?, entry)));
         let mut tasks = 0..u16::MAX;
         rings.filter_map(move |(name, entry)| {
-            let core = name
-                .strip_prefix("kernel")
-                .and_then(|core| core.parse::<u16>().ok());
+            let core = name.strip_prefix("kernel").and_then(|core| core.parse::<u16>().ok());
             let source =
                 core.map_or_else(|| tasks.next(), |core| Some(u16::MAX.saturating_sub(core)));
             Some((source?, shared(entry)))
@@ -217,13 +198,10 @@ impl Grants {
     pub fn supervised(&self) -> Result<impl Iterator<Item = Supervised> + use<>, Missing> {
         let bytes = self.payload("policy")?;
         let record = size_of::<RestartPolicy>();
-        let records = bytes
-            .chunks_exact(record)
-            .filter_map(|r| RestartPolicy::ref_from_bytes(r).ok());
+        let records =
+            bytes.chunks_exact(record).filter_map(|r| RestartPolicy::ref_from_bytes(r).ok());
         // The region is whole pages; a record without a name is padding.
-        Ok(records
-            .filter(|policy| policy.name[0] != 0)
-            .map(Supervised::new))
+        Ok(records.filter(|policy| policy.name[0] != 0).map(Supervised::new))
     }
 
     /// A region whose content is part of the payload. Only the names that the image builder fills
@@ -249,9 +227,7 @@ impl Grants {
 
     fn find(&self, name: &'static str, kind: u8, what: What) -> Result<&'static Grant, Missing> {
         let mut entries = self.entries.iter().filter(|e| e.kind == kind);
-        entries
-            .find(|e| name_str(&e.name) == name)
-            .ok_or(Missing { name, what })
+        entries.find(|e| name_str(&e.name) == name).ok_or(Missing { name, what })
     }
 }
 
@@ -281,16 +257,7 @@ mod tests {
 
     fn entry(name: &str, kind: u8) -> Grant {
         let name = named(name);
-        Grant {
-            name,
-            kind,
-            cap_kind: 0,
-            rights: 0,
-            bit: 0,
-            slot: 0,
-            va: 0,
-            len: 0,
-        }
+        Grant { name, kind, cap_kind: 0, rights: 0, bit: 0, slot: 0, va: 0, len: 0 }
     }
 
     fn info(count: u16) -> TaskInfo {
@@ -315,37 +282,15 @@ mod tests {
     }
 
     fn sample() -> Vec<Grant> {
-        let signal = Grant {
-            cap_kind: CapKind::Thread as u8,
-            slot: 7,
-            ..entry("peer", GRANT_CAP)
-        };
-        let irq = Grant {
-            cap_kind: CapKind::Irq as u8,
-            slot: 9,
-            ..entry("uart0", GRANT_CAP)
-        };
+        let signal = Grant { cap_kind: CapKind::Thread as u8, slot: 7, ..entry("peer", GRANT_CAP) };
+        let irq = Grant { cap_kind: CapKind::Irq as u8, slot: 9, ..entry("uart0", GRANT_CAP) };
         vec![
             signal,
             irq,
-            Grant {
-                bit: 48,
-                ..entry("uart0", GRANT_BIT)
-            },
-            Grant {
-                va: 0x3f8,
-                len: 8,
-                ..entry("uart0", GRANT_PORTS)
-            },
-            Grant {
-                va: 0x1_0000,
-                len: 8,
-                ..entry("far", GRANT_PORTS)
-            },
-            Grant {
-                va: 42,
-                ..entry("count", GRANT_NUMBER)
-            },
+            Grant { bit: 48, ..entry("uart0", GRANT_BIT) },
+            Grant { va: 0x3f8, len: 8, ..entry("uart0", GRANT_PORTS) },
+            Grant { va: 0x1_0000, len: 8, ..entry("far", GRANT_PORTS) },
+            Grant { va: 42, ..entry("count", GRANT_NUMBER) },
         ]
     }
 
@@ -362,54 +307,23 @@ mod tests {
 
     #[test]
     fn both_ends_of_a_mailbox_are_found() {
-        let page = |name| Grant {
-            va: 0x50_0000,
-            len: 4096,
-            ..entry(name, GRANT_MEMORY)
-        };
+        let page = |name| Grant { va: 0x50_0000, len: 4096, ..entry(name, GRANT_MEMORY) };
         let entries = ["peer", "box/ping"].map(|name| {
-            let cap = Grant {
-                cap_kind: CapKind::Thread as u8,
-                slot: 3,
-                ..entry(name, GRANT_CAP)
-            };
-            [
-                page(name),
-                cap,
-                Grant {
-                    bit: 5,
-                    ..entry(name, GRANT_BIT)
-                },
-            ]
+            let cap = Grant { cap_kind: CapKind::Thread as u8, slot: 3, ..entry(name, GRANT_CAP) };
+            [page(name), cap, Grant { bit: 5, ..entry(name, GRANT_BIT) }]
         });
         let entries = entries.as_flattened();
         let grants = Grants::parse(leaked(&info(entries.len() as u16), entries)).unwrap();
         assert_eq!(grants.mailbox("peer").unwrap().bits, Bits::single(5));
         assert_eq!(grants.served("box").unwrap().peer.slot(), 3);
-        assert_eq!(
-            grants.served("bo").err(),
-            Some(Missing {
-                name: "bo",
-                what: What::Memory
-            })
-        );
+        assert_eq!(grants.served("bo").err(), Some(Missing { name: "bo", what: What::Memory }));
         assert!(grants.served("peer").is_err(), "a grant is no export");
     }
 
     #[test]
     fn log_rings_are_numbered_by_their_place_and_core() {
-        let names = [
-            "log/init",
-            "data",
-            "log/kernels",
-            "log/kernel0",
-            "log/ping",
-            "log/kernel2",
-        ];
-        let entries = names.map(|name| Grant {
-            va: 4096,
-            ..entry(name, GRANT_MEMORY)
-        });
+        let names = ["log/init", "data", "log/kernels", "log/kernel0", "log/ping", "log/kernel2"];
+        let entries = names.map(|name| Grant { va: 4096, ..entry(name, GRANT_MEMORY) });
         let grants = Grants::parse(leaked(&info(6), &entries)).unwrap();
         let sources: Vec<u16> = grants.log_rings().map(|(source, _)| source).collect();
         assert_eq!(sources, [0, 1, 65535, 2, 65533]);
@@ -431,15 +345,9 @@ mod tests {
         let entries = sample();
         let count = entries.len() as u16;
         for len in 0..leaked(&info(count), &entries).len() {
-            assert!(
-                Grants::parse(&leaked(&info(count), &entries)[..len]).is_none(),
-                "{len}"
-            );
+            assert!(Grants::parse(&leaked(&info(count), &entries)[..len]).is_none(), "{len}");
         }
-        let other = TaskInfo {
-            version: API_VERSION + 1,
-            ..info(count)
-        };
+        let other = TaskInfo { version: API_VERSION + 1, ..info(count) };
         assert!(Grants::parse(leaked(&other, &entries)).is_none());
         assert!(Grants::parse(leaked(&info(count + 1), &entries)).is_none());
     }

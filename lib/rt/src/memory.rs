@@ -50,11 +50,7 @@ impl Shared {
     /// `va .. va + len` must be mapped for the life of the task, writable if `rights` say so, `va`
     /// a multiple of 8, and every view of it by this task's program must be one of atomic words.
     pub(crate) unsafe fn at(va: u64, len: u64, rights: u8) -> Shared {
-        Shared {
-            va,
-            len,
-            writable: rights & MAP_WRITE != 0,
-        }
+        Shared { va, len, writable: rights & MAP_WRITE != 0 }
     }
 
     /// Its words. A store to memory that is not writable stops this task.

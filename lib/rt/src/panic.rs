@@ -19,9 +19,7 @@ fn panic(info: &PanicInfo) -> ! {
     black_box(&REACHED);
     // A panic inside a log statement leaves the logger in the middle of a frame.
     log::abandon();
-    let (file, line) = info
-        .location()
-        .map_or(("unknown file", 0), |l| (l.file(), l.line()));
+    let (file, line) = info.location().map_or(("unknown file", 0), |l| (l.file(), l.line()));
     defmt::error!(
         "panicked at {=str}:{=u32}: {}",
         file,

@@ -29,14 +29,10 @@ impl PortRange {
     pub fn port<W: Width>(&self, offset: u16) -> Result<Port<W>, OutOfRange> {
         let end = offset.checked_add(W::BYTES);
         match (end, self.first.checked_add(offset)) {
-            (Some(end), Some(number)) if end <= self.count => Ok(Port {
-                number,
-                _width: PhantomData,
-            }),
-            _ => Err(OutOfRange {
-                offset,
-                count: self.count,
-            }),
+            (Some(end), Some(number)) if end <= self.count => {
+                Ok(Port { number, _width: PhantomData })
+            }
+            _ => Err(OutOfRange { offset, count: self.count }),
         }
     }
 }
@@ -116,13 +112,7 @@ mod tests {
         let range = PortRange::new(0x3f8, 8);
         assert!(range.port::<u8>(7).is_ok());
         assert!(range.port::<u32>(4).is_ok());
-        assert_eq!(
-            range.port::<u8>(8).err(),
-            Some(OutOfRange {
-                offset: 8,
-                count: 8
-            })
-        );
+        assert_eq!(range.port::<u8>(8).err(), Some(OutOfRange { offset: 8, count: 8 }));
         assert!(range.port::<u16>(7).is_err());
         assert!(range.port::<u32>(u16::MAX - 1).is_err());
     }

@@ -23,11 +23,7 @@ pub struct Supervised {
 
 impl Supervised {
     pub(crate) fn new(policy: &'static RestartPolicy) -> Supervised {
-        Supervised {
-            policy,
-            control: Cap::at(policy.cap),
-            bits: Bits::single(policy.bit),
-        }
+        Supervised { policy, control: Cap::at(policy.cap), bits: Bits::single(policy.bit) }
     }
 }
 

@@ -71,10 +71,7 @@ impl Clock {
         let hz = if tsc_hz == 0 { 1 } else { tsc_hz };
         let whole = (hz / NS_PER_SECOND) << SHIFT;
         let part = ((hz % NS_PER_SECOND) << SHIFT) / NS_PER_SECOND;
-        Clock {
-            ticks_per_ns: whole + part,
-            ns_per_tick: (NS_PER_SECOND << SHIFT) / hz,
-        }
+        Clock { ticks_per_ns: whole + part, ns_per_tick: (NS_PER_SECOND << SHIFT) / hz }
     }
 
     /// Ticks in a length of time.
@@ -91,11 +88,7 @@ impl Clock {
 /// `value * factor`, where the factor has [`SHIFT`] bits behind the point; saturates.
 const fn scale(value: u64, factor: u64) -> u64 {
     let wide = (value as u128 * factor as u128) >> SHIFT;
-    if wide > u64::MAX as u128 {
-        u64::MAX
-    } else {
-        wide as u64
-    }
+    if wide > u64::MAX as u128 { u64::MAX } else { wide as u64 }
 }
 
 static TICKS_PER_NS: AtomicU64 = AtomicU64::new(0);
@@ -183,15 +176,8 @@ impl Deadline {
 mod tests {
     use super::{Clock, Duration};
 
-    const FREQUENCIES: [u64; 7] = [
-        1,
-        24_000_000,
-        999_999_999,
-        1_000_000_000,
-        2_399_998_123,
-        3_000_000_000,
-        5_800_000_000,
-    ];
+    const FREQUENCIES: [u64; 7] =
+        [1, 24_000_000, 999_999_999, 1_000_000_000, 2_399_998_123, 3_000_000_000, 5_800_000_000];
 
     #[test]
     fn a_day_is_converted_to_within_a_tenth_of_a_millisecond() {
@@ -210,19 +196,13 @@ mod tests {
             let ticks = hz * 3600;
             let ns = Clock::new(hz).duration(ticks).as_nanos();
             let exact = 3_600_000_000_000u64;
-            assert!(
-                ns <= exact && exact - ns < exact / 100_000_000,
-                "{hz}: {ns}"
-            );
+            assert!(ns <= exact && exact - ns < exact / 100_000_000, "{hz}: {ns}");
         }
     }
 
     #[test]
     fn conversions_saturate_instead_of_wrapping() {
-        assert_eq!(
-            Clock::new(5_000_000_000).ticks(Duration::from_nanos(u64::MAX)),
-            u64::MAX
-        );
+        assert_eq!(Clock::new(5_000_000_000).ticks(Duration::from_nanos(u64::MAX)), u64::MAX);
         assert_eq!(Clock::new(1).duration(u64::MAX).as_nanos(), u64::MAX);
         assert_eq!(Duration::from_secs(u64::MAX).as_nanos(), u64::MAX);
     }

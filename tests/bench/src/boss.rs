@@ -4,7 +4,9 @@ use crate::median::{SAMPLES, median};
 use crate::{ANSWER, MARK, ORDER, STARTED};
 use cloister_ring::orders::{FLUSH, FLUSHED};
 use cloister_ring::{Link, Message, Side};
-use cloister_rt::{Deadline, Duration, Instant, Mailbox, Supervised, generation, grants, system, wait};
+use cloister_rt::{
+    Deadline, Duration, Instant, Mailbox, Supervised, generation, grants, system, wait,
+};
 use core::sync::atomic::Ordering;
 
 /// Order to the caller: a call that changes nothing.
@@ -123,22 +125,38 @@ fn longest(caller: &Mailbox, ward: &Supervised) -> u64 {
         defmt::info!("{=str}: {=u64}", what, took);
         longest = longest.max(took);
     };
-    time("fault_info", &mut || { let _ = ward.control.state(); });
-    time("stop", &mut || { let _ = ward.control.stop(); });
+    time("fault_info", &mut || {
+        let _ = ward.control.state();
+    });
+    time("stop", &mut || {
+        let _ = ward.control.stop();
+    });
     wait(ward.bits, Deadline::Never);
-    time("stop again", &mut || { let _ = ward.control.stop(); });
-    time("resume", &mut || { let _ = ward.control.resume(); });
-    time("stop", &mut || { let _ = ward.control.stop(); });
+    time("stop again", &mut || {
+        let _ = ward.control.stop();
+    });
+    time("resume", &mut || {
+        let _ = ward.control.resume();
+    });
+    time("stop", &mut || {
+        let _ = ward.control.stop();
+    });
     wait(ward.bits, Deadline::Never);
-    time("restart", &mut || { let _ = ward.control.restart(); });
-    time("deadline", &mut || { let _ = wait(ward.bits, Deadline::At(Instant::from_tsc(1))); });
+    time("restart", &mut || {
+        let _ = ward.control.restart();
+    });
+    time("deadline", &mut || {
+        let _ = wait(ward.bits, Deadline::At(Instant::from_tsc(1)));
+    });
     longest
 }
 
 /// Has the console ship everything that was logged.
 fn flush() {
     let Ok(mailbox) = grants().served("flush") else { return };
-    let Ok(mut link) = Link::new(mailbox.memory.words(), Side::Server, generation()) else { return };
+    let Ok(mut link) = Link::new(mailbox.memory.words(), Side::Server, generation()) else {
+        return;
+    };
     let wake = || mailbox.peer.wake();
     let end = Instant::now() + PATIENCE;
     let mut asked = false;

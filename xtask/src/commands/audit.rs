@@ -31,10 +31,7 @@ pub fn run(args: &Args) -> Result<()> {
     let breaches = policy::breaches(&graph);
     if args.json {
         let all = serde_json::json!({ "graph": graph, "breaches": breaches });
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&all).context("cannot make JSON")?
-        );
+        println!("{}", serde_json::to_string_pretty(&all).context("cannot make JSON")?);
     } else {
         println!("{graph}");
     }

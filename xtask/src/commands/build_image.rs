@@ -83,10 +83,7 @@ pub fn manifest(appliance: &str) -> Result<PathBuf> {
     ];
     let found = places.into_iter().find(|place| place.is_file());
     found.with_context(|| {
-        let folders = std::fs::read_dir(root.join("images"))
-            .into_iter()
-            .flatten()
-            .flatten();
+        let folders = std::fs::read_dir(root.join("images")).into_iter().flatten().flatten();
         let mut names: Vec<String> = folders
             .filter(|entry| entry.path().join("appliance.toml").is_file())
             .filter_map(|entry| entry.file_name().into_string().ok())
@@ -128,11 +125,7 @@ fn packages() -> Result<Vec<String>> {
     }
     let json: serde_json::Value =
         serde_json::from_slice(&output.stdout).context("cargo metadata is no JSON")?;
-    let packages = json
-        .get("packages")
-        .and_then(|list| list.as_array())
-        .into_iter()
-        .flatten();
+    let packages = json.get("packages").and_then(|list| list.as_array()).into_iter().flatten();
     let names = packages.filter_map(|package| package.get("name")?.as_str());
     Ok(names.map(str::to_owned).collect())
 }
@@ -146,11 +139,8 @@ pub fn programs(
 ) -> Result<BTreeMap<String, Elf>> {
     cloister_manifest::check_programs(system, &packages()?)
         .map_err(|problems| anyhow!("the manifest cannot be used\n{}", problems.render()))?;
-    let names: BTreeSet<&str> = system
-        .tasks
-        .iter()
-        .map(|task| task.program.get_ref().as_str())
-        .collect();
+    let names: BTreeSet<&str> =
+        system.tasks.iter().map(|task| task.program.get_ref().as_str()).collect();
     let packages: Vec<&str> = also.iter().copied().chain(names).collect();
     let built = cargo_build::build_bare(&packages, features, install)?;
     let mut elves = BTreeMap::new();
@@ -173,10 +163,8 @@ pub fn programs(
 
 /// Compiles the manifest with the programs that were built.
 pub fn compiled(system: &System, elves: &BTreeMap<String, Elf>) -> Result<Compiled> {
-    let programs: BTreeMap<String, Program> = elves
-        .iter()
-        .map(|(name, elf)| (name.clone(), elf.program()))
-        .collect();
+    let programs: BTreeMap<String, Program> =
+        elves.iter().map(|(name, elf)| (name.clone(), elf.program())).collect();
     compile(system, &programs).with_context(|| format!("appliance `{}`", system.name))
 }
 
@@ -184,23 +172,14 @@ fn seal(appliance: &str, features: &[&str], install: Install) -> Result<Sealed> 
     let system = load(appliance)?;
     let elves = programs(&system, &[KERNEL, STUB], features, install)?;
     let compiled = compiled(&system, &elves)?;
-    let get = |package: &str| {
-        elves
-            .get(package)
-            .with_context(|| format!("no `{package}`"))
-    };
+    let get = |package: &str| elves.get(package).with_context(|| format!("no `{package}`"));
     let (kernel, stub) = (get(KERNEL)?, get(STUB)?);
     let payload = payload::build(&system.name, kernel, &compiled)?;
     payload::validate(&payload)?;
     let image = pack::image(stub, &payload.bytes)?;
     let stub_bytes = (image.len() - payload.bytes.len()) as u64;
     let archive = describe(&system, &elves, kernel, stub_bytes, &payload);
-    Ok(Sealed {
-        system,
-        image,
-        archive,
-        elves,
-    })
+    Ok(Sealed { system, image, archive, elves })
 }
 
 fn describe(
@@ -215,15 +194,9 @@ fn describe(
         name: task.name().to_owned(),
         program: task.program.get_ref().clone(),
         elf: format!("{}.elf", task.name()),
-        build_id: elves
-            .get(task.program.get_ref())
-            .map(Elf::build_id_text)
-            .unwrap_or_default(),
+        build_id: elves.get(task.program.get_ref()).map(Elf::build_id_text).unwrap_or_default(),
     };
-    let size = |(part, bytes): (&str, u64)| Size {
-        part: part.to_owned(),
-        bytes,
-    };
+    let size = |(part, bytes): (&str, u64)| Size { part: part.to_owned(), bytes };
     let sizes = std::iter::once(("file head and boot stub", stub_bytes));
     Archive {
         appliance: system.name.clone(),
@@ -232,10 +205,7 @@ fn describe(
         stub: "stub.elf".to_owned(),
         kernel_build_id: kernel.build_id_text(),
         tasks: system.tasks.iter().enumerate().map(task).collect(),
-        sizes: sizes
-            .chain(payload.parts.iter().copied())
-            .map(size)
-            .collect(),
+        sizes: sizes.chain(payload.parts.iter().copied()).map(size).collect(),
     }
 }
 
@@ -244,15 +214,8 @@ fn store(sealed: &Sealed, output: Option<&Path>) -> Result<BuiltImage> {
     let folder = paths::root().join("build").join(&sealed.system.name);
     let name = &sealed.archive.image;
     let mut files: Vec<(String, &[u8])> = vec![(name.clone(), &sealed.image)];
-    let named = [
-        (KERNEL, &sealed.archive.kernel),
-        (STUB, &sealed.archive.stub),
-    ];
-    let tasks = sealed
-        .archive
-        .tasks
-        .iter()
-        .map(|task| (task.program.as_str(), &task.elf));
+    let named = [(KERNEL, &sealed.archive.kernel), (STUB, &sealed.archive.stub)];
+    let tasks = sealed.archive.tasks.iter().map(|task| (task.program.as_str(), &task.elf));
     for (package, file) in named.into_iter().chain(tasks) {
         if let Some(elf) = sealed.elves.get(package) {
             files.push((file.clone(), &elf.file));

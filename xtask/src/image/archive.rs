@@ -109,9 +109,7 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
     let failed = || format!("cannot write {} bytes to {}", bytes.len(), path.display());
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let mut file = tempfile::Builder::new()
         .permissions(fs::Permissions::from_mode(0o644))
         .tempfile_in(parent.unwrap_or(Path::new(".")))
@@ -145,12 +143,10 @@ mod tests {
         write(&place, &archive(), &[("old.elf".into(), b"1")]).expect("written");
         write(&place, &archive(), &[("new.elf".into(), b"2")]).expect("written");
         let names = |path: &Path| -> Vec<String> {
-            let entries = fs::read_dir(path)
-                .expect("readable")
-                .map(|entry| entry.expect("an entry"));
-            let mut names: Vec<_> = entries
-                .map(|entry| entry.file_name().into_string().expect("text"))
-                .collect();
+            let entries =
+                fs::read_dir(path).expect("readable").map(|entry| entry.expect("an entry"));
+            let mut names: Vec<_> =
+                entries.map(|entry| entry.file_name().into_string().expect("text")).collect();
             names.sort();
             names
         };
@@ -163,18 +159,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let place = folder.path().join("build/x");
         write(&place, &archive(), &[("a.elf".into(), b"1")]).expect("written");
-        let wrong = [
-            ("b.elf".into(), b"2".as_slice()),
-            ("no/such/folder.elf".into(), b"3"),
-        ];
+        let wrong = [("b.elf".into(), b"2".as_slice()), ("no/such/folder.elf".into(), b"3")];
         write(&place, &archive(), &wrong).expect_err("a file in a missing folder");
         assert!(place.join("a.elf").exists() && !place.join("b.elf").exists());
-        assert_eq!(
-            fs::read_dir(folder.path().join("build"))
-                .expect("readable")
-                .count(),
-            1
-        );
+        assert_eq!(fs::read_dir(folder.path().join("build")).expect("readable").count(), 1);
         write_file(&folder.path().join("none/x"), b"4").expect_err("no folder");
         assert!(!folder.path().join("none").exists());
     }

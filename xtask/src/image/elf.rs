@@ -66,8 +66,7 @@ impl Elf {
             build_id: None,
             pvh_note: None,
         };
-        read.fill(&file)
-            .with_context(|| format!("{name} is no program that can be used"))?;
+        read.fill(&file).with_context(|| format!("{name} is no program that can be used"))?;
         read.file = file;
         Ok(read)
     }
@@ -131,11 +130,7 @@ impl Elf {
 
     /// The build id in hexadecimal, empty if there is none.
     pub fn build_id_text(&self) -> String {
-        self.build_id
-            .iter()
-            .flatten()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        self.build_id.iter().flatten().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
@@ -187,9 +182,6 @@ mod tests {
             let _ = Elf::parse("flipped", flipped);
         }
         let error = Elf::parse("x.elf", b"#!/bin/sh".to_vec()).expect_err("no ELF");
-        assert!(
-            format!("{error:#}").starts_with("x.elf is no program"),
-            "{error:#}"
-        );
+        assert!(format!("{error:#}").starts_with("x.elf is no program"), "{error:#}");
     }
 }

@@ -25,17 +25,11 @@ struct Flat {
 pub fn image(stub: &Elf, payload: &[u8]) -> Result<Vec<u8>> {
     let flat = flatten(stub)?;
     let (note, note_len) = stub.pvh_note.with_context(|| {
-        format!(
-            "{} has no PVH note, so no loader would find its entry",
-            stub.name
-        )
+        format!("{} has no PVH note, so no loader would find its entry", stub.name)
     })?;
     let held = STUB_BASE..=STUB_BASE + flat.bytes.len() as u64;
     if !held.contains(&note) || !held.contains(&(note + note_len)) {
-        bail!(
-            "{}: the PVH note at {note:#x} is not in the stub's bytes",
-            stub.name
-        );
+        bail!("{}: the PVH note at {note:#x} is not in the stub's bytes", stub.name);
     }
     let mut file = Vec::new();
     let mut writer = Writer::new(Endianness::Little, true, &mut file);
@@ -51,9 +45,7 @@ pub fn image(stub: &Elf, payload: &[u8]) -> Result<Vec<u8>> {
         e_entry: stub.entry,
         e_flags: elf::FileFlags(0),
     };
-    writer
-        .write_file_header(&header)
-        .map_err(|error| anyhow!("cannot write the ELF: {error}"))?;
+    writer.write_file_header(&header).map_err(|error| anyhow!("cannot write the ELF: {error}"))?;
     writer.write_align_program_headers();
     let stub_len = flat.bytes.len() as u64;
     let payload_len = payload.len() as u64;
@@ -72,22 +64,8 @@ pub fn image(stub: &Elf, payload: &[u8]) -> Result<Vec<u8>> {
         });
     };
     part(elf::PT_LOAD, all, stub_at, STUB_BASE, stub_len, flat.len);
-    part(
-        elf::PT_LOAD,
-        elf::PF_R,
-        payload_at,
-        PAYLOAD_BASE,
-        payload_len,
-        payload_len,
-    );
-    part(
-        elf::PT_NOTE,
-        elf::PF_R,
-        stub_at + (note - STUB_BASE),
-        note,
-        note_len,
-        note_len,
-    );
+    part(elf::PT_LOAD, elf::PF_R, payload_at, PAYLOAD_BASE, payload_len, payload_len);
+    part(elf::PT_NOTE, elf::PF_R, stub_at + (note - STUB_BASE), note, note_len, note_len);
     writer.pad_until(stub_at);
     writer.write(&flat.bytes);
     writer.pad_until(payload_at);
@@ -97,17 +75,10 @@ pub fn image(stub: &Elf, payload: &[u8]) -> Result<Vec<u8>> {
 
 /// The stub's segments in one; its zeroed memory ends below the payload.
 fn flatten(stub: &Elf) -> Result<Flat> {
-    let mut flat = Flat {
-        bytes: Vec::new(),
-        len: 0,
-    };
+    let mut flat = Flat { bytes: Vec::new(), len: 0 };
     for segment in &stub.segments {
         let Some(offset) = segment.va.checked_sub(STUB_BASE) else {
-            bail!(
-                "{}: a segment at {:#x} lies below {STUB_BASE:#x}",
-                stub.name,
-                segment.va
-            );
+            bail!("{}: a segment at {:#x} lies below {STUB_BASE:#x}", stub.name, segment.va);
         };
         let end = offset + segment.len;
         if STUB_BASE + end > PAYLOAD_BASE {
@@ -155,10 +126,7 @@ mod tests {
         let [stub_segment, payload_segment] = read.segments.as_slice() else {
             panic!("two segments")
         };
-        assert_eq!(
-            (stub_segment.pa, payload_segment.pa),
-            (STUB_BASE, PAYLOAD_BASE)
-        );
+        assert_eq!((stub_segment.pa, payload_segment.pa), (STUB_BASE, PAYLOAD_BASE));
         assert_eq!(payload_segment.bytes, payload);
         assert_eq!(stub_segment.bytes, stub().segments[0].bytes);
         assert_eq!(
@@ -172,20 +140,11 @@ mod tests {
     fn stubs_that_do_not_fit_are_refused() {
         type Spoil = fn(&mut Elf);
         let cases: [(Spoil, &str); 5] = [
-            (
-                |s| s.segments[0].bytes.resize(STUB_MAX as usize + 1, 0),
-                "has 32769 bytes",
-            ),
-            (
-                |s| s.segments[0].len = PAYLOAD_BASE,
-                "the payload begins at 0x200000",
-            ),
+            (|s| s.segments[0].bytes.resize(STUB_MAX as usize + 1, 0), "has 32769 bytes"),
+            (|s| s.segments[0].len = PAYLOAD_BASE, "the payload begins at 0x200000"),
             (|s| s.segments[0].va = 0, "lies below 0x100000"),
             (|s| s.pvh_note = None, "has no PVH note"),
-            (
-                |s| s.pvh_note = Some((PAYLOAD_BASE, 24)),
-                "is not in the stub's bytes",
-            ),
+            (|s| s.pvh_note = Some((PAYLOAD_BASE, 24)), "is not in the stub's bytes"),
         ];
         for (spoil, expected) in cases {
             let mut wrong = stub();

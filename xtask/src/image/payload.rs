@@ -69,11 +69,7 @@ pub fn build(name: &str, kernel: &Elf, compiled: &Compiled) -> Result<Payload> {
         ("system table", table_pages * PAGE),
         ("tasks", compiled.blob_pages() * PAGE),
     ];
-    Ok(Payload {
-        bytes,
-        table,
-        parts,
-    })
+    Ok(Payload { bytes, table, parts })
 }
 
 /// The checksum of the payload's blocks.
@@ -149,10 +145,7 @@ fn header(name: &str, kernel: &Elf, len: u64, table_blocks: u64) -> Header {
 fn seal(bytes: &mut [u8], mut header: Header, table_blocks: u64) {
     let (head, content) = bytes.split_at_mut(((1 + table_blocks) * BLOCK) as usize);
     let (first, table) = head.split_at_mut(BLOCK as usize);
-    for (sum, block) in table
-        .chunks_exact_mut(4)
-        .zip(content.chunks_exact(BLOCK as usize))
-    {
+    for (sum, block) in table.chunks_exact_mut(4).zip(content.chunks_exact(BLOCK as usize)) {
         sum.copy_from_slice(&CRC32C.checksum(block).to_le_bytes());
     }
     header.table_crc = CRC32C.checksum(table);
@@ -169,19 +162,11 @@ fn pad(bytes: &mut Vec<u8>) {
 fn kernel_segments(kernel: &Elf) -> Result<Vec<(KernelSegment, Vec<u8>)>> {
     let most = KERNEL_SEGMENTS_MAX;
     if kernel.segments.len() > most || kernel.segments.is_empty() {
-        bail!(
-            "{} has {} segments, 1 to {most} fit",
-            kernel.name,
-            kernel.segments.len()
-        );
+        bail!("{} has {} segments, 1 to {most} fit", kernel.name, kernel.segments.len());
     }
     let holds = |s: &Loaded| s.is_executable && (s.va..s.va + s.len).contains(&kernel.entry);
     if !kernel.segments.iter().any(holds) {
-        bail!(
-            "{}: the entry {:#x} is in no executable segment",
-            kernel.name,
-            kernel.entry
-        );
+        bail!("{}: the entry {:#x} is in no executable segment", kernel.name, kernel.entry);
     }
     let mut previous_end = KERNEL_BASE;
     let mut segments = Vec::new();
@@ -197,10 +182,7 @@ fn kernel_segments(kernel: &Elf) -> Result<Vec<(KernelSegment, Vec<u8>)>> {
 }
 
 fn kernel_segment(segment: &Loaded) -> Result<KernelSegment> {
-    let (va, end) = (
-        segment.va,
-        segment.va.checked_add(segment.len.next_multiple_of(PAGE)),
-    );
+    let (va, end) = (segment.va, segment.va.checked_add(segment.len.next_multiple_of(PAGE)));
     let inside = end.is_some_and(|end| end <= KERNEL_BASE + KERNEL_MAX);
     if va % PAGE != 0 || va < KERNEL_BASE || !inside {
         bail!(
@@ -211,16 +193,8 @@ fn kernel_segment(segment: &Loaded) -> Result<KernelSegment> {
         bail!("the segment at {va:#x} is writable and executable");
     }
     let pages = (segment.bytes.len() as u64).div_ceil(PAGE);
-    let exec = if segment.is_executable {
-        SEGMENT_EXEC
-    } else {
-        0
-    };
-    let write = if segment.is_writable {
-        SEGMENT_WRITE
-    } else {
-        0
-    };
+    let exec = if segment.is_executable { SEGMENT_EXEC } else { 0 };
+    let write = if segment.is_writable { SEGMENT_WRITE } else { 0 };
     Ok(KernelSegment {
         va,
         offset: 0,
@@ -245,17 +219,11 @@ mod tests {
         validate(&payload).expect("the kernel's own check passes");
         let [text, data, ..] = header.kernel;
         assert_eq!((text.va, text.pages, text.zero_pages), (KERNEL_BASE, 2, 0));
-        assert_eq!(
-            (data.pages, data.zero_pages, data.flags),
-            (1, 2, SEGMENT_WRITE)
-        );
+        assert_eq!((data.pages, data.zero_pages, data.flags), (1, 2, SEGMENT_WRITE));
         let at = text.offset as usize;
         assert_eq!(payload.bytes[at..at + 5000], sample::kernel_text());
         let table = header.system_table as usize;
-        assert_eq!(
-            payload.bytes[table..table + payload.table.len()],
-            payload.table
-        );
+        assert_eq!(payload.bytes[table..table + payload.table.len()], payload.table);
     }
 
     #[test]
@@ -289,10 +257,7 @@ mod tests {
         let cases: [(Spoil, &str); 6] = [
             (|k| k.segments.clear(), "has 0 segments"),
             (|k| k.entry = 0, "in no executable segment"),
-            (
-                |k| k.segments[0].is_writable = true,
-                "writable and executable",
-            ),
+            (|k| k.segments[0].is_writable = true, "writable and executable"),
             (|k| k.segments[1].va += 8, "not whole pages"),
             (|k| k.segments[1].len = KERNEL_MAX, "not whole pages within"),
             (|k| k.segments[1].va = KERNEL_BASE, "overlap"),

@@ -43,10 +43,9 @@ pub fn stub() -> Vec<u8> {
     };
     writer.write_file_header(&header).expect("a header");
     writer.write_align_program_headers();
-    for (p_type, offset, len, p_memsz) in [
-        (elf::PT_LOAD, 0, 0x200, 0x3000),
-        (elf::PT_NOTE, 0x100, 24, 24),
-    ] {
+    for (p_type, offset, len, p_memsz) in
+        [(elf::PT_LOAD, 0, 0x200, 0x3000), (elf::PT_NOTE, 0x100, 24, 24)]
+    {
         writer.write_program_header(&ProgramHeader {
             p_type,
             p_flags: elf::PF_R | elf::PF_W | elf::PF_X,
@@ -106,25 +105,16 @@ pub fn program() -> Program {
         is_executable: true,
         is_writable: false,
     };
-    Program {
-        entry: IMAGE,
-        segments: vec![text],
-        build_id: [0; 20],
-    }
+    Program { entry: IMAGE, segments: vec![text], build_id: [0; 20] }
 }
 
 /// The default appliance with sample programs.
 pub fn compiled() -> Compiled {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("a workspace");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace");
     let file = root.join("images/default/appliance.toml");
     let system = cloister_manifest::load(&file, root).expect("the default manifest is right");
-    let programs: BTreeMap<String, Program> = system
-        .tasks
-        .iter()
-        .map(|task| (task.program.get_ref().clone(), program()))
-        .collect();
+    let programs: BTreeMap<String, Program> =
+        system.tasks.iter().map(|task| (task.program.get_ref().clone(), program())).collect();
     compile(&system, &programs).expect("the default manifest compiles")
 }
 

@@ -6,6 +6,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -73,30 +74,17 @@ impl Session {
                 }
             }
         });
-        let start = Instant::now();
-        let commands = loop {
-            if let Ok(stream) = UnixStream::connect(&socket) {
-                break stream;
-            }
-            if process.try_wait()?.is_some() {
-                let mut text = String::new();
-                if let Some(mut stderr) = process.stderr.take() {
-                    stderr.read_to_string(&mut text)?;
-                }
-                return Ok(Err(Refused(text.trim().to_owned())));
-            }
-            if start.elapsed() > PATIENCE {
-                let _ = process.kill();
-                let _ = process.wait();
-                bail!("QEMU offers no control socket after {PATIENCE:?}");
-            }
-            thread::sleep(Duration::from_millis(2));
+        let Some(commands) = connect(&socket, &mut process)? else {
+            return Ok(Err(refusal(&mut process)?));
         };
         commands.set_read_timeout(Some(PATIENCE))?;
         let answers = BufReader::new(commands.try_clone()?);
         let mut session = Self { process, commands, answers, serial, folder };
-        let _greeting = session.message()?;
-        session.command("qmp_capabilities", json!({}))?;
+        // QEMU loads the image between its greeting and its first answer.
+        let greeted = session.message();
+        if greeted.and_then(|_| session.command("qmp_capabilities", json!({}))).is_err() {
+            return Ok(Err(refusal(&mut session.process)?));
+        }
         Ok(Ok(session))
     }
 
@@ -170,6 +158,41 @@ impl Drop for Session {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// The control socket, none if QEMU ended before it offered one.
+fn connect(socket: &Path, process: &mut Child) -> Result<Option<UnixStream>> {
+    let start = Instant::now();
+    while process.try_wait()?.is_none() {
+        if let Ok(stream) = UnixStream::connect(socket) {
+            return Ok(Some(stream));
+        }
+        if start.elapsed() > PATIENCE {
+            let _ = process.kill();
+            let _ = process.wait();
+            bail!("QEMU offers no control socket after {PATIENCE:?}");
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    Ok(None)
+}
+
+/// Why QEMU has ended; one that has not, but is silent, is ended.
+fn refusal(process: &mut Child) -> Result<Refused> {
+    let start = Instant::now();
+    while process.try_wait()?.is_none() {
+        if start.elapsed() > PATIENCE {
+            let _ = process.kill();
+            let _ = process.wait();
+            bail!("QEMU neither runs nor ends");
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    let mut text = String::new();
+    if let Some(mut stderr) = process.stderr.take() {
+        stderr.read_to_string(&mut text)?;
+    }
+    Ok(Refused(text.trim().to_owned()))
 }
 
 /// Reads QEMU's `info registers -a`: `CPU#0`, then words like `RIP=…`, `CR0=…`, `HLT=1`.

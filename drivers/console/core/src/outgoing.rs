@@ -12,12 +12,7 @@ pub struct Outgoing {
 
 impl Default for Outgoing {
     fn default() -> Self {
-        Outgoing {
-            body: Body::default(),
-            bytes: [0; ENCODED_MAX],
-            next: 0,
-            end: 0,
-        }
+        Outgoing { body: Body::default(), bytes: [0; ENCODED_MAX], next: 0, end: 0 }
     }
 }
 
@@ -56,14 +51,7 @@ mod tests {
         let message = |buffer: &mut [u8]| {
             let text = b"a message that is longer than one load of the device";
             buffer[..text.len()].copy_from_slice(text);
-            let head = Head {
-                source: 1,
-                core: 0,
-                kind: 1,
-                seq: 0,
-                lost: 0,
-                tsc: 1,
-            };
+            let head = Head { source: 1, core: 0, kind: 1, seq: 0, lost: 0, tsc: 1 };
             Some((head, text.len()))
         };
         let mut out = Outgoing::default();

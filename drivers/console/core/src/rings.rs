@@ -26,11 +26,7 @@ pub struct Rings<'a> {
 
 impl<'a> Default for Rings<'a> {
     fn default() -> Self {
-        Rings {
-            sources: [const { None }; RINGS_MAX],
-            count: 0,
-            turn: 0,
-        }
+        Rings { sources: [const { None }; RINGS_MAX], count: 0, turn: 0 }
     }
 }
 

@@ -55,18 +55,14 @@ pub struct Body {
 
 impl Default for Body {
     fn default() -> Self {
-        Body {
-            bytes: [0; BODY_MAX],
-        }
+        Body { bytes: [0; BODY_MAX] }
     }
 }
 
 impl Body {
     /// Where the payload belongs.
     pub fn payload(&mut self) -> &mut [u8] {
-        self.bytes
-            .get_mut(HEAD..HEAD + FRAME_MAX)
-            .unwrap_or_default()
+        self.bytes.get_mut(HEAD..HEAD + FRAME_MAX).unwrap_or_default()
     }
 
     /// Encodes the frame with the first `len` bytes of the payload, and says how many bytes it has.
@@ -151,11 +147,7 @@ mod tests {
         for byte in content {
             crc ^= u16::from(*byte) << 8;
             for _ in 0..8 {
-                crc = if crc & 0x8000 != 0 {
-                    crc << 1 ^ 0x1021
-                } else {
-                    crc << 1
-                };
+                crc = if crc & 0x8000 != 0 { crc << 1 ^ 0x1021 } else { crc << 1 };
             }
         }
         if crc.to_le_bytes() != *sum || content.first() != Some(&MARK) {
@@ -184,14 +176,7 @@ mod tests {
 
     #[test]
     fn a_frame_of_known_bytes() {
-        let head = Head {
-            source: 2,
-            core: 1,
-            kind: 0,
-            seq: 7,
-            lost: 0,
-            tsc: 0x0102_0304,
-        };
+        let head = Head { source: 2, core: 1, kind: 0, seq: 7, lost: 0, tsc: 0x0102_0304 };
         let mut bytes = [0; ENCODED_MAX];
         let len = encode(&head, &[0xaa], &mut bytes);
         assert_eq!(bytes[..6], [0, 3, MARK, 2, 2, 1]);
@@ -227,20 +212,10 @@ mod tests {
 
     #[test]
     fn the_longest_payload_without_a_zero_fits() {
-        let head = Head {
-            source: 9,
-            core: 9,
-            kind: 9,
-            seq: 9,
-            lost: 9,
-            tsc: u64::MAX,
-        };
+        let head = Head { source: 9, core: 9, kind: 9, seq: 9, lost: 9, tsc: u64::MAX };
         let mut bytes = [0; ENCODED_MAX];
         let payload = [0x55; FRAME_MAX + 1];
         let len = encode(&head, &payload, &mut bytes);
-        assert_eq!(
-            decode(&bytes[..len]),
-            Some((head, payload[..FRAME_MAX].to_vec()))
-        );
+        assert_eq!(decode(&bytes[..len]), Some((head, payload[..FRAME_MAX].to_vec())));
     }
 }

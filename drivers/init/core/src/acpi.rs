@@ -46,18 +46,12 @@ pub fn root(bytes: &[u8]) -> Result<Root, Damaged> {
     if !first.starts_with(ROOT_SIGNATURE) || sum(first) != 0 {
         return Err(damaged);
     }
-    let narrow = Root {
-        list: u32_at(first, 16).ok_or(damaged)?.into(),
-        is_wide: false,
-    };
+    let narrow = Root { list: u32_at(first, 16).ok_or(damaged)?.into(), is_wide: false };
     if u8_at(first, 15).ok_or(damaged)? < 2 {
         return Ok(narrow);
     }
     let all = bytes.get(..ROOT_LEN).ok_or(damaged)?;
-    let wide = Root {
-        list: u64_at(all, 24).ok_or(damaged)?,
-        is_wide: true,
-    };
+    let wide = Root { list: u64_at(all, 24).ok_or(damaged)?, is_wide: true };
     if sum(all) != 0 {
         return Err(damaged);
     }
@@ -66,9 +60,7 @@ pub fn root(bytes: &[u8]) -> Result<Root, Damaged> {
 
 /// Looks for a root pointer in a BIOS area.
 pub fn find_root(area: &[u8]) -> Option<Root> {
-    (0..area.len())
-        .step_by(ROOT_ALIGN)
-        .find_map(|at| root(area.get(at..)?).ok())
+    (0..area.len()).step_by(ROOT_ALIGN).find_map(|at| root(area.get(at..)?).ok())
 }
 
 /// A table, checked.
@@ -100,11 +92,7 @@ pub fn table(bytes: &[u8]) -> Result<Table<'_>, Damaged> {
     if sum(bytes) != 0 {
         return Err(damaged);
     }
-    Ok(Table {
-        signature,
-        revision: u8_at(bytes, 8).ok_or(damaged)?,
-        bytes,
-    })
+    Ok(Table { signature, revision: u8_at(bytes, 8).ok_or(damaged)?, bytes })
 }
 
 impl<'a> Table<'a> {
@@ -117,11 +105,7 @@ impl<'a> Table<'a> {
     pub fn entry(&self, nth: usize, is_wide: bool) -> Option<u64> {
         let width = if is_wide { 8 } else { 4 };
         let at = nth.checked_mul(width)?;
-        if is_wide {
-            u64_at(self.body(), at)
-        } else {
-            u32_at(self.body(), at).map(u64::from)
-        }
+        if is_wide { u64_at(self.body(), at) } else { u32_at(self.body(), at).map(u64::from) }
     }
 }
 

@@ -51,16 +51,12 @@ pub fn power(table: &Table<'_>) -> Result<Power, Damaged> {
 /// The extended field if it is used, else the old one.
 fn control(bytes: &[u8], extended: usize, old: usize) -> Option<u16> {
     let plain = || u32_at(bytes, old).and_then(|port| u16::try_from(port).ok());
-    io_port(bytes, extended)
-        .or_else(plain)
-        .filter(|port| *port != 0)
+    io_port(bytes, extended).or_else(plain).filter(|port| *port != 0)
 }
 
 /// The port of a generic address; `None` for another space or no address.
 fn io_port(bytes: &[u8], at: usize) -> Option<u16> {
     let address = u64_at(bytes, at.checked_add(4)?)?;
     let is_io = u8_at(bytes, at)? == SPACE_IO;
-    u16::try_from(address)
-        .ok()
-        .filter(|port| is_io && *port != 0)
+    u16::try_from(address).ok().filter(|port| is_io && *port != 0)
 }

@@ -23,10 +23,7 @@ pub struct Groups {
 impl Groups {
     /// Forms the groups.
     pub fn of(functions: &Functions) -> Groups {
-        let mut groups = Groups {
-            of: [(0, 0); FUNCTIONS_MAX],
-            count: 0,
-        };
+        let mut groups = Groups { of: [(0, 0); FUNCTIONS_MAX], count: 0 };
         for (place, function) in groups.of.iter_mut().zip(functions.iter()) {
             *place = (function.address, function.address);
             groups.count += 1;
@@ -38,10 +35,7 @@ impl Groups {
                 }
             }
         }
-        for switch in functions
-            .iter()
-            .filter(|f| matches!(f.role, Role::UpstreamPort { .. }))
-        {
+        for switch in functions.iter().filter(|f| matches!(f.role, Role::UpstreamPort { .. })) {
             groups.join_weak_ports(functions, switch);
         }
         groups
@@ -50,10 +44,7 @@ impl Groups {
     /// The group of a function; a function that is not known is a group of its own.
     pub fn group(&self, address: Address) -> Address {
         let known = self.of.iter().take(self.count);
-        known
-            .clone()
-            .find(|(a, _)| *a == address)
-            .map_or(address, |(_, group)| *group)
+        known.clone().find(|(a, _)| *a == address).map_or(address, |(_, group)| *group)
     }
 
     fn join_weak_ports(&mut self, functions: &Functions, switch: &Function) {

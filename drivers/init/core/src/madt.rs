@@ -46,9 +46,7 @@ pub struct Entries<'a> {
 
 /// The entries of a MADT.
 pub fn entries<'a>(table: &Table<'a>) -> Entries<'a> {
-    Entries {
-        rest: table.body().get(FIXED..).unwrap_or_default(),
-    }
+    Entries { rest: table.body().get(FIXED..).unwrap_or_default() }
 }
 
 impl Iterator for Entries<'_> {
@@ -69,10 +67,7 @@ impl Iterator for Entries<'_> {
 fn parse(entry: &[u8]) -> Option<Entry> {
     Some(match u8_at(entry, 0)? {
         0 => core(u8_at(entry, 3)?.into(), 0xff, u32_at(entry, 4)?),
-        1 => Entry::IoApic {
-            address: u32_at(entry, 4)?,
-            gsi_base: u32_at(entry, 8)?,
-        },
+        1 => Entry::IoApic { address: u32_at(entry, 4)?, gsi_base: u32_at(entry, 8)? },
         2 => {
             let flags = u16_at(entry, 8)?;
             Entry::Override {
@@ -90,11 +85,7 @@ fn parse(entry: &[u8]) -> Option<Entry> {
 
 /// Flag bit 0 says "enabled"; "could be enabled later" is no core for us.
 fn core(apic_id: u32, nobody: u32, flags: u32) -> Entry {
-    if flags & 1 == 0 || apic_id == nobody {
-        Entry::Other
-    } else {
-        Entry::Core { apic_id }
-    }
+    if flags & 1 == 0 || apic_id == nobody { Entry::Other } else { Entry::Core { apic_id } }
 }
 
 /// The APIC ids of the first cores in the table's order, without the one that asks. `Err` if the

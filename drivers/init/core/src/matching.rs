@@ -47,10 +47,8 @@ pub fn bindings(
         if bindings.contains(&Some(function.address)) {
             return Err(Mismatch::Taken(index));
         }
-        let neighbours = bindings
-            .iter()
-            .zip(devices)
-            .filter_map(|(bound, d)| Some((*bound.as_ref()?, d)));
+        let neighbours =
+            bindings.iter().zip(devices).filter_map(|(bound, d)| Some((*bound.as_ref()?, d)));
         let group = groups.group(function.address);
         for (address, neighbour) in neighbours {
             if groups.group(address) == group && neighbour.owner != device.owner {
@@ -64,11 +62,7 @@ pub fn bindings(
 
 /// A position names one function; the others count from 0.
 fn nth(device: &Device) -> usize {
-    if device.kind == DEVICE_PCI_POSITION {
-        0
-    } else {
-        device.nth.into()
-    }
+    if device.kind == DEVICE_PCI_POSITION { 0 } else { device.nth.into() }
 }
 
 fn fits(device: &Device, function: &Function) -> bool {

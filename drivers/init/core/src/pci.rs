@@ -103,11 +103,7 @@ pub struct Functions {
 impl Functions {
     /// Finds every function that bridges lead to.
     pub fn enumerate(config: &mut impl Config) -> Functions {
-        let mut found = Functions {
-            list: [None; FUNCTIONS_MAX],
-            count: 0,
-            dropped: 0,
-        };
+        let mut found = Functions { list: [None; FUNCTIONS_MAX], count: 0, dropped: 0 };
         let mut to_walk = Buses::default();
         let mut known = Buses::default();
         to_walk.add(0);
@@ -187,16 +183,7 @@ fn read(config: &mut impl Config, at: Address) -> Option<(Function, bool)> {
     };
     let has_acs = express.is_some() && has_acs(config, at);
     let identity = identity.rotate_right(16);
-    Some((
-        Function {
-            address: at,
-            identity,
-            class,
-            role,
-            has_acs,
-        },
-        header & 0x80 != 0,
-    ))
+    Some((Function { address: at, identity, class, role, has_acs }, header & 0x80 != 0))
 }
 
 /// The device/port type of a PCI Express function.
@@ -226,9 +213,7 @@ fn has_acs(config: &mut impl Config, at: Address) -> bool {
             return false;
         };
         if head & 0xffff == EXTENDED_ACS {
-            let control = next
-                .checked_add(4)
-                .and_then(|c| config.read_extended(at, c));
+            let control = next.checked_add(4).and_then(|c| config.read_extended(at, c));
             return control.is_some_and(|word| word >> 16 & ACS_NEEDED == ACS_NEEDED);
         }
         next = (head >> 20) as u16 & 0xffc;
@@ -257,11 +242,7 @@ impl Buses {
 
     /// Takes the lowest one out.
     fn take(&mut self) -> Option<u8> {
-        let (index, word) = self
-            .0
-            .iter_mut()
-            .enumerate()
-            .find(|(_, word)| **word != 0)?;
+        let (index, word) = self.0.iter_mut().enumerate().find(|(_, word)| **word != 0)?;
         let bit = word.trailing_zeros();
         *word &= *word - 1;
         u8::try_from(index as u32 * 64 + bit).ok()

@@ -102,9 +102,7 @@ impl Raw {
             None => 20,
         };
         let year = century * 100 + year;
-        let day = self
-            .number(self.day)
-            .filter(|d| (1..=days_in(year, month)).contains(d))?;
+        let day = self.number(self.day).filter(|d| (1..=days_in(year, month)).contains(d))?;
         let days = days_since_1970(year, month, day)?;
         Some(days * 86_400 + hour * 3_600 + minute * 60 + second)
     }
@@ -113,9 +111,7 @@ impl Raw {
         if self.status_b & HOURS_24 != 0 {
             return self.number(self.hour).filter(|h| *h < 24);
         }
-        let hour = self
-            .number(self.hour & !AFTERNOON)
-            .filter(|h| (1..=12).contains(h))?;
+        let hour = self.number(self.hour & !AFTERNOON).filter(|h| (1..=12).contains(h))?;
         let afternoon = if self.hour & AFTERNOON != 0 { 12 } else { 0 };
         Some(hour % 12 + afternoon)
     }
@@ -144,9 +140,7 @@ fn days_in(year: u64, month: u64) -> u64 {
 }
 
 fn days_since_1970(year: u64, month: u64, day: u64) -> Option<u64> {
-    let years = (1970..year)
-        .map(|y| if is_leap(y) { 366 } else { 365 })
-        .sum::<u64>();
+    let years = (1970..year).map(|y| if is_leap(y) { 366 } else { 365 }).sum::<u64>();
     let months = (1..month).map(|m| days_in(year, m)).sum::<u64>();
     (year >= 1970).then(|| years + months + day - 1)
 }

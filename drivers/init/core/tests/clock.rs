@@ -30,11 +30,7 @@ impl Cmos for Clock {
 }
 
 fn steady(registers: [u8; 128]) -> Clock {
-    Clock {
-        readings: vec![registers],
-        updating: 0,
-        pauses: 0,
-    }
+    Clock { readings: vec![registers], updating: 0, pauses: 0 }
 }
 
 /// Seconds, minutes, hours, day, month, year, century at 0x32, status B.
@@ -68,19 +64,9 @@ fn dates_are_the_seconds_that_the_calendar_says() {
 #[test]
 fn binary_and_twelve_hour_clocks_are_understood() {
     let binary = registers([56, 34, 12, 29, 2, 24, 20], BINARY_24);
-    assert_eq!(
-        unix_seconds(&mut steady(binary), Some(0x32)),
-        Ok(1_709_210_096)
-    );
+    assert_eq!(unix_seconds(&mut steady(binary), Some(0x32)), Ok(1_709_210_096));
     let midnight = 1_767_225_600;
-    for (hour, after) in [
-        (0x12, 0),
-        (0x01, 1),
-        (0x11, 11),
-        (0x92, 12),
-        (0x81, 13),
-        (0x91, 23),
-    ] {
+    for (hour, after) in [(0x12, 0), (0x01, 1), (0x11, 11), (0x92, 12), (0x81, 13), (0x91, 23)] {
         let values = [0, 0, hour, 0x01, 0x01, 0x26, 0x20];
         let found = unix_seconds(&mut steady(registers(values, 0)), Some(0x32));
         assert_eq!(found, Ok(midnight + after * 3600), "{hour:x}");
@@ -102,16 +88,7 @@ fn without_a_century_the_year_decides() {
 #[test]
 fn what_is_no_date_is_none() {
     let good = [0x00, 0x00, 0x00, 0x28, 0x02, 0x23, 0x20];
-    let bad = [
-        (0, 0x60),
-        (1, 0x60),
-        (2, 0x24),
-        (3, 0x29),
-        (3, 0),
-        (4, 0x13),
-        (4, 0),
-        (5, 0xa0),
-    ];
+    let bad = [(0, 0x60), (1, 0x60), (2, 0x24), (3, 0x29), (3, 0), (4, 0x13), (4, 0), (5, 0xa0)];
     for (place, value) in bad {
         let mut values = good;
         values[place] = value;
@@ -120,10 +97,7 @@ fn what_is_no_date_is_none() {
     }
     assert!(unix_seconds(&mut steady(registers(good, DECIMAL_24)), Some(0x32)).is_ok());
     let twelve = registers([0, 0, 0x13, 0x01, 0x01, 0x26, 0x20], 0);
-    assert_eq!(
-        unix_seconds(&mut steady(twelve), None),
-        Err(NoClock::NoDate)
-    );
+    assert_eq!(unix_seconds(&mut steady(twelve), None), Err(NoClock::NoDate));
 }
 
 #[test]
@@ -131,11 +105,7 @@ fn an_update_is_waited_for_and_a_torn_reading_is_read_again() {
     let before = registers([0x59, 0x59, 0x23, 0x31, 0x12, 0x25, 0x20], DECIMAL_24);
     let torn = registers([0x00, 0x59, 0x23, 0x31, 0x12, 0x25, 0x20], DECIMAL_24);
     let after = registers([0x00, 0x00, 0x00, 0x01, 0x01, 0x26, 0x20], DECIMAL_24);
-    let mut clock = Clock {
-        readings: vec![before, torn, after],
-        updating: 20,
-        pauses: 0,
-    };
+    let mut clock = Clock { readings: vec![before, torn, after], updating: 20, pauses: 0 };
     assert_eq!(unix_seconds(&mut clock, Some(0x32)), Ok(1_767_225_600));
     assert_eq!(clock.pauses, 20);
 }
@@ -145,13 +115,7 @@ fn a_clock_that_is_not_there_or_runs_wild_is_unsteady_within_bounds() {
     let mut absent = steady([0xff; 128]);
     assert_eq!(unix_seconds(&mut absent, None), Err(NoClock::Unsteady));
     assert_eq!(absent.pauses, 100);
-    let wild = (0..50)
-        .map(|second| registers([second, 0, 0, 1, 1, 1, 1], BINARY_24))
-        .collect();
-    let mut wild = Clock {
-        readings: wild,
-        updating: 0,
-        pauses: 0,
-    };
+    let wild = (0..50).map(|second| registers([second, 0, 0, 1, 1, 1, 1], BINARY_24)).collect();
+    let mut wild = Clock { readings: wild, updating: 0, pauses: 0 };
     assert_eq!(unix_seconds(&mut wild, None), Err(NoClock::Unsteady));
 }

@@ -66,41 +66,16 @@ fn sample_fadt() -> Vec<u8> {
 #[test]
 fn root_pointers_of_both_versions_are_read() {
     let wide = root_v2(0x1_0000_0000);
-    assert_eq!(
-        acpi::root(&wide),
-        Ok(Root {
-            list: 0x1_0000_0000,
-            is_wide: true
-        })
-    );
-    assert_eq!(
-        acpi::root(&root_v2(0)),
-        Ok(Root {
-            list: 0x1234,
-            is_wide: false
-        })
-    );
+    assert_eq!(acpi::root(&wide), Ok(Root { list: 0x1_0000_0000, is_wide: true }));
+    assert_eq!(acpi::root(&root_v2(0)), Ok(Root { list: 0x1234, is_wide: false }));
     let mut first = wide[..20].to_vec();
     first[15] = 0;
-    let narrow = Root {
-        list: 0x1234,
-        is_wide: false,
-    };
+    let narrow = Root { list: 0x1234, is_wide: false };
     assert_eq!(acpi::root(&sealed(first.clone(), 8)), Ok(narrow));
     let mut area = vec![0xaa; 4096];
     area[160..196].copy_from_slice(&wide);
-    assert_eq!(
-        acpi::find_root(&area),
-        Some(Root {
-            list: 0x1_0000_0000,
-            is_wide: true
-        })
-    );
-    assert_eq!(
-        acpi::find_root(&area[8..]),
-        None,
-        "it is looked for at multiples of 16"
-    );
+    assert_eq!(acpi::find_root(&area), Some(Root { list: 0x1_0000_0000, is_wide: true }));
+    assert_eq!(acpi::find_root(&area[8..]), None, "it is looked for at multiples of 16");
 }
 
 #[test]
@@ -110,10 +85,7 @@ fn lists_of_tables_have_entries_of_their_width() {
     let list = acpi::table(&bytes).unwrap();
     assert_eq!(list.entry(1, true), Some(0x100f_0e0d_0c0b_0a09));
     assert_eq!(list.entry(3, false), Some(0x100f_0e0d));
-    assert_eq!(
-        (list.entry(2, true), list.entry(usize::MAX, true)),
-        (None, None)
-    );
+    assert_eq!((list.entry(2, true), list.entry(usize::MAX, true)), (None, None));
 }
 
 #[test]
@@ -130,22 +102,9 @@ fn interrupt_controllers_and_overrides_are_read() {
     let entries: Result<Vec<Entry>, Damaged> =
         madt::entries(&acpi::table(&bytes).unwrap()).collect();
     let entries = entries.unwrap();
-    assert!(entries.contains(&Entry::IoApic {
-        address: 0xfec0_0000,
-        gsi_base: 24
-    }));
-    let timer = Entry::Override {
-        source: 0,
-        gsi: 2,
-        is_low: false,
-        is_level: false,
-    };
-    let sci = Entry::Override {
-        source: 9,
-        gsi: 9,
-        is_low: true,
-        is_level: true,
-    };
+    assert!(entries.contains(&Entry::IoApic { address: 0xfec0_0000, gsi_base: 24 }));
+    let timer = Entry::Override { source: 0, gsi: 2, is_low: false, is_level: false };
+    let sci = Entry::Override { source: 9, gsi: 9, is_low: true, is_level: true };
     assert!(entries.contains(&timer) && entries.contains(&sci));
 }
 
@@ -165,10 +124,7 @@ fn an_entry_that_does_not_end_within_the_table_is_damage_told_once() {
         let table = acpi::table(&bytes).unwrap();
         let mut entries = madt::entries(&table);
         let found: Vec<_> = entries.by_ref().take(10).collect();
-        assert!(
-            found.contains(&Err(Damaged(*b"APIC"))),
-            "{entry:?} gives {found:?}"
-        );
+        assert!(found.contains(&Err(Damaged(*b"APIC"))), "{entry:?} gives {found:?}");
         assert!(found.len() < 10 && entries.next().is_none());
         assert!(madt::other_cores::<4>(&table, 0).is_err());
     }
@@ -179,15 +135,7 @@ fn power_registers_are_read_from_the_newer_fields_first() {
     let bytes = sample_fadt();
     let power = fadt::power(&acpi::table(&bytes).unwrap()).unwrap();
     let reset = Some((0xcf9, 0x0f));
-    assert_eq!(
-        power,
-        Power {
-            pm1a: Some(0x604),
-            pm1b: None,
-            reset,
-            century: Some(0x32)
-        }
-    );
+    assert_eq!(power, Power { pm1a: Some(0x604), pm1b: None, reset, century: Some(0x32) });
 }
 
 #[test]
@@ -218,11 +166,7 @@ fn units_of_both_kinds_of_iommu_are_counted() {
     assert_eq!(acpi::iommu_units(&acpi::table(&bytes).unwrap()), Ok(2));
     let bytes = made(b"DMAR", 1, &[0; 16]);
     let damaged = Err(Damaged(*b"DMAR"));
-    assert_eq!(
-        acpi::iommu_units(&acpi::table(&bytes).unwrap()),
-        damaged,
-        "a length of zero"
-    );
+    assert_eq!(acpi::iommu_units(&acpi::table(&bytes).unwrap()), damaged, "a length of zero");
 }
 
 /// Everything that is done with a table.
@@ -240,11 +184,7 @@ fn consume(table: &Table<'_>) {
 fn every_truncation_is_refused() {
     for bytes in [sample_madt(), sample_fadt()] {
         for len in 0..bytes.len() {
-            assert!(
-                acpi::table(&bytes[..len]).is_err(),
-                "{len} of {}",
-                bytes.len()
-            );
+            assert!(acpi::table(&bytes[..len]).is_err(), "{len} of {}", bytes.len());
         }
     }
     let root = root_v2(1 << 32);

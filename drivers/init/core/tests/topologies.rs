@@ -26,10 +26,7 @@ impl Config for Machine {
     }
 
     fn read_extended(&mut self, at: Address, register: u16) -> Option<u32> {
-        self.spaces
-            .get(&at)?
-            .get(usize::from(register) / 4)
-            .copied()
+        self.spaces.get(&at)?.get(usize::from(register) / 4).copied()
     }
 }
 
@@ -104,17 +101,10 @@ fn functions_behind_bridges_are_found_and_sorted() {
     machine.endpoint(at(2, 5, 0), false);
     machine.endpoint(at(2, 5, 1), false);
     let found = |machine: &mut Machine| {
-        Functions::enumerate(machine)
-            .iter()
-            .map(|f| f.address)
-            .collect::<Vec<_>>()
+        Functions::enumerate(machine).iter().map(|f| f.address).collect::<Vec<_>>()
     };
     let without_second = [at(0, 1, 0), at(0, 31, 0), at(2, 5, 0), at(3, 0, 0)];
-    assert_eq!(
-        found(&mut machine),
-        without_second,
-        "no multifunction bit, no second function"
-    );
+    assert_eq!(found(&mut machine), without_second, "no multifunction bit, no second function");
     machine.multifunction(at(2, 5, 0));
     assert!(found(&mut machine).contains(&at(2, 5, 1)));
 }
@@ -156,11 +146,7 @@ fn capabilities_in_a_circle_end() {
     space[0x40 / 4] = 0x4405;
     space[0x44 / 4] = 0x4005;
     let functions = Functions::enumerate(&mut machine);
-    assert!(
-        functions
-            .iter()
-            .all(|f| f.role == Role::Endpoint && !f.has_acs)
-    );
+    assert!(functions.iter().all(|f| f.role == Role::Endpoint && !f.has_acs));
 }
 
 #[test]
@@ -172,10 +158,7 @@ fn root_ports_in_different_slots_keep_their_devices_apart() {
     }
     let same = groups_of(&mut machine);
     assert!(!same(at(1, 0, 0), at(2, 0, 0)));
-    assert!(
-        !same(at(0, 1, 0), at(1, 0, 0)),
-        "a port with ACS is apart from what is behind it"
-    );
+    assert!(!same(at(0, 1, 0), at(1, 0, 0)), "a port with ACS is apart from what is behind it");
     assert!(same(at(0, 2, 0), at(2, 0, 0)), "one without is not");
 }
 
@@ -216,10 +199,7 @@ fn everything_behind_a_conventional_bridge_has_its_name() {
     machine.add(at(3, 1, 0), 0x8086_100e, 0x02_0000);
     let same = groups_of(&mut machine);
     assert!(same(at(2, 1, 0), at(3, 1, 0)) && same(at(1, 0, 0), at(3, 1, 0)));
-    assert!(
-        !same(at(0, 1, 0), at(3, 1, 0)),
-        "the root port with ACS stays apart"
-    );
+    assert!(!same(at(0, 1, 0), at(3, 1, 0)), "the root port with ACS stays apart");
 }
 
 #[test]
@@ -240,16 +220,7 @@ fn a_switch_keeps_apart_only_with_acs_on_its_downstream_ports() {
 
 fn device(kind: u8, select: u32, nth: u8, owner: u16) -> Device {
     let name = [0; NAME_LEN];
-    Device {
-        name,
-        select,
-        nth,
-        kind,
-        flags: 0,
-        reserved: 0,
-        owner,
-        reserved2: [0; 3],
-    }
+    Device { name, select, nth, kind, flags: 0, reserved: 0, owner, reserved2: [0; 3] }
 }
 
 /// Two disks behind own root ports, a network card with two functions.
@@ -278,13 +249,8 @@ fn devices_are_found_by_position_identity_and_class_in_order() {
         device(DEVICE_PCI_POSITION, at(0, 3, 0).into(), 0, 3),
     ];
     let found = bindings(&devices, &functions, &groups).unwrap();
-    let expected = [
-        None,
-        Some(at(2, 0, 0)),
-        Some(at(1, 0, 0)),
-        Some(at(0, 3, 1)),
-        Some(at(0, 3, 0)),
-    ];
+    let expected =
+        [None, Some(at(2, 0, 0)), Some(at(1, 0, 0)), Some(at(0, 3, 1)), Some(at(0, 3, 0))];
     assert_eq!(found[..5], expected);
 }
 
@@ -294,23 +260,11 @@ fn what_cannot_be_bound_is_named() {
     let bind = |devices: &[Device]| bindings(devices, &functions, &groups).map(|b| b[0]);
     let disk = |nth| device(DEVICE_PCI_CLASS, 0x01_0802, nth, 1);
     assert_eq!(bind(&[disk(2)]), Err(Mismatch::Missing(0)));
-    assert_eq!(
-        bind(&[Device {
-            flags: DEVICE_OPTIONAL,
-            ..disk(2)
-        }]),
-        Ok(None)
-    );
+    assert_eq!(bind(&[Device { flags: DEVICE_OPTIONAL, ..disk(2) }]), Ok(None));
     assert_eq!(bind(&[disk(0), disk(0)]), Err(Mismatch::Taken(1)));
     let card = |function, owner| device(DEVICE_PCI_POSITION, at(0, 3, function).into(), 0, owner);
-    assert_eq!(
-        bind(&[card(0, 1), card(1, 2)]),
-        Err(Mismatch::SharedGroup(1))
-    );
-    assert!(
-        bind(&[card(0, 1), card(1, 1)]).is_ok(),
-        "one owner may have the whole group"
-    );
+    assert_eq!(bind(&[card(0, 1), card(1, 2)]), Err(Mismatch::SharedGroup(1)));
+    assert!(bind(&[card(0, 1), card(1, 1)]).is_ok(), "one owner may have the whole group");
     let many = vec![device(DEVICE_PLATFORM, 0, 0, 0); 64];
     assert!(bind(&many).is_ok());
     let full = [many, vec![disk(0)]].concat();

@@ -47,11 +47,7 @@ pub struct Agenda<const N: usize> {
 
 impl<const N: usize> Default for Agenda<N> {
     fn default() -> Self {
-        Agenda {
-            wards: [const { None }; N],
-            count: 0,
-            turn: 0,
-        }
+        Agenda { wards: [const { None }; N], count: 0, turn: 0 }
     }
 }
 
@@ -62,11 +58,7 @@ impl<const N: usize> Agenda<N> {
             return false;
         };
         let restarts = Restarts::new(limits);
-        *place = Some(Ward {
-            restarts,
-            is_essential,
-            phase: Phase::Running,
-        });
+        *place = Some(Ward { restarts, is_essential, phase: Phase::Running });
         self.count += 1;
         true
     }
@@ -86,10 +78,7 @@ impl<const N: usize> Agenda<N> {
         match ward.restarts.after_fault(now) {
             Verdict::RestartAfter(delay) => {
                 ward.phase = Phase::Due(now.saturating_add(delay));
-                Next::Restart {
-                    delay,
-                    nth: ward.restarts.used(),
-                }
+                Next::Restart { delay, nth: ward.restarts.used() }
             }
             Verdict::GiveUp(then) => {
                 ward.phase = Phase::GivenUp;
@@ -123,25 +112,16 @@ impl<const N: usize> Agenda<N> {
 
     /// When the next task is due.
     pub fn next_due(&self) -> Option<u64> {
-        let due = self
-            .wards
-            .iter()
-            .flatten()
-            .filter_map(|ward| match ward.phase {
-                Phase::Due(at) => Some(at),
-                _ => None,
-            });
+        let due = self.wards.iter().flatten().filter_map(|ward| match ward.phase {
+            Phase::Due(at) => Some(at),
+            _ => None,
+        });
         due.min()
     }
 
     /// Whether every essential task is done, and there is one.
     pub fn is_finished(&self) -> bool {
-        let mut essential = self
-            .wards
-            .iter()
-            .flatten()
-            .filter(|ward| ward.is_essential)
-            .peekable();
+        let mut essential = self.wards.iter().flatten().filter(|ward| ward.is_essential).peekable();
         essential.peek().is_some() && essential.all(|ward| ward.phase == Phase::Done)
     }
 }

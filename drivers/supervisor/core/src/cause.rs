@@ -134,12 +134,8 @@ impl Cause {
         match stop.kind {
             FaultKind::None => Cause::Unknown,
             FaultKind::Leave => Cause::of_leave(stop),
-            FaultKind::BadCall => Cause::BadCall {
-                number: stop.address,
-            },
-            FaultKind::InterruptStorm => Cause::InterruptStorm {
-                interrupt: stop.address,
-            },
+            FaultKind::BadCall => Cause::BadCall { number: stop.address },
+            FaultKind::InterruptStorm => Cause::InterruptStorm { interrupt: stop.address },
             FaultKind::Exception => Cause::of_exception(stop),
         }
     }
@@ -151,15 +147,11 @@ impl Cause {
 
     fn of_leave(stop: &Stop) -> Cause {
         if stop.reason == LeaveReason::Exit as u64 {
-            Cause::Left {
-                status: stop.detail,
-            }
+            Cause::Left { status: stop.detail }
         } else if stop.reason == LeaveReason::Panic as u64 {
             Cause::Panicked { line: stop.detail }
         } else {
-            Cause::LeftOddly {
-                reason: stop.reason,
-            }
+            Cause::LeftOddly { reason: stop.reason }
         }
     }
 
@@ -179,10 +171,7 @@ impl Cause {
             17 => "used unaligned memory where alignment is checked",
             18 => "met a machine check",
             vector => {
-                return Cause::Exception {
-                    vector,
-                    error: stop.error,
-                };
+                return Cause::Exception { vector, error: stop.error };
             }
         })
     }

@@ -50,11 +50,7 @@ pub struct Restarts {
 impl Restarts {
     /// Of a task that has not faulted yet.
     pub const fn new(limits: Limits) -> Restarts {
-        Restarts {
-            limits,
-            window: None,
-            used: 0,
-        }
+        Restarts { limits, window: None, used: 0 }
     }
 
     /// The task's limits.
@@ -69,9 +65,8 @@ impl Restarts {
 
     /// Judges a fault at a time.
     pub fn after_fault(&mut self, now: u64) -> Verdict {
-        let is_in_window = self
-            .window
-            .is_some_and(|start| now.saturating_sub(start) < self.limits.within);
+        let is_in_window =
+            self.window.is_some_and(|start| now.saturating_sub(start) < self.limits.within);
         if !is_in_window {
             self.window = Some(now);
             self.used = 0;

@@ -16,89 +16,30 @@ const STOP: Stop = Stop {
 
 #[test]
 fn page_faults_are_told_apart_by_address_and_access() {
-    let page = |address, error| {
-        Cause::of(&Stop {
-            address,
-            error,
-            ..STOP
-        })
-    };
-    assert_eq!(
-        page(0, 4),
-        Cause::NullPointer {
-            access: Access::Read,
-            address: 0
-        }
-    );
-    assert_eq!(
-        page(0x18, 6),
-        Cause::NullPointer {
-            access: Access::Write,
-            address: 0x18
-        }
-    );
-    assert_eq!(
-        page(0, 0x14),
-        Cause::NullPointer {
-            access: Access::Fetch,
-            address: 0
-        }
-    );
-    let text = Cause::Forbidden {
-        access: Access::Write,
-        address: IMAGE,
-    };
+    let page = |address, error| Cause::of(&Stop { address, error, ..STOP });
+    assert_eq!(page(0, 4), Cause::NullPointer { access: Access::Read, address: 0 });
+    assert_eq!(page(0x18, 6), Cause::NullPointer { access: Access::Write, address: 0x18 });
+    assert_eq!(page(0, 0x14), Cause::NullPointer { access: Access::Fetch, address: 0 });
+    let text = Cause::Forbidden { access: Access::Write, address: IMAGE };
     assert_eq!(page(IMAGE, 7), text);
-    let stack = Cause::Forbidden {
-        access: Access::Fetch,
-        address: STACK_TOP - 8,
-    };
+    let stack = Cause::Forbidden { access: Access::Fetch, address: STACK_TOP - 8 };
     assert_eq!(page(STACK_TOP - 8, 0x15), stack);
-    let wild = Cause::NotMapped {
-        access: Access::Read,
-        address: 1 << 29,
-    };
+    let wild = Cause::NotMapped { access: Access::Read, address: 1 << 29 };
     assert_eq!(page(1 << 29, 4), wild);
 }
 
 #[test]
 fn a_guard_below_a_stack_is_a_stack_overflow() {
     let first = STACK_TOP - 0x5000 - 8;
-    let cause = Cause::of(&Stop {
-        address: first,
-        error: 6,
-        rsp: first + 8,
-        ..STOP
-    });
+    let cause = Cause::of(&Stop { address: first, error: 6, rsp: first + 8, ..STOP });
     assert_eq!(cause, Cause::StackOverflow { address: first });
     // A further thread's stack lies among the grants.
     let bottom = 0x51_2000;
-    let cause = Cause::of(&Stop {
-        address: bottom - 4096,
-        error: 6,
-        rsp: bottom - 32,
-        ..STOP
-    });
-    assert_eq!(
-        cause,
-        Cause::StackOverflow {
-            address: bottom - 4096
-        }
-    );
+    let cause = Cause::of(&Stop { address: bottom - 4096, error: 6, rsp: bottom - 32, ..STOP });
+    assert_eq!(cause, Cause::StackOverflow { address: bottom - 4096 });
     let far = bottom - 0x10_0000;
-    let cause = Cause::of(&Stop {
-        address: far,
-        error: 6,
-        rsp: bottom + 32,
-        ..STOP
-    });
-    assert_eq!(
-        cause,
-        Cause::NotMapped {
-            access: Access::Write,
-            address: far
-        }
-    );
+    let cause = Cause::of(&Stop { address: far, error: 6, rsp: bottom + 32, ..STOP });
+    assert_eq!(cause, Cause::NotMapped { access: Access::Write, address: far });
 }
 
 #[test]
@@ -111,28 +52,14 @@ fn exceptions_have_names_that_a_person_understands() {
     assert!(words(7).starts_with("used floating point without permission"));
     assert!(words(6).contains("invalid instruction"));
     assert_eq!(
-        Cause::of(&Stop {
-            vector: 29,
-            error: 3,
-            ..STOP
-        }),
-        Cause::Exception {
-            vector: 29,
-            error: 3
-        }
+        Cause::of(&Stop { vector: 29, error: 3, ..STOP }),
+        Cause::Exception { vector: 29, error: 3 }
     );
 }
 
 #[test]
 fn leaving_is_success_only_with_status_zero() {
-    let left = |reason, detail| {
-        Cause::of(&Stop {
-            kind: FaultKind::Leave,
-            reason,
-            detail,
-            ..STOP
-        })
-    };
+    let left = |reason, detail| Cause::of(&Stop { kind: FaultKind::Leave, reason, detail, ..STOP });
     let (exit, panic) = (LeaveReason::Exit as u64, LeaveReason::Panic as u64);
     assert!(left(exit, 0).is_success());
     assert_eq!(left(exit, 3), Cause::Left { status: 3 });
@@ -143,17 +70,8 @@ fn leaving_is_success_only_with_status_zero() {
 
 #[test]
 fn the_other_kinds_carry_their_number() {
-    let of = |kind| {
-        Cause::of(&Stop {
-            kind,
-            address: 9,
-            ..STOP
-        })
-    };
+    let of = |kind| Cause::of(&Stop { kind, address: 9, ..STOP });
     assert_eq!(of(FaultKind::BadCall), Cause::BadCall { number: 9 });
-    assert_eq!(
-        of(FaultKind::InterruptStorm),
-        Cause::InterruptStorm { interrupt: 9 }
-    );
+    assert_eq!(of(FaultKind::InterruptStorm), Cause::InterruptStorm { interrupt: 9 });
     assert_eq!(of(FaultKind::None), Cause::Unknown);
 }

@@ -3,13 +3,8 @@
 use cloister_supervisor_core::{Agenda, Limits, Next, Restarts, Then, Verdict};
 use proptest::prelude::*;
 
-const LIMITS: Limits = Limits {
-    tries: 3,
-    within: 1000,
-    delay: 10,
-    delay_max: 35,
-    then: Then::Reboot,
-};
+const LIMITS: Limits =
+    Limits { tries: 3, within: 1000, delay: 10, delay_max: 35, then: Then::Reboot };
 
 #[test]
 fn delays_double_up_to_the_largest_and_the_tries_run_out() {
@@ -28,10 +23,7 @@ fn delays_double_up_to_the_largest_and_the_tries_run_out() {
 fn a_new_window_begins_with_all_tries_and_the_first_delay() {
     let mut restarts = Restarts::new(LIMITS);
     for now in [0, 1, 2] {
-        assert!(matches!(
-            restarts.after_fault(now),
-            Verdict::RestartAfter(_)
-        ));
+        assert!(matches!(restarts.after_fault(now), Verdict::RestartAfter(_)));
     }
     assert_eq!(restarts.after_fault(999), Verdict::GiveUp(Then::Reboot));
     assert_eq!(restarts.after_fault(1000), Verdict::RestartAfter(10));
@@ -39,23 +31,15 @@ fn a_new_window_begins_with_all_tries_and_the_first_delay() {
 
 #[test]
 fn no_tries_means_no_restart() {
-    let mut restarts = Restarts::new(Limits {
-        tries: 0,
-        then: Then::Stop,
-        ..LIMITS
-    });
+    let mut restarts = Restarts::new(Limits { tries: 0, then: Then::Stop, ..LIMITS });
     assert_eq!(restarts.after_fault(0), Verdict::GiveUp(Then::Stop));
     assert_eq!(restarts.after_fault(5000), Verdict::GiveUp(Then::Stop));
 }
 
 #[test]
 fn a_thousand_tries_do_not_overflow_the_delay() {
-    let mut restarts = Restarts::new(Limits {
-        tries: 1000,
-        delay_max: u64::MAX,
-        within: u64::MAX,
-        ..LIMITS
-    });
+    let mut restarts =
+        Restarts::new(Limits { tries: 1000, delay_max: u64::MAX, within: u64::MAX, ..LIMITS });
     let delays: Vec<_> = (0..1000).map(|now| restarts.after_fault(now)).collect();
     assert_eq!(delays[62], Verdict::RestartAfter(u64::MAX));
     assert_eq!(delays[999], Verdict::RestartAfter(u64::MAX));
@@ -65,10 +49,7 @@ fn a_thousand_tries_do_not_overflow_the_delay() {
 fn slow(limits: &Limits, faults: &[u64]) -> Verdict {
     let mut window: Vec<u64> = Vec::new();
     for fault in faults {
-        if window
-            .first()
-            .is_some_and(|start| fault - start >= limits.within)
-        {
+        if window.first().is_some_and(|start| fault - start >= limits.within) {
             window.clear();
         }
         window.push(*fault);
@@ -105,13 +86,8 @@ proptest! {
 fn a_crash_loop_does_not_keep_others_from_their_restart() {
     let mut agenda = Agenda::<3>::default();
     // The first one faults at once after each restart, without any delay, for ever.
-    let wild = Limits {
-        tries: u32::MAX,
-        within: u64::MAX,
-        delay: 0,
-        delay_max: 0,
-        then: Then::Stop,
-    };
+    let wild =
+        Limits { tries: u32::MAX, within: u64::MAX, delay: 0, delay_max: 0, then: Then::Stop };
     assert!(agenda.add(wild, false) && agenda.add(LIMITS, false) && agenda.add(LIMITS, false));
     for index in 0..3 {
         agenda.stopped(index, 0, false);
@@ -131,17 +107,11 @@ fn a_crash_loop_does_not_keep_others_from_their_restart() {
 fn a_task_is_restarted_once_for_each_stop_and_not_before_its_time() {
     let mut agenda = Agenda::<1>::default();
     assert!(agenda.add(LIMITS, false));
-    assert_eq!(
-        agenda.stopped(0, 5, false),
-        Next::Restart { delay: 10, nth: 1 }
-    );
+    assert_eq!(agenda.stopped(0, 5, false), Next::Restart { delay: 10, nth: 1 });
     assert_eq!(agenda.stopped(0, 6, false), Next::Nothing);
     assert_eq!((agenda.next_due(), agenda.take_due(14)), (Some(15), None));
     assert_eq!((agenda.take_due(15), agenda.take_due(15)), (Some(0), None));
-    assert_eq!(
-        agenda.stopped(0, 16, false),
-        Next::Restart { delay: 20, nth: 2 }
-    );
+    assert_eq!(agenda.stopped(0, 16, false), Next::Restart { delay: 20, nth: 2 });
     assert_eq!(agenda.stopped(1, 16, false), Next::Nothing);
 }
 

@@ -25,10 +25,7 @@ pub(super) fn devices(table: &Table) -> Result<(), TableError> {
     for (index, device) in table.devices.iter().enumerate() {
         Rule::Reserved.when(device.reserved == 0 && device.reserved2 == [0; 3], index)?;
         Rule::Name.when(super::is_name(&device.name), index)?;
-        Rule::Flags.when(
-            device.flags & !(DEVICE_BUS_MASTER | DEVICE_OPTIONAL) == 0,
-            index,
-        )?;
+        Rule::Flags.when(device.flags & !(DEVICE_BUS_MASTER | DEVICE_OPTIONAL) == 0, index)?;
         Rule::Device.when(selects(device), index)?;
         Rule::DeviceOwner.when(usize::from(device.owner) < table.tasks.len(), index)?;
         let mut before = table.devices.iter().take(index);
@@ -95,12 +92,7 @@ fn mask(bit: u8) -> u64 {
 
 pub(super) fn caps(table: &Table) -> Result<(), TableError> {
     let mut taken = Taken([0; MAX_THREADS]);
-    for (index, task) in table
-        .tasks
-        .iter()
-        .enumerate()
-        .filter(|(_, task)| task.role == ROLE_TASK)
-    {
+    for (index, task) in table.tasks.iter().enumerate().filter(|(_, task)| task.role == ROLE_TASK) {
         let (thread, bit) = (usize::from(task.supervisor), task.supervisor_bit);
         Rule::SupervisorBitTwice.when(!taken.has(thread, bit), index)?;
         taken.add(thread, bit);
@@ -134,9 +126,7 @@ fn cap(table: &Table, task: usize, cap: &Cap, index: usize) -> Result<(), TableE
     let owns = |owner: Option<u16>| owner.is_some_and(|owner| usize::from(owner) == task);
     let irq_owner = || {
         let thread = table.irqs.get(object).map(|irq| usize::from(irq.thread));
-        thread
-            .and_then(|thread| table.threads.get(thread))
-            .map(|thread| thread.task)
+        thread.and_then(|thread| table.threads.get(thread)).map(|thread| thread.task)
     };
     let kinds = [
         (CapKind::Empty, 0, nothing),
@@ -144,11 +134,7 @@ fn cap(table: &Table, task: usize, cap: &Cap, index: usize) -> Result<(), TableE
         (CapKind::Task, task_rights, object < table.tasks.len()),
         (CapKind::Irq, RIGHT_ACK, owns(irq_owner())),
         (CapKind::Power, RIGHT_POWER_OFF | RIGHT_REBOOT, nothing),
-        (
-            CapKind::Device,
-            DEVICE_RIGHTS,
-            owns(table.devices.get(object).map(|d| d.owner)),
-        ),
+        (CapKind::Device, DEVICE_RIGHTS, owns(table.devices.get(object).map(|d| d.owner))),
     ];
     let found = kinds.iter().find(|(kind, _, _)| code(*kind) == cap.kind);
     let &(kind, rights, exists) = found.ok_or(Rule::CapRights.at(index))?;
@@ -156,11 +142,7 @@ fn cap(table: &Table, task: usize, cap: &Cap, index: usize) -> Result<(), TableE
     Rule::CapRights.when(some && cap.rights & !rights == 0, index)?;
     Rule::CapObject.when(exists, index)?;
     let bit = u32::from(cap.bit);
-    let in_range = if kind == CapKind::Thread {
-        bit < CLIENT_BITS
-    } else {
-        bit == 0
-    };
+    let in_range = if kind == CapKind::Thread { bit < CLIENT_BITS } else { bit == 0 };
     Rule::CapBit.when(in_range, index)
 }
 

@@ -59,9 +59,7 @@ pub(super) fn regions(table: &Table, payload_pages: u32) -> Result<(), TableErro
             }
             RegionKind::KernelLog => {
                 let core = u32::try_from(region.value).ok();
-                let bit = core
-                    .and_then(|core| 1u64.checked_shl(core))
-                    .unwrap_or_default();
+                let bit = core.and_then(|core| 1u64.checked_shl(core)).unwrap_or_default();
                 Rule::KernelLogTwice.when(logs & bit == 0, index)?;
                 logs |= bit;
             }
@@ -122,10 +120,7 @@ pub(super) fn maps(table: &Table) -> Result<(), TableError> {
             let inside = mine.start >= TASK_INFO && mine.end <= USER_END;
             Rule::MapRange.when(inside && map.va.is_multiple_of(PAGE), index)?;
             Rule::MapFixed.when(placed(&mine, kind, map.rights), index)?;
-            let mut later = maps
-                .iter()
-                .skip(place.saturating_add(1))
-                .map(|map| range(table, map));
+            let mut later = maps.iter().skip(place.saturating_add(1)).map(|map| range(table, map));
             let apart = |other: Range<u64>| other.end <= mine.start || mine.end <= other.start;
             Rule::MapOverlap.when(later.all(apart), index)?;
         }

@@ -33,32 +33,15 @@ pub fn name(text: &str) -> [u8; NAME_LEN] {
 }
 
 pub fn region(kind: RegionKind, value: u64, pages: u32) -> Region {
-    Region {
-        value,
-        value2: 0,
-        pages,
-        kind: kind as u8,
-        reserved: [0; 3],
-    }
+    Region { value, value2: 0, pages, kind: kind as u8, reserved: [0; 3] }
 }
 
 pub fn map(va: u64, region: usize, rights: u8) -> Map {
-    Map {
-        va,
-        region: region as u16,
-        rights,
-        reserved: [0; 5],
-    }
+    Map { va, region: region as u16, rights, reserved: [0; 5] }
 }
 
 pub fn cap(kind: CapKind, rights: u8, bit: u8, object: u32) -> Cap {
-    Cap {
-        kind: kind as u8,
-        rights,
-        bit,
-        reserved: 0,
-        object,
-    }
+    Cap { kind: kind as u8, rights, bit, reserved: 0, object }
 }
 
 impl Build {
@@ -88,17 +71,7 @@ impl Build {
         };
         let (tasks, threads, regions, maps) = (vec![], vec![], vec![], vec![]);
         let (caps, ports, devices, irqs) = (vec![], vec![], vec![], vec![]);
-        Build {
-            header,
-            tasks,
-            threads,
-            regions,
-            maps,
-            caps,
-            ports,
-            devices,
-            irqs,
-        }
+        Build { header, tasks, threads, regions, maps, caps, ports, devices, irqs }
     }
 
     fn region(&mut self, region: Region) -> usize {
@@ -112,11 +85,7 @@ impl Build {
         let page = 4 * self.tasks.len() as u64;
         let text_region = self.region(region(RegionKind::Payload, page * PAGE, 2));
         let info = self.region(region(RegionKind::Payload, (page + 2) * PAGE, 1));
-        let (log, stack, data) = (
-            self.region(ram(2)),
-            self.region(ram(4)),
-            self.region(ram(1)),
-        );
+        let (log, stack, data) = (self.region(ram(2)), self.region(ram(4)), self.region(ram(1)));
         let first_map = self.maps.len() as u32;
         self.maps.extend([
             map(IMAGE, text_region, MAP_READ | MAP_EXEC),
@@ -137,11 +106,7 @@ impl Build {
             maps: (self.maps.len() as u32 - first_map) as u16,
             ports: ports.len() as u16,
             supervisor,
-            supervisor_bit: if role == ROLE_TASK {
-                self.tasks.len() as u8
-            } else {
-                0
-            },
+            supervisor_bit: if role == ROLE_TASK { self.tasks.len() as u8 } else { 0 },
             role,
             flags: 0,
             domain: 0,
@@ -152,16 +117,8 @@ impl Build {
 
     fn thread(&mut self, task: u16, core: u16, priority: u8, index: u8) {
         // A second thread's stack lies among the grants.
-        let top = if index == 0 {
-            STACK_TOP
-        } else {
-            IMAGE + 8 * PAGE
-        };
-        let bottom = if index == 0 {
-            STACK_TOP - 4 * PAGE
-        } else {
-            IMAGE + 6 * PAGE
-        };
+        let top = if index == 0 { STACK_TOP } else { IMAGE + 8 * PAGE };
+        let bottom = if index == 0 { STACK_TOP - 4 * PAGE } else { IMAGE + 6 * PAGE };
         self.threads.push(Thread {
             entry: IMAGE + 16,
             stack_top: top,
@@ -193,20 +150,8 @@ impl Build {
         let stack = build.region(region(RegionKind::Ram, 0, 2));
         let read_write = MAP_READ | MAP_WRITE;
 
-        let maps = [
-            map(grants, table, MAP_READ),
-            map(grants + 2 * PAGE, window, MAP_READ),
-        ];
-        build.task(
-            "init",
-            ROLE_INIT,
-            &maps,
-            &[],
-            &[Ports {
-                first: 0xcf8,
-                count: 8,
-            }],
-        );
+        let maps = [map(grants, table, MAP_READ), map(grants + 2 * PAGE, window, MAP_READ)];
+        build.task("init", ROLE_INIT, &maps, &[], &[Ports { first: 0xcf8, count: 8 }]);
         let caps = [cap(CapKind::Task, 15, 0, 2), cap(CapKind::Power, 3, 0, 0)];
         build.task("supervisor", ROLE_SUPERVISOR, &[], &caps, &[]);
         let maps = [
@@ -215,21 +160,9 @@ impl Build {
             map(grants + 6 * PAGE, bar, read_write),
             map(grants + 7 * PAGE, registers, read_write),
         ];
-        let caps = [
-            cap(CapKind::Irq, 1, 0, 0),
-            cap(CapKind::Irq, 1, 0, 1),
-            cap(CapKind::Device, 1, 0, 0),
-        ];
-        build.task(
-            "driver",
-            ROLE_TASK,
-            &maps,
-            &caps,
-            &[Ports {
-                first: 0x60,
-                count: 5,
-            }],
-        );
+        let caps =
+            [cap(CapKind::Irq, 1, 0, 0), cap(CapKind::Irq, 1, 0, 1), cap(CapKind::Device, 1, 0, 0)];
+        build.task("driver", ROLE_TASK, &maps, &caps, &[Ports { first: 0x60, count: 5 }]);
         let maps = [
             map(grants, mailbox, read_write),
             map(grants + 2 * PAGE, klog[0], MAP_READ),
@@ -237,16 +170,7 @@ impl Build {
         ];
         let signal = cap(CapKind::Thread, RIGHT_SIGNAL, 5, 2);
         let caps = [signal, cap(CapKind::Empty, 0, 0, 0), signal];
-        build.task(
-            "client",
-            ROLE_TASK,
-            &maps,
-            &caps,
-            &[Ports {
-                first: 0x3f8,
-                count: 8,
-            }],
-        );
+        build.task("client", ROLE_TASK, &maps, &caps, &[Ports { first: 0x3f8, count: 8 }]);
 
         build.thread(0, 0, 0, 0);
         build.thread(1, 0, 0, 0);
@@ -270,38 +194,11 @@ impl Build {
             owner: 2,
             reserved2: [0; 3],
         };
-        let platform = Device {
-            select: 0,
-            kind: DEVICE_PLATFORM,
-            flags: 0,
-            ..device
-        };
-        self.devices = vec![
-            device,
-            Device {
-                name: name("hpet0"),
-                ..platform
-            },
-        ];
+        let platform = Device { select: 0, kind: DEVICE_PLATFORM, flags: 0, ..device };
+        self.devices = vec![device, Device { name: name("hpet0"), ..platform }];
         let (pin, bit, rate_max) = (11, 48, 1000);
-        let irq = Irq {
-            device: 0,
-            thread: 2,
-            pin,
-            bit,
-            reserved: 0,
-            rate_max,
-            reserved2: 0,
-        };
-        self.irqs = vec![
-            irq,
-            Irq {
-                device: 1,
-                pin: 2,
-                bit: 55,
-                ..irq
-            },
-        ];
+        let irq = Irq { device: 0, thread: 2, pin, bit, reserved: 0, rate_max, reserved2: 0 };
+        self.irqs = vec![irq, Irq { device: 1, pin: 2, bit: 55, ..irq }];
     }
 
     /// The table's words, in memory that is aligned as a table must be.
@@ -323,10 +220,7 @@ impl Build {
 }
 
 fn append<T: IntoBytes + Immutable>(all: &mut Vec<u8>, records: &[T]) -> Section {
-    let section = Section {
-        offset: all.len() as u32,
-        count: records.len() as u32,
-    };
+    let section = Section { offset: all.len() as u32, count: records.len() as u32 };
     all.extend(records.as_bytes());
     all.resize(all.len().next_multiple_of(8), 0);
     section
@@ -341,10 +235,7 @@ pub struct Aligned {
 
 impl Aligned {
     pub fn new(bytes: &[u8]) -> Aligned {
-        let mut aligned = Aligned {
-            words: vec![0; bytes.len().div_ceil(8)],
-            len: bytes.len(),
-        };
+        let mut aligned = Aligned { words: vec![0; bytes.len().div_ceil(8)], len: bytes.len() };
         aligned.bytes_mut().copy_from_slice(bytes);
         aligned
     }

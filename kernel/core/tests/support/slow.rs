@@ -36,22 +36,14 @@ struct Slow<'a> {
 /// Panics where an accepted table breaks a rule.
 pub fn check(bytes: &[u8], payload_pages: u32) {
     let head = Record(bytes);
-    assert_eq!(
-        (head.u64(0), head.u32(12) as usize),
-        (0x656c_6261_7473_7973, bytes.len())
-    );
+    assert_eq!((head.u64(0), head.u32(12) as usize), (0x656c_6261_7473_7973, bytes.len()));
     let mut used = HashSet::new();
     let sections = SIZES.iter().enumerate().map(|(index, &size)| {
-        let (at, count) = (
-            head.u32(SECTIONS_AT + 8 * index),
-            head.u32(SECTIONS_AT + 8 * index + 4),
-        );
+        let (at, count) =
+            (head.u32(SECTIONS_AT + 8 * index), head.u32(SECTIONS_AT + 8 * index + 4));
         let record = |number: usize| {
             let start = at as usize + number * size;
-            assert!(
-                (start..start + size).all(|byte| used.insert(byte)),
-                "sections overlap"
-            );
+            assert!((start..start + size).all(|byte| used.insert(byte)), "sections overlap");
             assert!(start >= 136, "a section overlaps the head");
             Record(&bytes[start..start + size])
         };
@@ -59,12 +51,7 @@ pub fn check(bytes: &[u8], payload_pages: u32) {
     });
     let sections = sections.collect();
     let (cores, ram_pages) = (head.u32(48), head.u32(64));
-    let slow = Slow {
-        sections,
-        cores,
-        payload_pages: payload_pages.into(),
-        ram_pages,
-    };
+    let slow = Slow { sections, cores, payload_pages: payload_pages.into(), ram_pages };
     slow.tasks();
     slow.threads();
     slow.memory();
@@ -79,11 +66,7 @@ impl<'a> Slow<'a> {
     }
 
     fn run(&self, section: usize, first: u64, count: u64) -> &[Record<'a>] {
-        let run = if count == 0 {
-            0..0
-        } else {
-            first as usize..(first + count) as usize
-        };
+        let run = if count == 0 { 0..0 } else { first as usize..(first + count) as usize };
         &self.sections[section][run]
     }
 
@@ -102,11 +85,7 @@ impl<'a> Slow<'a> {
     fn tasks(&self) {
         let roles: Vec<u64> = self.tasks_().iter().map(|task| task.u8(53)).collect();
         for role in [1, 2] {
-            assert_eq!(
-                roles.iter().filter(|&&r| r == role).count(),
-                1,
-                "role {role}"
-            );
+            assert_eq!(roles.iter().filter(|&&r| r == role).count(), 1, "role {role}");
         }
         assert!(roles.iter().all(|&role| role < 3));
         let names: HashSet<&[u8]> = self.tasks_().iter().map(|task| &task.0[..32]).collect();
@@ -130,27 +109,16 @@ impl<'a> Slow<'a> {
         }
         for thread in threads {
             assert!(thread.u16(42) < self.cores);
-            assert!(
-                0 < thread.u64(24) && thread.u64(24) <= thread.u64(32),
-                "budget"
-            );
+            assert!(0 < thread.u64(24) && thread.u64(24) <= thread.u64(32), "budget");
             let pages = self.pages(self.tasks_()[thread.u16(40) as usize]);
             assert_eq!(pages[&(thread.u64(0) / 4096)] & 4, 4, "entry");
             let (top, bottom) = (thread.u64(8), thread.u64(16));
             assert!(bottom < top);
-            (bottom..top)
-                .step_by(4096)
-                .for_each(|at| assert_eq!(pages[&(at / 4096)] & 2, 2));
-            assert!(
-                !pages.contains_key(&(bottom / 4096 - 1)),
-                "no guard below a stack"
-            );
+            (bottom..top).step_by(4096).for_each(|at| assert_eq!(pages[&(at / 4096)] & 2, 2));
+            assert!(!pages.contains_key(&(bottom / 4096 - 1)), "no guard below a stack");
         }
         for task in 0..self.tasks_().len() as u64 {
-            let mine = threads
-                .iter()
-                .filter(|t| t.u16(40) == task)
-                .map(|t| t.u8(45));
+            let mine = threads.iter().filter(|t| t.u16(40) == task).map(|t| t.u8(45));
             let mut mine: Vec<u64> = mine.collect();
             mine.sort();
             assert!(!mine.is_empty() && mine.iter().copied().eq(0..mine.len() as u64));
@@ -165,23 +133,15 @@ impl<'a> Slow<'a> {
             assert!(map.u64(0) % 4096 == 0 && region.u32(16) > 0);
             for page in 0..region.u32(16) {
                 let page = map.u64(0) / 4096 + page;
-                assert!(
-                    (0x404..0x40000).contains(&page),
-                    "page {page:#x} is out of bounds"
-                );
-                assert!(
-                    pages.insert(page, map.u8(10)).is_none(),
-                    "page {page:#x} twice"
-                );
+                assert!((0x404..0x40000).contains(&page), "page {page:#x} is out of bounds");
+                assert!(pages.insert(page, map.u8(10)).is_none(), "page {page:#x} twice");
             }
         }
         pages
     }
 
     fn memory(&self) {
-        let ram = self.sections[2]
-            .iter()
-            .filter(|r| matches!(r.u8(20), 1 | 4));
+        let ram = self.sections[2].iter().filter(|r| matches!(r.u8(20), 1 | 4));
         assert_eq!(ram.map(|r| r.u32(16)).sum::<u64>(), self.ram_pages);
         for region in &self.sections[2] {
             assert!(region.u8(20) < 7);
@@ -199,17 +159,10 @@ impl<'a> Slow<'a> {
                 assert!(rights & 1 != 0 && rights < 8 && !(write && exec));
                 assert!(!write || kind == 1 || kind == 3, "kind {kind} is writable");
                 assert!(!exec || kind == 0, "kind {kind} is executable");
-                assert!(
-                    task.u8(53) == 1 || (kind != 5 && kind != 6),
-                    "only init maps {kind}"
-                );
+                assert!(task.u8(53) == 1 || (kind != 5 && kind != 6), "only init maps {kind}");
                 if kind == 3 {
                     let device = self.sections[6][region.u64(0) as u32 as usize];
-                    assert_eq!(
-                        device.u16(40),
-                        index as u64,
-                        "registers of another's device"
-                    );
+                    assert_eq!(device.u16(40), index as u64, "registers of another's device");
                 }
                 assert!(kind == 2 || map.u64(0) != 0x40_8000, "not the system page");
             }
@@ -222,21 +175,14 @@ impl<'a> Slow<'a> {
         let mut set = |thread: u64, bit: u64, who: String| {
             assert!((thread as usize) < self.sections[1].len());
             let before = setters.insert((thread, bit), who.clone());
-            assert!(
-                before.is_none_or(|before| before == who),
-                "bit {bit} of {thread} twice"
-            );
+            assert!(before.is_none_or(|before| before == who), "bit {bit} of {thread} twice");
         };
         for (index, task) in self.tasks_().iter().enumerate() {
             if task.u8(53) == 0 {
                 let supervisor = self.sections[1][task.u16(50) as usize].u16(40);
                 assert_eq!(self.tasks_()[supervisor as usize].u8(53), 2);
                 assert!(task.u8(52) < 48);
-                set(
-                    task.u16(50),
-                    task.u8(52),
-                    format!("the kernel, for {index}"),
-                );
+                set(task.u16(50), task.u8(52), format!("the kernel, for {index}"));
             }
             for cap in self.caps(*task) {
                 let object = cap.u32(4);
@@ -263,10 +209,7 @@ impl<'a> Slow<'a> {
             set(irq.u16(2), irq.u8(6), format!("interrupt {index}"));
             let thread = self.sections[1][irq.u16(2) as usize];
             assert_eq!(thread.u16(42), 0);
-            assert_eq!(
-                thread.u16(40),
-                self.sections[6][irq.u16(0) as usize].u16(40)
-            );
+            assert_eq!(thread.u16(40), self.sections[6][irq.u16(0) as usize].u16(40));
         }
     }
 
@@ -292,10 +235,7 @@ impl<'a> Slow<'a> {
         for device in &self.sections[6] {
             assert!((device.u16(40) as usize) < self.tasks_().len());
             let (select, nth, kind) = (device.u32(32), device.u8(36), device.u8(37));
-            assert!(
-                kind == 0 || functions.insert((select, nth, kind)),
-                "one function twice"
-            );
+            assert!(kind == 0 || functions.insert((select, nth, kind)), "one function twice");
             assert!(kind < 4);
         }
     }

@@ -54,11 +54,8 @@ pub const fn gdt() -> Gdt {
 }
 
 fn gate(handler: u64, ist: u64) -> [u64; 2] {
-    let low = handler & 0xffff
-        | 0x08 << 16
-        | ist << 32
-        | 0x8e << 40
-        | (handler >> 16 & 0xffff) << 48;
+    let low =
+        handler & 0xffff | 0x08 << 16 | ist << 32 | 0x8e << 40 | (handler >> 16 & 0xffff) << 48;
     [low, handler >> 32]
 }
 

@@ -32,15 +32,7 @@ pub struct Sent {
 
 impl Sent {
     pub fn new(source: u16, kind: u8, seq: u16, payload: &[u8]) -> Sent {
-        Sent {
-            source,
-            core: 0,
-            kind,
-            seq,
-            lost: 0,
-            tsc: 0,
-            payload: payload.to_vec(),
-        }
+        Sent { source, core: 0, kind, seq, lost: 0, tsc: 0, payload: payload.to_vec() }
     }
 
     /// The bytes on the wire, with the zeros around.
@@ -94,19 +86,11 @@ pub const FORMATS: &[Format] = &[
     (11, "derived", "Unit"),
     (12, "println", "hello {=istr}"),
     (13, "str", "world"),
-    (
-        14,
-        "trace",
-        "bits {0=0..3} {0=5..12} bytes {1=[u8]:a} {2=[u8; 2]} {3=__internal_Display}",
-    ),
+    (14, "trace", "bits {0=0..3} {0=5..12} bytes {1=[u8]:a} {2=[u8; 2]} {3=__internal_Display}"),
     (15, "info", "cbor {=[u8]:cbor}"),
     (16, "write", "{=__internal_FormatSequence}"),
     (17, "info", "sequence {=?}"),
-    (
-        18,
-        "info",
-        "{=bool} {=char} {=f32} {=i64} {=u128} {=[?; 2]}",
-    ),
+    (18, "info", "{=bool} {=char} {=f32} {=i64} {=u128} {=[?; 2]}"),
 ];
 
 /// An ELF with these format strings.
@@ -136,18 +120,10 @@ pub fn elf_with(formats: &[Format], encoding: &str, more: &[(String, Vec<u8>)]) 
         });
     };
     for (index, tag, data) in formats {
-        add(
-            symbol_name(*index, tag, data),
-            u64::from(*index),
-            SymbolSection::Section(section),
-        );
+        add(symbol_name(*index, tag, data), u64::from(*index), SymbolSection::Section(section));
     }
     add("_defmt_version_ = 4".to_owned(), 0, SymbolSection::Absolute);
-    add(
-        format!("_defmt_encoding_ = {encoding}"),
-        0,
-        SymbolSection::Absolute,
-    );
+    add(format!("_defmt_encoding_ = {encoding}"), 0, SymbolSection::Absolute);
     object.write().expect("an ELF")
 }
 
@@ -172,11 +148,7 @@ fn write_archive(folder: &Path, other: &[u8]) {
             {"index": 3, "name": "nvme", "elf": "nvme.elf"}]}"#;
     std::fs::write(folder.join("archive.json"), json).expect("archive.json");
     std::fs::write(folder.join("init.elf"), elf(FORMATS, "raw")).expect("init.elf");
-    std::fs::write(
-        folder.join("kernel.elf"),
-        elf(&[(1, "info", "sealed")], "raw"),
-    )
-    .expect("ELF");
+    std::fs::write(folder.join("kernel.elf"), elf(&[(1, "info", "sealed")], "raw")).expect("ELF");
     std::fs::write(folder.join("nvme.elf"), other).expect("nvme.elf");
 }
 
@@ -208,10 +180,7 @@ pub fn text_of(events: &[Event]) -> String {
 }
 
 pub fn corrupt_count(events: &[Event]) -> usize {
-    events
-        .iter()
-        .filter(|event| matches!(event, Event::Corrupt { .. }))
-        .count()
+    events.iter().filter(|event| matches!(event, Event::Corrupt { .. })).count()
 }
 
 /// Small, seeded, good enough for test data (xorshift).

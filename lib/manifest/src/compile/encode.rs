@@ -17,13 +17,7 @@ impl Builder<'_> {
         // Still to come: the map of the table itself, and each task's information (a region, a
         // map and a blob).
         let tasks = self.system.tasks.len();
-        let maps: usize = self
-            .parts
-            .iter()
-            .map(|part| part.space.len())
-            .sum::<usize>()
-            + 1
-            + tasks;
+        let maps: usize = self.parts.iter().map(|part| part.space.len()).sum::<usize>() + 1 + tasks;
         let caps = self.parts.iter().map(|part| part.caps.len()).sum();
         let ports = self.parts.iter().map(|part| part.ports.len()).sum();
         let len = table_len(&[
@@ -60,11 +54,7 @@ impl Builder<'_> {
             grants: Vec::new(),
             policies: self.policies,
         };
-        let supervisor = self
-            .system
-            .tasks
-            .iter()
-            .position(|t| t.role == Role::Supervisor);
+        let supervisor = self.system.tasks.iter().position(|t| t.role == Role::Supervisor);
         let supervisor = supervisor.map_or(table::NONE, |index| self.thread_index[index][0]);
         for (index, parts) in self.parts.into_iter().enumerate() {
             let task = &self.system.tasks[index];
@@ -83,11 +73,7 @@ impl Builder<'_> {
                 caps: index16(parts.caps.len(), "capabilities")?,
                 maps: index16(maps.len(), "maps")?,
                 ports: index16(parts.ports.len(), "port ranges")?,
-                supervisor: if bit.is_some() {
-                    supervisor
-                } else {
-                    table::NONE
-                },
+                supervisor: if bit.is_some() { supervisor } else { table::NONE },
                 supervisor_bit: bit.unwrap_or(0),
                 role,
                 flags: if task.has_fpu { table::TASK_FPU } else { 0 },
@@ -117,21 +103,12 @@ impl Builder<'_> {
             len: 0,
             name: name_field(&system.name),
             cores: system.cores,
-            flags: flags
-                .iter()
-                .filter(|(is_set, _)| *is_set)
-                .map(|(_, flag)| flag)
-                .sum(),
+            flags: flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).sum(),
             debug_port: system.board.debug_port,
             sleep_type: system.board.sleep_type,
             reserved: 0,
             reserved2: 0,
-            ram_pages: self
-                .regions
-                .iter()
-                .filter(|r| is_ram(r.kind))
-                .map(|r| r.pages)
-                .sum(),
+            ram_pages: self.regions.iter().filter(|r| is_ram(r.kind)).map(|r| r.pages).sum(),
             tasks: Section::default(),
             threads: Section::default(),
             regions: Section::default(),
@@ -148,9 +125,7 @@ impl Builder<'_> {
 fn table_len(sections: &[(usize, usize)]) -> usize {
     sections
         .iter()
-        .fold(size_of::<Header>(), |end, (count, size)| {
-            end.next_multiple_of(8) + count * size
-        })
+        .fold(size_of::<Header>(), |end, (count, size)| end.next_multiple_of(8) + count * size)
         .next_multiple_of(8)
 }
 
@@ -171,10 +146,7 @@ impl Compiled {
 
     /// Pages of all blobs together.
     pub fn blob_pages(&self) -> u64 {
-        self.blobs
-            .iter()
-            .map(|blob| pages_of(blob.len() as u64))
-            .sum()
+        self.blobs.iter().map(|blob| pages_of(blob.len() as u64)).sum()
     }
 
     /// The table, for blobs that lie one after the other from `first_blob` in the payload.
@@ -186,10 +158,7 @@ impl Compiled {
             offset += pages_of(blob.len() as u64) * PAGE;
         }
         let mut regions = self.regions.clone();
-        for region in regions
-            .iter_mut()
-            .filter(|r| r.kind == RegionKind::Payload as u8)
-        {
+        for region in regions.iter_mut().filter(|r| r.kind == RegionKind::Payload as u8) {
             region.value = offsets[region.value as usize];
         }
         let mut header = self.header;
@@ -213,8 +182,5 @@ fn section<T: IntoBytes + Immutable>(bytes: &mut Vec<u8>, records: &[T]) -> Sect
     bytes.resize(bytes.len().next_multiple_of(8), 0);
     let offset = bytes.len() as u32;
     bytes.extend_from_slice(records.as_bytes());
-    Section {
-        offset,
-        count: records.len() as u32,
-    }
+    Section { offset, count: records.len() as u32 }
 }

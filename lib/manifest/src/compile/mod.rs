@@ -183,27 +183,14 @@ impl<'a> Builder<'a> {
         let mut order: Vec<(u32, u8, usize, usize)> = Vec::new();
         for (task, record) in self.system.tasks.iter().enumerate() {
             for (index, thread) in record.threads.iter().enumerate() {
-                order.push((
-                    *thread.core.get_ref(),
-                    *thread.priority.get_ref(),
-                    task,
-                    index,
-                ));
+                order.push((*thread.core.get_ref(), *thread.priority.get_ref(), task, index));
             }
         }
         order.sort_unstable();
-        self.thread_index = self
-            .system
-            .tasks
-            .iter()
-            .map(|task| vec![0; task.threads.len()])
-            .collect();
+        self.thread_index =
+            self.system.tasks.iter().map(|task| vec![0; task.threads.len()]).collect();
         for (place, (core, priority, task, index)) in order.into_iter().enumerate() {
-            let Some(thread) = self
-                .system
-                .tasks
-                .get(task)
-                .and_then(|t| t.threads.get(index))
+            let Some(thread) = self.system.tasks.get(task).and_then(|t| t.threads.get(index))
             else {
                 continue;
             };
@@ -220,11 +207,7 @@ impl<'a> Builder<'a> {
                     .map_err(|_| CompileError::new("a task has more than 256 threads"))?,
                 reserved: 0,
             });
-            if let Some(slot) = self
-                .thread_index
-                .get_mut(task)
-                .and_then(|t| t.get_mut(index))
-            {
+            if let Some(slot) = self.thread_index.get_mut(task).and_then(|t| t.get_mut(index)) {
                 *slot = index16(place, "threads")?;
             }
         }
@@ -267,30 +250,17 @@ impl<'a> Builder<'a> {
     /// A capability for a task: its slot.
     fn cap(&mut self, task: usize, kind: table::CapKind, rights: u8, bit: u8, object: u32) -> u32 {
         let caps = &mut self.part(task).caps;
-        caps.push(table::Cap {
-            kind: kind as u8,
-            rights,
-            bit,
-            reserved: 0,
-            object,
-        });
+        caps.push(table::Cap { kind: kind as u8, rights, bit, reserved: 0, object });
         caps.len() as u32 - 1
     }
 
     /// A fresh bit of a thread's signal word; the manifest's rules keep their number small.
     fn bit(&mut self, task: usize, thread: usize) -> Result<u8, CompileError> {
-        let name = self
-            .system
-            .tasks
-            .get(task)
-            .map_or("?", |task| task.name())
-            .to_owned();
+        let name = self.system.tasks.get(task).map_or("?", |task| task.name()).to_owned();
         let next = self.part(task).bits.get_mut(thread);
         let next = next.filter(|bit| u32::from(**bit) < cloister_abi::call::CLIENT_BITS);
         let Some(next) = next else {
-            return Err(CompileError::new(format!(
-                "task `{name}` has no signal bit left"
-            )));
+            return Err(CompileError::new(format!("task `{name}` has no signal bit left")));
         };
         *next += 1;
         Ok(*next - 1)

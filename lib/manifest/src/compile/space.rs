@@ -21,12 +21,7 @@ pub struct Space {
 impl Space {
     /// An empty space.
     pub fn new(task: &str) -> Self {
-        Self {
-            task: task.to_owned(),
-            taken: Vec::new(),
-            maps: Vec::new(),
-            next: IMAGE,
-        }
+        Self { task: task.to_owned(), taken: Vec::new(), maps: Vec::new(), next: IMAGE }
     }
 
     /// Maps a region at an address that the layout or the program chose.
@@ -57,12 +52,7 @@ impl Space {
             )));
         }
         self.taken.push((va, end, what.to_owned()));
-        self.maps.push(Map {
-            va,
-            region,
-            rights: rights | MAP_READ,
-            reserved: [0; 5],
-        });
+        self.maps.push(Map { va, region, rights: rights | MAP_READ, reserved: [0; 5] });
         if va >= IMAGE {
             self.next = self.next.max(end);
         }
@@ -115,12 +105,7 @@ mod tests {
         space.fix(IMAGE, 0, 2, 0, "a").expect("free");
         let cases = [
             (IMAGE + PAGE, 1, 0, "meets a"),
-            (
-                IMAGE + 4 * PAGE,
-                1,
-                MAP_WRITE | MAP_EXEC,
-                "writable and executable",
-            ),
+            (IMAGE + 4 * PAGE, 1, MAP_WRITE | MAP_EXEC, "writable and executable"),
             (IMAGE + 1, 1, 0, "is not within"),
             (0, 1, 0, "is not within"),
             (USER_END - PAGE, 2, 0, "is not within"),

@@ -29,10 +29,7 @@ impl Builder<'_> {
         for (index, task) in system.tasks.iter().enumerate() {
             let name = task.program.get_ref();
             let program = programs.get(name).ok_or_else(|| {
-                CompileError::new(format!(
-                    "task `{}`: program `{name}` is missing",
-                    task.name()
-                ))
+                CompileError::new(format!("task `{}`: program `{name}` is missing", task.name()))
             })?;
             check_entry(task, program)?;
             for (place, segment) in program.segments.iter().enumerate() {
@@ -59,33 +56,19 @@ impl Builder<'_> {
         segment: &Segment,
         known: Option<u16>,
     ) -> Result<Option<u16>, CompileError> {
-        let constant_va = if segment.is_writable {
-            segment.pristine_va
-        } else {
-            segment.va
-        };
+        let constant_va = if segment.is_writable { segment.pristine_va } else { segment.va };
         let (offset, first) = (constant_va % PAGE, constant_va - constant_va % PAGE);
-        let rights = if segment.is_executable {
-            MAP_READ | MAP_EXEC
-        } else {
-            MAP_READ
-        };
+        let rights = if segment.is_executable { MAP_READ | MAP_EXEC } else { MAP_READ };
         if segment.is_writable {
             let (offset, first) = (segment.va % PAGE, segment.va - segment.va % PAGE);
             let pages = pages_of(offset + segment.len);
             let region = self.region(RegionKind::Ram, 0, 0, pages)?;
-            self.part(task)
-                .space
-                .fix(first, region, pages, MAP_WRITE, "data")?;
+            self.part(task).space.fix(first, region, pages, MAP_WRITE, "data")?;
             if segment.bytes.is_empty() {
                 return Ok(None);
             }
         }
-        let held = if segment.is_writable {
-            segment.bytes.len() as u64
-        } else {
-            segment.len
-        };
+        let held = if segment.is_writable { segment.bytes.len() as u64 } else { segment.len };
         let pages = pages_of(offset + held);
         let region = match known {
             Some(region) => region,
@@ -101,9 +84,7 @@ impl Builder<'_> {
             (false, true) => "text",
             (false, false) => "constants",
         };
-        self.part(task)
-            .space
-            .fix(first, region, pages, rights, what)?;
+        self.part(task).space.fix(first, region, pages, rights, what)?;
         Ok(Some(region))
     }
 
@@ -112,19 +93,11 @@ impl Builder<'_> {
         let system = self.system;
         for (index, task) in system.tasks.iter().enumerate() {
             let page = self.system_page;
-            self.part(index)
-                .space
-                .fix(SYSTEM_PAGE, page, 1, MAP_READ, "system page")?;
+            self.part(index).space.fix(SYSTEM_PAGE, page, 1, MAP_READ, "system page")?;
             let ring = self.region(RegionKind::Ram, 0, 0, pages_of(task.log_bytes))?;
             self.log_regions.push(ring);
             let space = &mut self.part(index).space;
-            space.fix(
-                LOG_RING,
-                ring,
-                pages_of(task.log_bytes),
-                MAP_WRITE,
-                "log ring",
-            )?;
+            space.fix(LOG_RING, ring, pages_of(task.log_bytes), MAP_WRITE, "log ring")?;
             for (place, thread) in task.threads.iter().enumerate() {
                 let pages = pages_of(thread.stack_bytes);
                 let region = self.region(RegionKind::Ram, 0, 0, pages)?;
@@ -146,11 +119,7 @@ impl Builder<'_> {
 
     /// What `init` alone sees: the system table and the firmware's tables.
     pub(super) fn init(&mut self) -> Result<(), CompileError> {
-        let place = self
-            .system
-            .tasks
-            .iter()
-            .position(|task| task.role == Role::Init);
+        let place = self.system.tasks.iter().position(|task| task.role == Role::Init);
         let init = place.ok_or_else(|| CompileError::new("no task has the role `init`"))?;
         let window = self.region(RegionKind::FirmwareWindow, 0, 0, FIRMWARE_PAGES.into())?;
         // The table's own length depends on what is still to be added to it; `finish` sets it.
@@ -173,10 +142,7 @@ impl Builder<'_> {
                 (most - size_of::<TaskInfo>()) / size_of::<cloister_abi::info::Grant>()
             )));
         }
-        let core = task
-            .threads
-            .first()
-            .map_or(0, |thread| *thread.core.get_ref());
+        let core = task.threads.first().map_or(0, |thread| *thread.core.get_ref());
         let info = TaskInfo {
             magic: TASK_INFO_MAGIC,
             version: API_VERSION,
@@ -190,9 +156,7 @@ impl Builder<'_> {
         let bytes = [info.as_bytes(), grants.as_bytes()].concat();
         let pages = pages_of(bytes.len() as u64);
         let region = self.payload(bytes)?;
-        self.part(index)
-            .space
-            .fix(TASK_INFO, region, pages, MAP_READ, "task information")
+        self.part(index).space.fix(TASK_INFO, region, pages, MAP_READ, "task information")
     }
 }
 

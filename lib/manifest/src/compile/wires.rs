@@ -20,16 +20,7 @@ use crate::system::{Role, Then};
 
 /// An entry of a task's information with nothing but name and kind.
 pub(super) fn entry(name: &str, kind: u8) -> Grant {
-    Grant {
-        name: name_field(name),
-        kind,
-        cap_kind: 0,
-        rights: 0,
-        bit: 0,
-        slot: 0,
-        va: 0,
-        len: 0,
-    }
+    Grant { name: name_field(name), kind, cap_kind: 0, rights: 0, bit: 0, slot: 0, va: 0, len: 0 }
 }
 
 impl Builder<'_> {
@@ -39,25 +30,11 @@ impl Builder<'_> {
 
     fn tell_cap(&mut self, task: usize, name: &str, kind: CapKind, rights: u8, slot: u32) {
         let cap_kind = kind as u8;
-        self.tell(
-            task,
-            Grant {
-                cap_kind,
-                rights,
-                slot,
-                ..entry(name, GRANT_CAP)
-            },
-        );
+        self.tell(task, Grant { cap_kind, rights, slot, ..entry(name, GRANT_CAP) });
     }
 
     fn tell_bit(&mut self, task: usize, name: &str, bit: u8) {
-        self.tell(
-            task,
-            Grant {
-                bit,
-                ..entry(name, GRANT_BIT)
-            },
-        );
+        self.tell(task, Grant { bit, ..entry(name, GRANT_BIT) });
     }
 
     /// Maps a region behind what the task has, under a name. `len` is what the task is told, for
@@ -70,24 +47,10 @@ impl Builder<'_> {
         rights: u8,
         len: Option<u64>,
     ) -> Result<(), CompileError> {
-        let pages = self
-            .regions
-            .get(usize::from(region))
-            .map_or(0, |region| region.pages);
-        let va = self
-            .part(task)
-            .space
-            .place(region, pages.into(), rights, name)?;
+        let pages = self.regions.get(usize::from(region)).map_or(0, |region| region.pages);
+        let va = self.part(task).space.place(region, pages.into(), rights, name)?;
         let len = len.unwrap_or(u64::from(pages) * PAGE);
-        self.tell(
-            task,
-            Grant {
-                rights: rights | MAP_READ,
-                va,
-                len,
-                ..entry(name, GRANT_MEMORY)
-            },
-        );
+        self.tell(task, Grant { rights: rights | MAP_READ, va, len, ..entry(name, GRANT_MEMORY) });
         Ok(())
     }
 
@@ -120,13 +83,7 @@ impl Builder<'_> {
             let name = format!("thread/{}", thread.name);
             let bit = self.wake(task, &name, (task, index))?;
             self.tell_bit(task, &name, bit);
-            self.tell(
-                task,
-                Grant {
-                    va: index as u64,
-                    ..entry(&name, GRANT_NUMBER)
-                },
-            );
+            self.tell(task, Grant { va: index as u64, ..entry(&name, GRANT_NUMBER) });
         }
         Ok(())
     }
@@ -154,13 +111,7 @@ impl Builder<'_> {
                 self.share(index, name.get_ref(), region, MAP_WRITE, None)?;
             }
             for (name, number) in &task.numbers {
-                self.tell(
-                    index,
-                    Grant {
-                        va: *number,
-                        ..entry(name.get_ref(), GRANT_NUMBER)
-                    },
-                );
+                self.tell(index, Grant { va: *number, ..entry(name.get_ref(), GRANT_NUMBER) });
             }
         }
         Ok(())
@@ -202,14 +153,7 @@ impl Builder<'_> {
         if let Some((first, count)) = device.ports {
             self.part(task).ports.push(Ports { first, count });
             let (va, len) = (first.into(), count.into());
-            self.tell(
-                task,
-                Grant {
-                    va,
-                    len,
-                    ..entry(name, GRANT_PORTS)
-                },
-            );
+            self.tell(task, Grant { va, len, ..entry(name, GRANT_PORTS) });
         }
         if let Some((address, pages)) = device.mmio {
             let region = self.region(RegionKind::Mmio, number.into(), address, pages.into())?;
@@ -221,11 +165,7 @@ impl Builder<'_> {
             self.share(task, &format!("{name}.bar{bar}"), region, MAP_WRITE, None)?;
         }
         for (nth, pin) in device.interrupts.iter().enumerate() {
-            let name = if nth == 0 {
-                name.to_owned()
-            } else {
-                format!("{name}.{nth}")
-            };
+            let name = if nth == 0 { name.to_owned() } else { format!("{name}.{nth}") };
             self.interrupt(task, &name, number, *pin, device.rate_max)?;
         }
         Ok(())
@@ -243,15 +183,7 @@ impl Builder<'_> {
         let bit = IRQ_BIT_FIRST as u8 + self.part(task).irq_bit;
         self.part(task).irq_bit += 1;
         let thread = self.main_thread(task);
-        self.irqs.push(Irq {
-            device,
-            thread,
-            pin,
-            bit,
-            reserved: 0,
-            rate_max,
-            reserved2: 0,
-        });
+        self.irqs.push(Irq { device, thread, pin, bit, reserved: 0, rate_max, reserved2: 0 });
         let object = index16(self.irqs.len() - 1, "interrupts")?.into();
         let slot = self.cap(task, CapKind::Irq, RIGHT_ACK, 0, object);
         self.tell_cap(task, name, CapKind::Irq, RIGHT_ACK, slot);
@@ -265,30 +197,14 @@ impl Builder<'_> {
         let kernel_logs = (0..u64::from(system.cores))
             .map(|core| self.region(RegionKind::KernelLog, core, 0, KERNEL_LOG_PAGES.into()))
             .collect::<Result<Vec<u16>, _>>()?;
-        let readers = system
-            .tasks
-            .iter()
-            .enumerate()
-            .filter(|(_, task)| task.reads_logs);
+        let readers = system.tasks.iter().enumerate().filter(|(_, task)| task.reads_logs);
         for (reader, _) in readers {
             for (index, task) in system.tasks.iter().enumerate() {
                 let region = self.log_regions[index];
-                self.share(
-                    reader,
-                    &format!("log/{}", task.name()),
-                    region,
-                    MAP_READ,
-                    None,
-                )?;
+                self.share(reader, &format!("log/{}", task.name()), region, MAP_READ, None)?;
             }
             for (core, region) in kernel_logs.iter().enumerate() {
-                self.share(
-                    reader,
-                    &format!("log/kernel{core}"),
-                    *region,
-                    MAP_READ,
-                    None,
-                )?;
+                self.share(reader, &format!("log/kernel{core}"), *region, MAP_READ, None)?;
             }
         }
         Ok(())

@@ -163,12 +163,7 @@ impl Graph {
             appliance: name_str(&compiled.header.name).to_owned(),
             iommu_absent_ok: flags & FLAG_IOMMU_ABSENT_OK != 0,
             lab: flags & FLAG_LAB != 0,
-            tasks: compiled
-                .tasks
-                .iter()
-                .enumerate()
-                .map(|(i, t)| task(compiled, i, t))
-                .collect(),
+            tasks: compiled.tasks.iter().enumerate().map(|(i, t)| task(compiled, i, t)).collect(),
             regions: regions(compiled),
             devices: compiled
                 .devices
@@ -181,45 +176,28 @@ impl Graph {
 }
 
 fn task_name(compiled: &Compiled, index: usize) -> String {
-    compiled
-        .tasks
-        .get(index)
-        .map_or("?", |task| name_str(&task.name))
-        .to_owned()
+    compiled.tasks.get(index).map_or("?", |task| name_str(&task.name)).to_owned()
 }
 
 /// A run of records that a task names by its first and their number.
 fn run<T>(records: &[T], first: u32, count: u16) -> &[T] {
     let first = first as usize;
-    records
-        .get(first..first + usize::from(count))
-        .unwrap_or_default()
+    records.get(first..first + usize::from(count)).unwrap_or_default()
 }
 
 /// Names of the rights that are set.
 fn rights(found: u8, names: &[(u8, &str)]) -> Vec<String> {
-    names
-        .iter()
-        .filter(|(bit, _)| found & bit != 0)
-        .map(|(_, name)| (*name).to_owned())
-        .collect()
+    names.iter().filter(|(bit, _)| found & bit != 0).map(|(_, name)| (*name).to_owned()).collect()
 }
 
 fn task(compiled: &Compiled, index: usize, record: &table::Task) -> Task {
     let caps = run(&compiled.caps, record.first_cap, record.caps);
     let of_kind = |kind: CapKind| caps.iter().filter(move |cap| cap.kind == kind as u8);
-    let threads = compiled
-        .threads
-        .iter()
-        .filter(|thread| usize::from(thread.task) == index);
+    let threads = compiled.threads.iter().filter(|thread| usize::from(thread.task) == index);
     let signal = |cap: &table::Cap| {
         let thread = compiled.threads.get(cap.object as usize)?;
         let task = task_name(compiled, thread.task.into());
-        Some(Signal {
-            task,
-            thread: thread.index,
-            bit: cap.bit,
-        })
+        Some(Signal { task, thread: thread.index, bit: cap.bit })
     };
     let control = |cap: &table::Cap| Control {
         task: task_name(compiled, cap.object as usize),
@@ -234,10 +212,7 @@ fn task(compiled: &Compiled, index: usize, record: &table::Task) -> Task {
         ),
     };
     let power = |cap: &table::Cap| {
-        rights(
-            cap.rights,
-            &[(RIGHT_POWER_OFF, "power-off"), (RIGHT_REBOOT, "reboot")],
-        )
+        rights(cap.rights, &[(RIGHT_POWER_OFF, "power-off"), (RIGHT_REBOOT, "reboot")])
     };
     let name = name_str(&record.name);
     Task {
@@ -261,18 +236,9 @@ fn task(compiled: &Compiled, index: usize, record: &table::Task) -> Task {
         power: of_kind(CapKind::Power).flat_map(power).collect(),
         ports: run(&compiled.ports, record.first_port, record.ports)
             .iter()
-            .map(|ports| {
-                (
-                    ports.first,
-                    ports.first.saturating_add(ports.count.saturating_sub(1)),
-                )
-            })
+            .map(|ports| (ports.first, ports.first.saturating_add(ports.count.saturating_sub(1))))
             .collect(),
-        restart: compiled
-            .policies
-            .iter()
-            .find(|p| name_str(&p.name) == name)
-            .map(restart),
+        restart: compiled.policies.iter().find(|p| name_str(&p.name) == name).map(restart),
     }
 }
 
@@ -313,10 +279,7 @@ fn regions(compiled: &Compiled) -> Vec<Region> {
                 .then_some(region.value2),
             device: (region.kind == RegionKind::Mmio as u8)
                 .then_some((region.value & 0xffff_ffff) as usize),
-            maps: u16::try_from(index)
-                .ok()
-                .and_then(|i| maps.remove(&i))
-                .unwrap_or_default(),
+            maps: u16::try_from(index).ok().and_then(|i| maps.remove(&i)).unwrap_or_default(),
         })
         .collect()
 }
@@ -331,10 +294,7 @@ fn kind_name(kind: u8) -> &'static str {
         (RegionKind::Table, "system table"),
         (RegionKind::FirmwareWindow, "firmware"),
     ];
-    NAMES
-        .iter()
-        .find(|(known, _)| *known as u8 == kind)
-        .map_or("unknown", |(_, name)| name)
+    NAMES.iter().find(|(known, _)| *known as u8 == kind).map_or("unknown", |(_, name)| name)
 }
 
 /// What a task calls a mapping; its own pages have no grant, but a place or rights that tell.
@@ -365,19 +325,10 @@ fn is_stack(compiled: &Compiled, task: usize, va: u64) -> bool {
 
 fn device(compiled: &Compiled, index: usize, record: &table::Device) -> Device {
     let select = record.select;
-    let nth = if record.nth == 0 {
-        String::new()
-    } else {
-        format!(", number {}", record.nth)
-    };
+    let nth = if record.nth == 0 { String::new() } else { format!(", number {}", record.nth) };
     let place = match record.kind {
         DEVICE_PCI_POSITION => {
-            format!(
-                "PCI {:02x}:{:02x}.{:x}",
-                select >> 8,
-                select >> 3 & 0x1f,
-                select & 7
-            )
+            format!("PCI {:02x}:{:02x}.{:x}", select >> 8, select >> 3 & 0x1f, select & 7)
         }
         DEVICE_PCI_ID => format!("PCI id {:04x}:{:04x}{nth}", select >> 16, select & 0xffff),
         DEVICE_PCI_CLASS => format!(
@@ -388,10 +339,7 @@ fn device(compiled: &Compiled, index: usize, record: &table::Device) -> Device {
         ),
         _ => "platform".to_owned(),
     };
-    let irqs = compiled
-        .irqs
-        .iter()
-        .filter(|irq| usize::from(irq.device) == index);
+    let irqs = compiled.irqs.iter().filter(|irq| usize::from(irq.device) == index);
     Device {
         name: name_str(&record.name).to_owned(),
         place,

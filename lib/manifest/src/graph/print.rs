@@ -9,11 +9,7 @@ impl Map {
     /// "rwx" with dashes for what is missing.
     fn rights(&self) -> String {
         let letter = |is_set: bool, letter: char| if is_set { letter } else { '-' };
-        format!(
-            "r{}{}",
-            letter(self.writable, 'w'),
-            letter(self.executable, 'x')
-        )
+        format!("r{}{}", letter(self.writable, 'w'), letter(self.executable, 'x'))
     }
 }
 
@@ -56,12 +52,7 @@ impl Task {
             )?;
         }
         for control in &self.controls {
-            writeln!(
-                out,
-                "  controls  {}: {}",
-                control.task,
-                control.rights.join(", ")
-            )?;
+            writeln!(out, "  controls  {}: {}", control.task, control.rights.join(", "))?;
         }
         if !self.power.is_empty() {
             writeln!(out, "  power     {}", self.power.join(", "))?;
@@ -71,11 +62,7 @@ impl Task {
         }
         if let Some(restart) = &self.restart {
             let essential = if restart.essential { ", essential" } else { "" };
-            writeln!(
-                out,
-                "  restarts  {} times, then {}{essential}",
-                restart.tries, restart.then
-            )?;
+            writeln!(out, "  restarts  {} times, then {}{essential}", restart.tries, restart.then)?;
         }
         Ok(())
     }
@@ -95,9 +82,7 @@ impl Region {
             ("system page", _) => ", with every task".to_owned(),
             _ => format!(", with {}", others.join(", ")),
         };
-        let address = self
-            .address
-            .map_or_else(String::new, |a| format!(" at physical {a:#x}"));
+        let address = self.address.map_or_else(String::new, |a| format!(" at physical {a:#x}"));
         let size = shown_bytes(self.bytes);
         writeln!(
             out,
@@ -113,19 +98,12 @@ impl Region {
 impl Device {
     fn print(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let optional = if self.optional { ", optional" } else { "" };
-        writeln!(
-            out,
-            "  {} ({}{optional}) belongs to {}",
-            self.name, self.place, self.owner
-        )?;
+        writeln!(out, "  {} ({}{optional}) belongs to {}", self.name, self.place, self.owner)?;
         for (pin, rate) in &self.interrupts {
             writeln!(out, "    interrupt {pin}, at most {rate} in a second")?;
         }
-        let reaches = if self.reaches.is_empty() {
-            "none".to_owned()
-        } else {
-            self.reaches.join(", ")
-        };
+        let reaches =
+            if self.reaches.is_empty() { "none".to_owned() } else { self.reaches.join(", ") };
         writeln!(out, "    memory by itself: {reaches}")
     }
 }

@@ -15,9 +15,8 @@ pub fn judge(system: &System, problems: &mut Problems) {
         placed(system, problems, task, thread);
     }
     for core in 0..system.cores {
-        let on_core: Vec<_> = threads(system)
-            .filter(|(_, thread)| *thread.core.get_ref() == core)
-            .collect();
+        let on_core: Vec<_> =
+            threads(system).filter(|(_, thread)| *thread.core.get_ref() == core).collect();
         ranks(system, problems, core, &on_core);
         promises(system, problems, core, &on_core);
         counted(system, problems, core, &on_core);
@@ -37,10 +36,7 @@ pub fn judge(system: &System, problems: &mut Problems) {
 }
 
 fn threads(system: &System) -> impl Iterator<Item = (&Task, &Thread)> {
-    system
-        .tasks
-        .iter()
-        .flat_map(|task| task.threads.iter().map(move |thread| (task, thread)))
+    system.tasks.iter().flat_map(|task| task.threads.iter().map(move |thread| (task, thread)))
 }
 
 /// A thread's name for messages.
@@ -56,40 +52,21 @@ fn placed(system: &System, problems: &mut Problems, task: &Task, thread: &Thread
     let core = *thread.core.get_ref();
     let what = shown(task, thread);
     let mut refuse = |message: String, label: &str, help: String| {
-        problems.push(Problem::new(
-            &system.source,
-            thread.core.span(),
-            message,
-            label,
-            help,
-        ));
+        problems.push(Problem::new(&system.source, thread.core.span(), message, label, help));
     };
-    let role = usize::try_from(core)
-        .ok()
-        .and_then(|core| *system.core_roles.get(core)?);
+    let role = usize::try_from(core).ok().and_then(|core| *system.core_roles.get(core)?);
     let Some(role) = role else {
         let last = system.cores.saturating_sub(1);
         let help = if core < system.board.cores {
             format!("list core {core} in the appliance's `cores`, or choose one of 0 to {last}")
         } else {
-            format!(
-                "the board has {} cores; choose one of 0 to {last}",
-                system.board.cores
-            )
+            format!("the board has {} cores; choose one of 0 to {last}", system.board.cores)
         };
-        return refuse(
-            format!("{what}: core {core} has no role"),
-            "unknown core",
-            help,
-        );
+        return refuse(format!("{what}: core {core} has no role"), "unknown core", help);
     };
     if task.role == Role::Init && core != 0 {
         let help = "the machine starts with core 0 alone: write cores = [0]".to_owned();
-        return refuse(
-            format!("{what}: `init` is on core {core}"),
-            "not core 0",
-            help,
-        );
+        return refuse(format!("{what}: `init` is on core {core}"), "not core 0", help);
     }
     let fits = match (task.role, role) {
         (_, CoreRole::System) | (Role::Task, CoreRole::Drivers) => true,
@@ -97,17 +74,9 @@ fn placed(system: &System, problems: &mut Problems, task: &Task, thread: &Thread
     };
     if !fits {
         let label = format!("core {core} is for {}", role.name());
-        let wanted = if task.role == Role::Task {
-            "a `system` or `drivers`"
-        } else {
-            "a `system`"
-        };
+        let wanted = if task.role == Role::Task { "a `system` or `drivers`" } else { "a `system`" };
         let help = format!("choose {wanted} core, or write share = true if this is meant");
-        refuse(
-            format!("{what}: core {core} has the role `{}`", role.name()),
-            &label,
-            help,
-        );
+        refuse(format!("{what}: core {core} has the role `{}`", role.name()), &label, help);
     }
 }
 
@@ -119,11 +88,8 @@ fn ranks(system: &System, problems: &mut Problems, core: u32, on_core: &[(&Task,
         let Some((first, other)) = on_core.iter().take(place).find(same) else {
             continue;
         };
-        let free = (0..=u8::MAX).find(|free| {
-            on_core
-                .iter()
-                .all(|(_, thread)| thread.priority.get_ref() != free)
-        });
+        let free = (0..=u8::MAX)
+            .find(|free| on_core.iter().all(|(_, thread)| thread.priority.get_ref() != free));
         problems.push(
             Problem::new(
                 &system.source,

@@ -35,10 +35,7 @@ pub fn judge(system: &System, problems: &mut Problems) {
     for task in &system.tasks {
         interrupt_bits(system, problems, task, &uses);
     }
-    let total: usize = uses
-        .iter()
-        .map(|(_, _, device)| device.interrupts.len())
-        .sum();
+    let total: usize = uses.iter().map(|(_, _, device)| device.interrupts.len()).sum();
     if let (Some((_, at, _)), true) = (uses.last(), total > MAX_IRQS) {
         problems.push(Problem::new(
             &system.source,
@@ -142,19 +139,14 @@ fn interrupts_on_core_0(system: &System, problems: &mut Problems, used: &Use<'_>
 }
 
 fn interrupt_bits(system: &System, problems: &mut Problems, task: &Task, uses: &[Use<'_>]) {
-    let own = uses
-        .iter()
-        .filter(|(owner, _, _)| owner.name() == task.name());
+    let own = uses.iter().filter(|(owner, _, _)| owner.name() == task.name());
     let count: usize = own.map(|(_, _, device)| device.interrupts.len()).sum();
     let most = usize::try_from(IRQ_BITS).unwrap_or(usize::MAX);
     if count > most {
         problems.push(Problem::new(
             &system.source,
             task.name.span(),
-            format!(
-                "tasks.{} owns {count} interrupts, at most {most} are possible",
-                task.name()
-            ),
+            format!("tasks.{} owns {count} interrupts, at most {most} are possible", task.name()),
             format!("over {most}"),
             "give some of its devices to another task",
         ));

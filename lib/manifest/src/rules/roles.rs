@@ -31,10 +31,8 @@ fn exactly_one(system: &System, problems: &mut Problems, role: Role, name: &str)
         );
         let text = system.source.text();
         let start = text.find("[tasks").unwrap_or(0);
-        let end = text
-            .get(start..)
-            .and_then(|rest| rest.find('\n'))
-            .map_or(text.len(), |n| start + n);
+        let end =
+            text.get(start..).and_then(|rest| rest.find('\n')).map_or(text.len(), |n| start + n);
         problems.push(Problem::new(
             &system.source,
             start..end,

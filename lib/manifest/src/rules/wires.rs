@@ -16,12 +16,7 @@ pub fn judge(system: &System, problems: &mut Problems) {
     for task in &system.tasks {
         for (place, grant) in task.grants.iter().enumerate() {
             // A second grant of the same server would only say the same again.
-            if task
-                .grants
-                .iter()
-                .take(place)
-                .all(|earlier| earlier.server != grant.server)
-            {
+            if task.grants.iter().take(place).all(|earlier| earlier.server != grant.server) {
                 urgency(system, problems, task, grant);
             }
         }
@@ -31,11 +26,7 @@ pub fn judge(system: &System, problems: &mut Problems) {
 /// Signal bits that a task's first thread needs: one for each task at the other end of a wire.
 pub fn bits_needed(system: &System, task: &Task) -> usize {
     let supervised = match task.role {
-        Role::Supervisor => system
-            .tasks
-            .iter()
-            .filter(|task| task.role == Role::Task)
-            .count(),
+        Role::Supervisor => system.tasks.iter().filter(|task| task.role == Role::Task).count(),
         _ => 0,
     };
     task.exports.len() + task.grants.len() + (task.threads.len() - 1) + supervised
@@ -50,10 +41,7 @@ fn held_once(
 ) {
     let name = system.tasks.get(server).map_or("?", Task::name);
     let full = format!("{name}/{}", export.name.get_ref());
-    let all = system
-        .tasks
-        .iter()
-        .flat_map(|task| task.grants.iter().map(move |g| (task, g)));
+    let all = system.tasks.iter().flat_map(|task| task.grants.iter().map(move |g| (task, g)));
     let mut holders = all.filter(|(_, grant)| (grant.server, grant.export) == (server, index));
     let Some((first, held)) = holders.next() else {
         problems.push(Problem::new(
@@ -95,10 +83,7 @@ fn bits(system: &System, problems: &mut Problems, task: &Task) {
     }
     let clients = task.exports.len();
     let message = if clients > most {
-        format!(
-            "tasks.{} has {clients} clients, at most {most} are possible",
-            task.name()
-        )
+        format!("tasks.{} has {clients} clients, at most {most} are possible", task.name())
     } else {
         format!(
             "tasks.{} needs {needed} signal bits ({clients} clients, {} servers), it has {most}",

@@ -10,13 +10,8 @@ const LOG_LEVEL: &str = "info";
 
 /// Options for GNU ld, beside the scripts. `--build-id` names the program in the image archive,
 /// so that the host decodes its log frames with the right symbols.
-const OPTIONS: [&str; 5] = [
-    "--build-id=sha1",
-    "-zmax-page-size=4096",
-    "-znoexecstack",
-    "--gc-sections",
-    "-Tdefmt.x",
-];
+const OPTIONS: [&str; 5] =
+    ["--build-id=sha1", "-zmax-page-size=4096", "-znoexecstack", "--gc-sections", "-Tdefmt.x"];
 
 /// For an ordinary task.
 pub fn task() {

@@ -104,11 +104,7 @@ const fn page(name: &'static str, access: Access, place: Where, present: u64) ->
         Access::Jump => USER | FETCH,
     };
     let kind = Kind::Exception(PAGE, PAGE, error | present);
-    Case {
-        name,
-        act: Act::Memory(access, place),
-        kind,
-    }
+    Case { name, act: Act::Memory(access, place), kind }
 }
 
 /// An access outside of the address space.
@@ -354,9 +350,5 @@ pub const ALL: &[Case] = &[
     leave("exit-1", 0, 1),
     leave("exit-max", 0, u64::MAX),
     leave("leave-unknown", 7, 9),
-    Case {
-        name: "panic",
-        act: Act::Panic,
-        kind: Kind::Panicked,
-    },
+    Case { name: "panic", act: Act::Panic, kind: Kind::Panicked },
 ];

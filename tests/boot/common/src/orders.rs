@@ -16,8 +16,8 @@ pub const FAULT_AT: u64 = 5;
 pub const GAPS: u64 = 6;
 /// Sleeps `count` times for `ticks`, and measures how late it wakes at most.
 pub const LATENESS: u64 = 7;
-/// Runs for `ticks`, then sleeps until the period is over, again and again: the arguments are the
-/// ticks to run and the ticks to sleep.
+/// Wants to run for so many ticks, then sleeps for so many, again and again, on a grid that begins
+/// so many ticks after the order.
 pub const HOG: u64 = 8;
 /// Loads FPU state made from a seed and holds it for so many ticks, looking at it all the time.
 pub const FPU_HOLD: u64 = 9;

@@ -63,9 +63,6 @@ impl Page {
     /// Adds to a word that one task alone changes.
     pub fn add(&self, index: usize, value: u64) {
         let word = self.word(index);
-        word.store(
-            word.load(Ordering::Relaxed).wrapping_add(value),
-            Ordering::Release,
-        );
+        word.store(word.load(Ordering::Relaxed).wrapping_add(value), Ordering::Release);
     }
 }

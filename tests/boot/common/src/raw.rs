@@ -81,11 +81,7 @@ pub fn call(number: u64, a: u64, b: u64, c: u64) -> Reply {
         );
     }
     let leaked = u64::from(r9 != 0) << 6 | u64::from(r10 != 0) << 7;
-    Reply {
-        status,
-        values: [rdx, rsi, rdi, r8],
-        broken: broken | leaked,
-    }
+    Reply { status, values: [rdx, rsi, rdi, r8], broken: broken | leaked }
 }
 
 /// Makes one of the known calls.
@@ -123,14 +119,11 @@ pub fn slot(name: &str, kind: CapKind) -> Option<u64> {
 /// The first slot beyond this task's capability table.
 pub fn slots() -> u64 {
     let caps = entries().iter().filter(|entry| entry.kind == GRANT_CAP);
-    caps.map(|entry| u64::from(entry.slot) + 1)
-        .max()
-        .unwrap_or(0)
+    caps.map(|entry| u64::from(entry.slot) + 1).max().unwrap_or(0)
 }
 
 /// The bit of the own signal word that belongs to a grant, as a mask; zero for none.
 pub fn bit(name: &str) -> u64 {
     let mut bits = entries().iter().filter(|entry| entry.kind == GRANT_BIT);
-    bits.find(|entry| name_str(&entry.name) == name)
-        .map_or(0, |entry| 1 << (entry.bit & 63))
+    bits.find(|entry| name_str(&entry.name) == name).map_or(0, |entry| 1 << (entry.bit & 63))
 }

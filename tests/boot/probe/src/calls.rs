@@ -24,6 +24,7 @@ pub fn wait_for_boss(boss: &Boss, deadline: u64) {
 /// Counts the supervisor's signals; see `orders::COUNT`.
 pub fn count(boss: &Boss) {
     let mask = raw::bit("boss");
+    boss.result(0, 1);
     loop {
         raw::known(Call::Wait, mask, NEVER, 0);
         boss.page.add(BEAT, 1);
@@ -97,7 +98,10 @@ fn arguments(random: &mut Random, number: u64) -> [u64; 3] {
     let deadline = match random.below(200) {
         0 => NEVER,
         1 => second,
-        2..60 => Instant::now().tsc() + random.below(clock().ticks(cloister_rt::Duration::from_micros(20))),
+        2..60 => {
+            Instant::now().tsc()
+                + random.below(clock().ticks(cloister_rt::Duration::from_micros(20)))
+        }
         _ => random.below(1000),
     };
     [third, deadline, second]

@@ -76,7 +76,13 @@ fn software_interrupt(page: &Page, name: &str) -> bool {
         "int-unused" => must_fault!(page, "2: int 0xc8"),
         // A trap: the record shows the next instruction.
         "icebp" => {
-            must_fault!(page, "lea r10, [rip + 3f]", "mov [r9 + 8], r10", "3: .byte 0xf1", "2: nop");
+            must_fault!(
+                page,
+                "lea r10, [rip + 3f]",
+                "mov [r9 + 8], r10",
+                "3: .byte 0xf1",
+                "2: nop"
+            );
         }
         _ => return false,
     }
@@ -192,7 +198,9 @@ fn step(boss: &Boss, name: &str) -> bool {
     let page = &boss.page;
     // Where the alternative is noted: an older or another CPU steps there.
     match name {
-        "step" => must_fault!(page, "pushfq", "or dword ptr [rsp], 0x100", "popfq", "nop", "2: nop"),
+        "step" => {
+            must_fault!(page, "pushfq", "or dword ptr [rsp], 0x100", "popfq", "nop", "2: nop")
+        }
         "step-over-syscall" => must_fault!(
             page,
             "lea r10, [rip + 3f]",
@@ -262,9 +270,13 @@ fn step_over_signal(page: &Page) {
 /// Faults with flags or registers that could confuse the kernel.
 fn flags(page: &Page, name: &str) {
     match name {
-        "fault-with-ac" => must_fault!(page, "pushfq", "or dword ptr [rsp], 0x40000", "popfq", "2: ud2"),
+        "fault-with-ac" => {
+            must_fault!(page, "pushfq", "or dword ptr [rsp], 0x40000", "popfq", "2: ud2")
+        }
         "fault-with-df" => must_fault!(page, "std", "2: ud2"),
-        "fault-with-nt" => must_fault!(page, "pushfq", "or dword ptr [rsp], 0x4000", "popfq", "2: ud2"),
+        "fault-with-nt" => {
+            must_fault!(page, "pushfq", "or dword ptr [rsp], 0x4000", "popfq", "2: ud2")
+        }
         "fault-with-bad-stack" => must_fault!(page, "mov rsp, 0x201800", "2: ud2"),
         "fault-with-bad-frame" => must_fault!(page, "mov rbp, 0x201800", "2: ud2"),
         _ => {}

@@ -27,10 +27,8 @@ impl Device {
     fn find() -> Option<Device> {
         let ports = grants().ports(NAME).ok()?;
         ports.port::<u8>(MODEM).ok()?.write(OUT2);
-        let device = Device {
-            irq: grants().irq(NAME).ok()?,
-            enable: ports.port::<u8>(ENABLE).ok()?,
-        };
+        let device =
+            Device { irq: grants().irq(NAME).ok()?, enable: ports.port::<u8>(ENABLE).ok()? };
         Some(device)
     }
 

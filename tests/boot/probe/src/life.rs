@@ -25,11 +25,7 @@ const DIRTY_FPU: u64 = 4;
 pub fn begin(page: &Page, dirty_fpu: bool) {
     let data = DATA.iter().any(|w| w.load(Ordering::Relaxed) != PATTERN);
     let zero = ZERO.iter().any(|w| w.load(Ordering::Relaxed) != 0);
-    let found = [
-        (data, DIRTY_DATA),
-        (zero, DIRTY_ZERO),
-        (dirty_fpu, DIRTY_FPU),
-    ];
+    let found = [(data, DIRTY_DATA), (zero, DIRTY_ZERO), (dirty_fpu, DIRTY_FPU)];
     let dirt = found.iter().filter(|(is_dirty, _)| *is_dirty);
     page.set(DIRT, dirt.fold(0, |all, (_, bit)| all | bit));
     dirty();

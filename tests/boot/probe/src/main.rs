@@ -25,10 +25,7 @@ use boot_common::{orders, raw};
 use cloister_rt::abi::call::{Call, NEVER};
 use cloister_rt::{Deadline, Mailbox, grants, wait};
 
-cloister_rt::entry!(
-    main,
-    threads = [threads::first, threads::second, threads::third]
-);
+cloister_rt::entry!(main, threads = [threads::first, threads::second, threads::third]);
 
 /// The supervisor's end of the wire, and the page.
 pub struct Boss {
@@ -83,9 +80,8 @@ fn obey(boss: &Boss) {
         orders::CALL => {
             let reply = raw::call(a, b, c, d);
             let [rdx, rsi, rdi, r8] = reply.values;
-            for (index, value) in [reply.status, rdx, rsi, rdi, r8, reply.broken]
-                .into_iter()
-                .enumerate()
+            for (index, value) in
+                [reply.status, rdx, rsi, rdi, r8, reply.broken].into_iter().enumerate()
             {
                 boss.result(index, value);
             }
@@ -99,7 +95,7 @@ fn obey(boss: &Boss) {
         orders::DIRTY => life::dirty(),
         orders::GAPS => timing::gaps(boss, a, b),
         orders::LATENESS => timing::lateness(boss, a, b),
-        orders::HOG => timing::hog(boss, a, b),
+        orders::HOG => timing::hog(boss, a, b, c),
         orders::FPU_HOLD => fpu::hold(boss, a, b),
         orders::FPU_LOAD => fpu::load_seed(a),
         orders::FPU_LOOK => boss.result(0, fpu::differences(a)),

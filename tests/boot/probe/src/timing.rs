@@ -29,7 +29,10 @@ pub fn lateness(boss: &Boss, ticks: u64, count: u64) {
     let (mut latest, mut sum) = (0, 0);
     let mut at = Instant::now().tsc();
     for _ in 0..count {
-        at = at.max(Instant::now().tsc()) + ticks;
+        // A fixed grid, so that being late once does not move the moments that follow.
+        while at <= Instant::now().tsc() {
+            at += ticks;
+        }
         sleep_until(Instant::from_tsc(at));
         let late = Instant::now().tsc() - at;
         latest = late.max(latest);
@@ -40,12 +43,14 @@ pub fn lateness(boss: &Boss, ticks: u64, count: u64) {
 }
 
 /// See `orders::HOG`.
-pub fn hog(boss: &Boss, run: u64, sleep: u64) -> ! {
+pub fn hog(boss: &Boss, run: u64, sleep: u64, first: u64) -> ! {
+    let mut at = Instant::now().tsc() + first;
     loop {
-        let end = Instant::now().tsc().saturating_add(run);
+        sleep_until(Instant::from_tsc(at));
+        let end = at.saturating_add(run);
         while Instant::now().tsc() < end {
             boss.page.add(BEAT, 1);
         }
-        sleep_until(Instant::from_tsc(Instant::now().tsc() + sleep));
+        at = end.saturating_add(sleep);
     }
 }

@@ -30,7 +30,9 @@ pub fn run(report: &mut Report) {
     for (index, case) in ALL.iter().enumerate() {
         // Without any port the task has no bitmap at all.
         let port = matches!(case.act, Act::In(..) | Act::Out(..));
-        if port || matches!(case.act, Act::Recursion | Act::Panic | Act::Instruction("ud2" | "step")) {
+        if port
+            || matches!(case.act, Act::Recursion | Act::Panic | Act::Instruction("ud2" | "step"))
+        {
             one(report, &far, &[&bystander, &near], index);
         }
     }

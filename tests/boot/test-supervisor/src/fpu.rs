@@ -6,10 +6,10 @@ use boot_common::orders::{FAULT_AT, FPU_HOLD, FPU_LOAD, FPU_LOOK};
 use cloister_rt::abi::fault::TaskState;
 use cloister_rt::{Duration, clock};
 
+use crate::faults;
 use crate::report::Report;
 use crate::ward;
 use crate::ward::PATIENCE;
-use crate::faults;
 
 /// How long states are held.
 const HOLD: Duration = Duration::from_millis(200);

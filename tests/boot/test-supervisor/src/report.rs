@@ -16,10 +16,7 @@ pub struct Check {
 impl Report {
     /// Runs a case and says what came of it.
     pub fn case(&mut self, name: &'static str, run: impl FnOnce(&mut Check)) {
-        let mut check = Check {
-            name,
-            failed: false,
-        };
+        let mut check = Check { name, failed: false };
         run(&mut check);
         if check.failed {
             self.failed += 1;

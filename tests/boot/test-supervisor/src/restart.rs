@@ -3,7 +3,7 @@
 use boot_common::orders::{
     CALL, COUNT, FAULT_AT, SPIN, THREAD_FAULT, THREAD_POLL, THREAD_SLEEP, THREAD_SPIN, WAIT,
 };
-use boot_common::page::{ASKED, DONE, OWN_BITS, THREAD_LIFE, THREAD_ORDER};
+use boot_common::page::{ASKED, DONE, OWN_BITS, RESULTS, THREAD_LIFE, THREAD_ORDER};
 use boot_common::random::Random;
 use cloister_rt::abi::call::{Call, NEVER, Status};
 use cloister_rt::abi::fault::{FaultKind, TaskState};
@@ -168,6 +168,16 @@ fn resumed(report: &mut Report, ward: &Ward) {
         check.equal("status", ward.result(0), Status::Deadline as u64);
         check.holds("not too early", ward.result(3) >= deadline);
     });
+    report.case("a sleep goes on after a resume", |check| {
+        let deadline = (Instant::now() + Duration::from_millis(6)).tsc();
+        ward.order(CALL, &[Call::Wait as u64, 0, deadline, 0]);
+        pause(MS);
+        ward.stop(check);
+        check.holds("resume is allowed", ward.task.control.resume().is_ok());
+        check.holds("it wakes", ward.until(PATIENCE, || ward.is_done()));
+        check.holds("not too early", Instant::now().tsc() >= deadline);
+        check.equal("status", ward.result(0), Status::Deadline as u64);
+    });
     report.case("a deadline that passed while it was stopped", |check| {
         ward.order(WAIT, &[(Instant::now() + Duration::from_millis(2)).tsc()]);
         pause(MS);
@@ -258,7 +268,10 @@ fn racing(report: &mut Report, ward: &Ward) {
 /// Signals, stops and resumes in any order: no bit is lost, no wait is forgotten.
 fn signalled(report: &mut Report, ward: &Ward) {
     report.case("signals race with stops and resumes", |check| {
+        // Two signals are one while nobody takes them: it must have taken the order.
+        ward.page.set(RESULTS, 0);
         ward.order(COUNT, &[]);
+        check.holds("it begins", ward.until(PATIENCE, || ward.result(0) == 1));
         let mut random = Random::new(SEED + 2);
         for _ in 0..2 * RACES {
             let before = ward.beat();

@@ -39,23 +39,13 @@ pub struct Ward {
 #[macro_export]
 macro_rules! ward {
     ($name:literal, $core:expr) => {
-        $crate::ward::Ward::find(
-            $name,
-            concat!($name, "/", $name),
-            concat!("task/", $name),
-            $core,
-        )
+        $crate::ward::Ward::find($name, concat!($name, "/", $name), concat!("task/", $name), $core)
     };
 }
 
 impl Ward {
     /// A probe whose first life has begun. Whatever is missing ends the supervisor, and the run.
-    pub fn find(
-        name: &'static str,
-        wire: &'static str,
-        task: &'static str,
-        core: u64,
-    ) -> Ward {
+    pub fn find(name: &'static str, wire: &'static str, task: &'static str, core: u64) -> Ward {
         let mail = grants().mailbox(wire).expect("the manifest wires the probe");
         let mut all = grants().supervised().expect("the builder gives the policies");
         let task_record = all.find(|t| name_str(&t.policy.name) == name);
