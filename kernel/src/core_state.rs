@@ -32,7 +32,7 @@ pub struct Thread {
     pub result: (u64, u64),
     /// The deadline of the wait in which it sleeps, for a `resume` in the middle of it.
     pub deadline: u64,
-    /// The mask of the wait in which it sleeps, 0 if it does not.
+    /// The mask of that wait; 0 is a mask too, of a plain sleep.
     pub mask: u64,
     /// Its part in the parking protocol.
     pub park: ThreadPark,
@@ -42,6 +42,8 @@ pub struct Thread {
     pub task: u16,
     /// `result` is valid.
     pub has_result: bool,
+    /// It sleeps in a wait: `deadline` and `mask` are valid.
+    pub waits: bool,
     /// Its registers are to be set to the start state when it runs next.
     pub reset: bool,
     /// It has FPU state.
@@ -62,6 +64,7 @@ impl Thread {
         global: 0,
         task: 0,
         has_result: false,
+        waits: false,
         reset: false,
         fpu: false,
         domain: 0,
@@ -72,7 +75,7 @@ impl Thread {
     pub fn set_result(&mut self, status: Status, value: u64) {
         self.result = (status as u64, value);
         self.has_result = true;
-        self.mask = 0;
+        self.waits = false;
     }
 }
 
@@ -118,6 +121,8 @@ pub struct Core {
     pub caps: &'static [Cap],
     /// The thread whose address space is loaded.
     pub loaded: u32,
+    /// The FPU's registers hold the state of the loaded thread.
+    pub fpu_live: bool,
     /// When the current thread was put on the CPU.
     pub since: u64,
     /// When the timer will fire; `NEVER` if it is not armed.

@@ -32,8 +32,8 @@ pub fn bad_call(core: &mut Core, number: u32) -> Return {
     fail_by_call(core, Fault { kind, address: u64::from(number), ..Default::default() })
 }
 
-/// An interrupt of this thread came too often.
-pub fn storm(core: &mut Core, global: usize, irq: usize) {
+/// An interrupt of this thread came too often. `false`: its task has stopped already.
+pub fn storm(core: &mut Core, global: usize, irq: usize) -> bool {
     let thread = &core.table.threads[global];
     let fault = Fault {
         kind: FaultKind::InterruptStorm as u64,
@@ -43,7 +43,7 @@ pub fn storm(core: &mut Core, global: usize, irq: usize) {
         tsc: cpu::rdtsc(),
         ..Default::default()
     };
-    fail_task(core, usize::from(thread.task), &fault, Backtrace::NONE);
+    fail_task(core, usize::from(thread.task), &fault, Backtrace::NONE)
 }
 
 /// The frame of a thread that entered by a system call has the registers that SYSCALL kept.
@@ -110,17 +110,19 @@ impl Iterator for Backtrace {
 }
 
 #[inline]
-fn fail_task(core: &mut Core, task: usize, fault: &Fault, chain: Backtrace) {
+fn fail_task(core: &mut Core, task: usize, fault: &Fault, chain: Backtrace) -> bool {
     let words = &shared().tasks()[task];
     match core.table.tasks[task].role {
         ROLE_INIT => power::boot_failed(core, fault, chain),
         ROLE_SUPERVISOR => power::supervisor_died(fault, chain),
         _ => {}
     }
-    if words.park.begin(words.threads.load(Ordering::Relaxed), true) != Begun::Late {
+    let begun = words.park.begin(words.threads.load(Ordering::Relaxed), true);
+    if begun != Begun::Late {
         words.set_record(fault, chain);
     }
     tell_threads(core, words, fault.tsc);
+    begun != Begun::Late
 }
 
 /// Stops a task without a fault. `false`: it does not run.

@@ -19,7 +19,7 @@ extern "C" fn kernel_interrupt(regs: &mut Regs) -> u32 {
         return 1;
     }
     handle(core, regs.vector as u8);
-    u32::from(core.sched.pick() != Some(core.current))
+    u32::from(core.must_choose())
 }
 
 /// From the kernel: while it idles, or because it broke. The caller then chooses a thread.
@@ -80,8 +80,9 @@ fn device(core: &mut Core, index: usize) {
     }
     state.count += 1;
     if state.count > record.rate_max {
-        state.stopped = true;
-        fault::storm(core, usize::from(record.thread), index);
+        // A task that is parked already stays as it is, with its interrupt masked.
+        let is_stopped = fault::storm(core, usize::from(record.thread), index);
+        core.irqs[index].stopped = is_stopped;
     } else if shared().threads()[usize::from(record.thread)].post_bit(u32::from(record.bit)) {
         wake(core, usize::from(record.thread), start);
     }
@@ -101,14 +102,14 @@ pub fn acknowledge(core: &mut Core, index: usize) -> Result<(), Status> {
     Ok(())
 }
 
-/// A restarted task begins with masked interrupts and a clean count.
-pub fn forget(core: &mut Core, task: usize) {
+/// A restarted thread begins with masked interrupts and a clean count.
+pub fn forget(core: &mut Core, global: usize) {
     if core.index != 0 {
         return;
     }
     for (index, irq) in core.table.irqs.iter().enumerate() {
         let Some(state) = core.irqs.get_mut(index) else { return };
-        if usize::from(core.table.threads[usize::from(irq.thread)].task) != task {
+        if usize::from(irq.thread) != global {
             continue;
         }
         (state.stopped, state.count) = (false, 0);

@@ -21,14 +21,13 @@ mod start;
 mod switch;
 mod syscall;
 
-use arch::x86_64::clock::Calibration;
+use arch::x86_64::clock::{Calibration, Clock};
 use arch::x86_64::{apic, cpu, descriptors, entry, paging, pci, smp, window};
 use cloister_abi::API_VERSION;
 use cloister_abi::boot::{BOOT_MAGIC, BootInfo, RANGE_RAM};
 use cloister_abi::info::{CPU_SMAP, CPU_SMEP, CPU_UMIP, CPU_X2APIC, NO_IOMMU};
 use cloister_abi::layout::PAGE;
 use cloister_abi::payload::Header;
-use cloister_abi::table::FLAG_IOMMU_ABSENT_OK;
 use cloister_core::table::Table;
 use core::fmt::Write;
 use core::sync::atomic::Ordering;
@@ -74,9 +73,8 @@ extern "C" fn kernel_main(info: *const BootInfo) -> ! {
         Err(error) => panic!("the system table is wrong: {:?} at {}", error.rule, error.index),
     };
     power::DEBUG_PORT.store(table.header.debug_port, Ordering::Relaxed);
-    let mut boot = build(info, table, &header, features.x2apic);
+    let (mut boot, clock) = build(info, table, &header, features.x2apic, calibration);
 
-    let clock = calibration.finish().expect("the PIT counts");
     apic::choose_mode(features.x2apic || apic::is_x2apic());
     for core in 0..table.header.cores as usize {
         if boot.is_used(core) {
@@ -88,7 +86,8 @@ extern "C" fn kernel_main(info: *const BootInfo) -> ! {
         (features.smep, CPU_SMEP),
         (features.smap, CPU_SMAP),
         (features.umip, CPU_UMIP),
-        (table.header.flags & FLAG_IOMMU_ABSENT_OK != 0, NO_IOMMU),
+        // No IOMMU is driven yet, whatever the machine has.
+        (true, NO_IOMMU),
     ];
     let (tsc_start, tsc_checked, rsdp) = (info.tsc_start, info.tsc_checked, info.rsdp);
     let payload_len = info.payload_len;
@@ -108,13 +107,21 @@ extern "C" fn kernel_main(info: *const BootInfo) -> ! {
 }
 
 /// Makes all objects but the cores'.
-fn build(info: &BootInfo, table: Table<'static>, header: &Header, x2apic: bool) -> Boot {
+fn build(
+    info: &BootInfo,
+    table: Table<'static>,
+    header: &Header,
+    x2apic: bool,
+    calibration: Calibration,
+) -> (Boot, Clock) {
     let mut boot = Boot::new(info, table);
     boot.check_memory();
     boot.build_shared();
     for core in 0..table.header.cores as usize {
         boot.build_window(core, x2apic);
     }
+    // Before the memory of tasks is zeroed, which may take longer than the PIT counts.
+    let clock = calibration.finish().expect("the PIT counts and the TSC fits it");
     boot.build_regions(header.system_table);
     for thread in 0..table.threads.len() {
         boot.build_space(thread);
@@ -126,7 +133,7 @@ fn build(info: &BootInfo, table: Table<'static>, header: &Header, x2apic: bool) 
     assert!(info.ranges.iter().any(low), "no memory at {:#x} to start cores from", smp::TRAMPOLINE);
     // SAFETY: the page is memory, checked, and below the image; nothing else uses it.
     unsafe { smp::prepare(info.pml4) };
-    boot
+    (boot, clock)
 }
 
 /// Every core: on its kernel stack, in the address space of its first thread.
@@ -142,7 +149,7 @@ extern "C" fn kernel_core(index: u32) -> ! {
     unsafe { cpu::enable_syscall(entry::syscall_entry as *const () as u64) };
     // SAFETY: the core's window is loaded.
     core.apic_id = unsafe { apic::enable() };
-    apic::enable_timer();
+    apic::open();
     let word = &shared::shared().cores[index as usize];
     word.apic_id.store(core.apic_id, Ordering::Relaxed);
     word.online.store(true, Ordering::Release);

@@ -1,21 +1,26 @@
 //! The last words: powering off, rebooting, giving up. Each prints one line that names the cause.
 
-use crate::arch::x86_64::{cpu, power, uart::Uart};
+use crate::arch::x86_64::{apic, cpu, power, uart::Uart};
 use crate::core_state::Core;
 use crate::shared::Fault;
 use cloister_abi::fault::{FaultKind, LeaveReason, init_error_text};
 use cloister_abi::name_str;
 use core::fmt::Write;
-use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 /// The debug port, for the panic handler, which has nothing else.
 pub static DEBUG_PORT: AtomicU16 = AtomicU16::new(0);
-static GOING_DOWN: AtomicBool = AtomicBool::new(false);
+/// APIC id of the core that speaks its last words, plus one.
+static GOING_DOWN: AtomicU32 = AtomicU32::new(0);
 
 /// The debug port, for the one core that speaks last; the others stop here.
 pub fn last_words() -> Uart {
-    if GOING_DOWN.swap(true, Ordering::AcqRel) {
-        cpu::halt_forever();
+    let me = apic::id() + 1;
+    match GOING_DOWN.compare_exchange(0, me, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => {}
+        // It broke while it spoke.
+        Err(speaker) if speaker == me => power::reset(),
+        Err(_) => cpu::halt_forever(),
     }
     let mut uart = Uart(DEBUG_PORT.load(Ordering::Relaxed));
     // A zero ends the frame that the console may be in the middle of.

@@ -1,7 +1,9 @@
 //! Which thread runs next, and the way to it.
 
-use crate::arch::x86_64::{apic, cpu, descriptors, entry, fpu, frame};
+use crate::arch::x86_64::fpu::{self, INITIAL_STATE};
+use crate::arch::x86_64::{apic, cpu, descriptors, entry, frame};
 use crate::core_state::{Core, NOBODY, this_core};
+use crate::interrupts;
 use crate::shared::shared;
 use cloister_abi::call::NEVER;
 use cloister_abi::call::Status;
@@ -9,20 +11,6 @@ use cloister_abi::layout::{MAX_THREADS, STACK_TOP};
 use cloister_core::park::Step;
 use cloister_core::signal::ThreadWord;
 use core::sync::atomic::Ordering;
-
-/// The FPU state of a program that has not begun: all components in their initial state.
-#[repr(C, align(64))]
-struct InitialState([u8; 832]);
-
-static INITIAL_STATE: InitialState = {
-    let mut bytes = [0; 832];
-    // x87 control word 0x37f, MXCSR 0x1f80 (Intel SDM, "FXSAVE Area").
-    bytes[0] = 0x7f;
-    bytes[1] = 0x03;
-    bytes[24] = 0x80;
-    bytes[25] = 0x1f;
-    InitialState(bytes)
-};
 
 #[inline(always)]
 fn word_of(global: u16) -> &'static ThreadWord {
@@ -80,6 +68,13 @@ impl Core {
         }
     }
 
+    /// Whether the kernel must not simply go on with the current thread: another one is more
+    /// urgent, or something is due before the timer fires.
+    #[inline(always)]
+    pub fn must_choose(&self) -> bool {
+        self.sched.pick() != Some(self.current) || self.sched.next_event() < self.armed
+    }
+
     /// Looks at the threads that other cores have marked.
     pub fn look(&mut self, now: u64) {
         let mut marked = shared().cores[self.index as usize].word.drain();
@@ -118,15 +113,18 @@ impl Core {
     #[inline(never)]
     pub fn catch_up(&mut self, rank: u32, now: u64) {
         let thread = self.thread(rank);
-        let task = usize::from(thread.task);
-        let word = word_of(thread.global);
+        let (task, global) = (usize::from(thread.task), thread.global);
+        let word = word_of(global);
         let act = thread.park.catch_up(&shared().tasks()[task].park);
         if act.reset {
-            (thread.reset, thread.has_result, thread.mask) = (true, false, 0);
+            (thread.reset, thread.has_result, thread.waits) = (true, false, false);
+            // Here and not in the call that restarts: interrupts belong to their owner's core.
+            interrupts::forget(self, usize::from(global));
         }
+        let thread = self.thread(rank);
         match act.step {
             Step::Keep => {}
-            Step::Run if thread.mask != 0 => {
+            Step::Run if thread.waits => {
                 // Stopped in the middle of a wait: the wait begins anew.
                 let (mask, deadline) = (thread.mask, thread.deadline);
                 let bits = word.begin_wait(mask);
@@ -203,9 +201,10 @@ impl Core {
     fn load(&mut self, next: u32) {
         let old = self.loaded;
         let (old_fpu, old_domain) = (self.thread(old).fpu, self.thread(old).domain);
-        if old_fpu {
-            fpu::leave(self.features.xsave, INITIAL_STATE.0.as_ptr());
+        if old_fpu && self.fpu_live {
+            fpu::leave(self.features.xsave, &INITIAL_STATE);
         }
+        self.fpu_live = self.thread(next).fpu;
         let thread = self.thread(next);
         let (cr3, caps, fpu, domain) = (thread.cr3, thread.caps, thread.fpu, thread.domain);
         self.caps = caps;
@@ -243,6 +242,7 @@ impl Core {
             ..Default::default()
         };
         if fpu {
+            self.fpu_live = true;
             fpu::reset();
             fpu::enter(self.features.xsave);
         }

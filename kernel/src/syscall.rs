@@ -11,8 +11,8 @@ use cloister_core::caps::lookup;
 use cloister_core::signal::OP_PARK;
 use core::sync::atomic::Ordering;
 
-/// What goes back to the caller: `rax` and `rdx`. A negative `rax` makes the entry code save the
-/// caller's remaining registers and choose a thread anew.
+/// What goes back to the caller: `rax` and `rdx`. A negative `rax` stands for a result that is in
+/// the thread's frame or comes later.
 #[repr(C)]
 pub struct Return {
     rax: u64,
@@ -43,16 +43,48 @@ impl From<Result<Return, Status>> for Return {
     }
 }
 
-/// The second half of `syscall_entry`. The calls that a busy system makes most come first and
-/// need no stack; everything else is out of their way.
+/// A signal. What a busy system does most needs no stack and pushes nothing of the caller: `rax` is
+/// the status, or negative, and then the thread in `rdx` is to be woken by [`kernel_notify`].
 #[unsafe(no_mangle)]
-extern "C" fn kernel_syscall(a: u64, b: u64, c: u64, number: u32) -> Return {
+extern "C" fn kernel_signal(slot: u64) -> Return {
     // SAFETY: called once per kernel entry.
     let core = unsafe { this_core() };
-    if number == Call::Signal as u32 {
-        return signal(core, a).into();
+    let cap = match lookup(core.caps, slot, CapKind::Thread, call::RIGHT_SIGNAL) {
+        Ok(cap) => cap,
+        Err(status) => return Return::status(status),
+    };
+    let global = cap.object as usize & (MAX_THREADS - 1);
+    if shared().threads()[global].post_bit(u32::from(cap.bit)) {
+        return Return { rdx: global as u64, ..Return::SWITCH };
     }
-    dispatch(core, a, b, c, number)
+    Return::status(Status::Ok)
+}
+
+/// Has the owner of a thread look at its bits; the caller's call succeeds. Returns whether a
+/// thread is to be chosen anew.
+#[unsafe(no_mangle)]
+extern "C" fn kernel_notify(global: usize) -> u32 {
+    // SAFETY: the entry's reference is gone: `kernel_signal` has returned.
+    let core = unsafe { this_core() };
+    // SAFETY: the caller's space is loaded; the entry code holds no reference to the frame.
+    unsafe { frame::current() }.set_result([Status::Ok as u64, 0, 0, 0, 0]);
+    wake(core, global, cpu::rdtsc());
+    u32::from(core.must_choose())
+}
+
+/// All other system calls. The result is in the frame; returns whether a thread is to be chosen
+/// anew.
+#[unsafe(no_mangle)]
+extern "C" fn kernel_syscall(a: u64, b: u64, c: u64, number: u32) -> u32 {
+    // SAFETY: called once per kernel entry.
+    let core = unsafe { this_core() };
+    let result = dispatch(core, a, b, c, number);
+    if result.rax == Return::SWITCH.rax {
+        return 1;
+    }
+    // SAFETY: the caller's space is loaded; the entry code holds no reference to the frame.
+    unsafe { frame::current() }.set_result([result.rax, result.rdx, 0, 0, 0]);
+    0
 }
 
 #[inline(never)]
@@ -76,28 +108,11 @@ fn dispatch(core: &mut Core, a: u64, b: u64, c: u64, number: u32) -> Return {
     }
 }
 
-#[inline]
-fn signal(core: &mut Core, slot: u64) -> Result<Return, Status> {
-    let cap = lookup(core.caps, slot, CapKind::Thread, call::RIGHT_SIGNAL)?;
-    let global = cap.object as usize & (MAX_THREADS - 1);
-    if shared().threads()[global].post_bit(u32::from(cap.bit)) {
-        return Ok(notify(core, global));
-    }
-    Ok(Return::status(Status::Ok))
-}
-
-/// Has the owner of a thread look at its bits; the caller's call succeeds.
-#[inline(never)]
-fn notify(core: &mut Core, global: usize) -> Return {
-    wake(core, global, cpu::rdtsc());
-    succeed(core)
-}
-
 /// The caller's call has succeeded; another thread may have become more urgent, or the caller
 /// itself may have to stop.
 #[inline]
 fn succeed(core: &mut Core) -> Return {
-    if core.sched.pick() == Some(core.current) {
+    if !core.must_choose() {
         return Return::status(Status::Ok);
     }
     // SAFETY: the caller's space is loaded; the entry code holds no reference to the frame.
@@ -147,7 +162,7 @@ fn wait(core: &mut Core, mask: u64, deadline: u64) -> Return {
     if bits != 0 {
         return Return::value(bits);
     }
-    (thread.mask, thread.deadline) = (mask, deadline);
+    (thread.mask, thread.deadline, thread.waits) = (mask, deadline, true);
     // SAFETY: the caller's space is loaded; the entry code holds no reference to the frame.
     unsafe { frame::current() }.set_result([0; 5]);
     core.sched.block(current, deadline);
@@ -192,9 +207,6 @@ fn release(core: &mut Core, slot: u64, right: u8) -> Result<Return, Status> {
     };
     if !done {
         return Err(Status::WrongState);
-    }
-    if right == call::RIGHT_RESTART {
-        interrupts::forget(core, cap.object as usize);
     }
     tell_threads(core, task, cpu::rdtsc());
     Ok(succeed(core))

@@ -94,6 +94,8 @@ impl Uart {
         uart.identity.write(FCR_ON);
         modem.write(MCR_ON);
         uart.interrupts.write(IER_RECEIVED);
+        // The pin is masked until its owner says that it is ready.
+        uart.acknowledge();
         Ok(uart)
     }
 
@@ -136,6 +138,10 @@ impl Uart {
             self.data.read();
             self.received = self.received.saturating_add(1);
         }
+        self.acknowledge();
+    }
+
+    fn acknowledge(&self) {
         if let Err(refused) = self.irq.ack() {
             defmt::error!("the kernel refuses to unmask the interrupt of uart0: {}", refused);
         }

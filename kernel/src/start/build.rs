@@ -11,7 +11,7 @@ use crate::arch::x86_64::{apic, clock, cpu, descriptors, frame, window};
 use crate::core_state::{Core, IrqState, LAST, NOBODY, Place, Thread};
 use crate::klog::LogState;
 use crate::shared;
-use cloister_abi::boot::BootInfo;
+use cloister_abi::boot::{BootInfo, RANGE_RAM};
 use cloister_abi::call::NEVER;
 use cloister_abi::info::SystemPage;
 use cloister_abi::layout::{
@@ -118,12 +118,29 @@ impl Boot {
                 k if k == RegionKind::Ram as u8 => self.carver.pages(pages),
                 k if k == RegionKind::SystemPage as u8 => self.system_page,
                 k if k == RegionKind::Table as u8 => self.info.payload + table_offset,
-                k if k == RegionKind::Mmio as u8 => region.value2,
+                k if k == RegionKind::Mmio as u8 => {
+                    let free = self.is_free_for_device(region.value2, pages * PAGE);
+                    assert!(free, "a device's registers lie over memory or an interrupt controller");
+                    region.value2
+                }
                 // The rings belong to the core windows, which are built first.
-                k if k == RegionKind::KernelLog as u8 => self.log_of(region.value as usize),
+                k if k == RegionKind::KernelLog as u8 => {
+                    assert!(pages == window::LOG_PAGES, "a kernel log ring of the wrong length");
+                    self.log_of(region.value as usize)
+                }
                 _ => 0,
             };
         }
+    }
+
+    /// Whether an address range is neither memory nor a local APIC. 0 stands for a range that is
+    /// found at boot and judged then.
+    pub fn is_free_for_device(&self, base: u64, len: u64) -> bool {
+        let end = base.saturating_add(len);
+        let overlaps = |start: u64, len: u64| start < end && base < start.saturating_add(len);
+        let ranges = &self.info.ranges[..self.info.range_count as usize];
+        let is_ram = ranges.iter().any(|r| r.kind == RANGE_RAM && overlaps(r.base, r.len));
+        base == 0 || !(is_ram || overlaps(apic::PHYSICAL, PAGE))
     }
 
     fn log_of(&self, core: usize) -> u64 {
@@ -233,7 +250,8 @@ impl Boot {
             gdt: descriptors::gdt(),
             nmi_count: AtomicU64::new(0),
             current: NOBODY,
-            caps: &[],
+            caps: threads[self.first_rank(index) as usize].caps,
+            fpu_live: false,
             loaded: self.first_rank(index),
             since: 0,
             armed: NEVER,
@@ -404,8 +422,11 @@ impl Boot {
         (carved - ram - logs + image + 3) * PAGE
     }
 
-    /// The end: physical memory is mapped no longer. `self` must not be used afterwards.
-    pub fn end(&mut self) {
+    /// The end: physical memory is mapped no longer.
+    ///
+    /// # Safety
+    /// `self` is reached through the map of physical memory and not used afterwards.
+    pub unsafe fn end(&mut self) {
         let root = self.spaces[self.init_thread()].root;
         // SAFETY: the space is loaded, and this entry is removed from it.
         let top: &mut paging::Table = unsafe { paging::page(root) };

@@ -51,12 +51,6 @@ pub fn serve(core: &mut Core, number: u32, arguments: [u64; 3]) -> Return {
     result.into()
 }
 
-fn is_ram(ranges: &[MemRange], base: u64, len: u64) -> bool {
-    let end = base.saturating_add(len);
-    let overlaps = |r: &MemRange| r.base < end && base < r.base.saturating_add(r.len);
-    ranges.iter().any(|r| r.kind == RANGE_RAM && overlaps(r))
-}
-
 fn start_core(boot: &mut Boot, core: u64, apic_id: u64) -> Result<Return, Status> {
     let cores = u64::from(boot.table.header.cores);
     if core == 0 || core >= cores || apic_id > 0xfe {
@@ -64,8 +58,9 @@ fn start_core(boot: &mut Boot, core: u64, apic_id: u64) -> Result<Return, Status
     }
     let used = boot.is_used(core as usize);
     let online = !used || shared().cores[core as usize].online.load(Ordering::Acquire);
-    if !online {
-        smp::start(core as usize, apic_id as u32, boot.first_space(core as usize));
+    let space = if used { boot.first_space(core as usize) } else { 0 };
+    if !online && !smp::start(core as usize, apic_id as u32, space) {
+        return Err(Status::BadArgument);
     }
     Ok(Return::value(u64::from(online)))
 }
@@ -137,9 +132,8 @@ fn hand_over(
 }
 
 fn add_ioapic(core: &mut Core, boot: &mut Boot, phys: u64, gsi_base: u64) -> Result<(), Status> {
-    let ranges = &boot.info.ranges[..boot.info.range_count as usize];
     let gsi_base = u32::try_from(gsi_base).map_err(|_| Status::BadArgument)?;
-    if !phys.is_multiple_of(PAGE) || phys >= 1 << 52 || is_ram(ranges, phys, PAGE) {
+    if !phys.is_multiple_of(PAGE) || phys >= 1 << 52 || !boot.is_free_for_device(phys, PAGE) {
         return Err(Status::BadArgument);
     }
     let unit = core.ioapics.count();
@@ -172,8 +166,7 @@ fn bind(boot: &mut Boot, device: u64, function: u64) -> Result<Return, Status> {
         let bar = (region.value >> 32) as u8;
         let (base, size) = pci::memory_bar(function, bar).ok_or(Status::BadArgument)?;
         let len = u64::from(region.pages) * PAGE;
-        let ranges = &boot.info.ranges[..boot.info.range_count as usize];
-        if len > size || !base.is_multiple_of(PAGE) || is_ram(ranges, base, size) {
+        if len > size || !base.is_multiple_of(PAGE) || !boot.is_free_for_device(base, size) {
             return Err(Status::BadArgument);
         }
         boot.regions[at] = base;
@@ -221,10 +214,12 @@ fn seal(
         }
     }
     BOOT.store(0, Ordering::Relaxed);
-    boot.end();
+    // SAFETY: `boot` was the only reference, and the address of it is forgotten.
+    unsafe { boot.end() };
     let current = core.current;
     core.sched.park(current);
-    shared().sealed.store(true, Ordering::Release);
+    // A locked instruction: the other cores see the seal before they see the interrupt.
+    shared().sealed.swap(true, Ordering::SeqCst);
     for other in shared().cores[1..cores].iter().filter(|c| c.online.load(Ordering::Relaxed)) {
         apic::send_ipi(other.apic_id.load(Ordering::Relaxed));
     }

@@ -5,6 +5,7 @@
 
 use cloister_abi::call::{Call, Part};
 use cloister_abi::fault::LeaveReason;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::memory;
 use crate::syscall::{Refused, call, checked, leave};
@@ -14,9 +15,16 @@ pub struct Boot {
     _private: (),
 }
 
+/// The one [`Boot`] was taken.
+static BEGUN: AtomicBool = AtomicBool::new(false);
+
 impl Boot {
-    /// For `init`; any other task's first call through it is a fault.
+    /// For `init`; any other task's first call through it is a fault. There is one such time in a
+    /// life, so a second call ends the task: two of them could change what the other has mapped.
     pub fn begin() -> Boot {
+        if BEGUN.swap(true, Ordering::Relaxed) {
+            leave(LeaveReason::Panic, u64::from(line!()));
+        }
         Boot { _private: () }
     }
 

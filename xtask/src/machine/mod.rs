@@ -43,7 +43,7 @@ pub struct Machine {
     pub icount: bool,
     /// The run is ended after this much wall-clock time; none only for a person at the keyboard.
     pub timeout: Option<Duration>,
-    /// Raise a non-maskable interrupt this often.
+    /// Raise a non-maskable interrupt this often, more or less.
     pub nmi_every: Option<Duration>,
     /// Wait, halted, for a debugger at this port of 127.0.0.1.
     pub gdb_port: Option<u16>,
@@ -199,6 +199,8 @@ struct Watch {
     deadline: Option<Instant>,
     nmi_every: Option<Duration>,
     next_nmi: Option<Instant>,
+    /// State of the generator (a linear congruence) that varies the time between two interrupts.
+    chance: u64,
     watchdog: bool,
     shutdown: Option<String>,
     stopping: bool,
@@ -213,6 +215,7 @@ impl Watch {
             deadline: machine.timeout.map(|limit| start + limit),
             nmi_every: machine.nmi_every,
             next_nmi: machine.nmi_every.map(|every| start + every),
+            chance: 1,
             watchdog: false,
             shutdown: None,
             stopping: false,
@@ -258,6 +261,12 @@ impl Watch {
         self.ended(child)
     }
 
+    /// Half to one and a half times as long, by chance, so that no rhythm of the guest's is met.
+    fn pause(&mut self, every: Duration) -> Duration {
+        self.chance = self.chance.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        every.mul_f64(0.5 + (self.chance >> 32) as f64 / f64::from(u32::MAX))
+    }
+
     fn stop(&mut self, child: &mut Child) {
         if !self.stopping {
             self.stopping = true;
@@ -271,7 +280,7 @@ impl Watch {
         let now = Instant::now();
         if self.next_nmi.is_some_and(|at| at <= now) && self.shutdown.is_none() {
             child.inject_nmi();
-            self.next_nmi = self.nmi_every.map(|every| now + every);
+            self.next_nmi = self.nmi_every.map(|every| now + self.pause(every));
         }
         if self.deadline.is_none_or(|at| at > now) {
             return None;

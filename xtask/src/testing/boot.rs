@@ -1,4 +1,5 @@
-//! The boot tier: every `images/test-NAME/` on every machine that its `expect.toml` names.
+//! The boot tier: every `images/test-NAME/` on every machine that its `expect.toml` names, and its
+//! `expect-VARIANT.toml` for the same appliance under other conditions.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -68,13 +69,31 @@ fn find(options: &Options) -> Result<Vec<Test>> {
     for entry in std::fs::read_dir(&images).context("cannot read images/")? {
         let folder = entry?.path();
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let expected = folder.join("expect.toml");
-        if name.starts_with("test-") && expected.is_file() && options.wants(&name) {
-            tests.push(Test { name, folder, expect: Expect::read(&expected)? });
+        if !name.starts_with("test-") || !folder.is_dir() {
+            continue;
+        }
+        for file in std::fs::read_dir(&folder)? {
+            let file = file?.file_name().to_string_lossy().into_owned();
+            let Some(variant) = variant(&file) else { continue };
+            let name = format!("{name}{variant}");
+            if options.wants(&name) {
+                let expect = Expect::read(&folder.join(file))?;
+                tests.push(Test { name, folder: folder.clone(), expect });
+            }
         }
     }
     tests.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(tests)
+}
+
+/// What `expect.toml` adds to a test's name (nothing), or `expect-VARIANT.toml`: the same
+/// appliance, run otherwise.
+fn variant(file: &str) -> Option<String> {
+    let rest = file.strip_prefix("expect")?.strip_suffix(".toml")?;
+    match rest.strip_prefix('-') {
+        Some(variant) => Some(format!(" ({variant})")),
+        None => rest.is_empty().then(String::new),
+    }
 }
 
 fn run_test(test: &Test, options: &Options, qemus: &BTreeMap<String, Qemu>, tally: &mut Tally) {

@@ -84,7 +84,7 @@ pub fn choose_mode(has_x2apic: bool) {
     BASE.store(base, Ordering::Relaxed);
 }
 
-/// Turns this core's APIC on: everything masked but NMI, timer stopped. Returns its id.
+/// Turns this core's APIC on: everything masked, timer stopped. Returns its id.
 ///
 /// # Safety
 /// In xAPIC mode the registers are mapped where [`choose_mode`] says.
@@ -96,7 +96,7 @@ pub unsafe fn enable() -> u32 {
     unsafe { msr::wrmsr(msr::IA32_APIC_BASE, base | old & 1 << 8) };
     write(SPURIOUS, 0x100 | u32::from(SPURIOUS_VECTOR));
     write(LVT_LINT0, MASKED);
-    write(LVT_LINT1, NMI_DELIVERY);
+    write(LVT_LINT1, MASKED);
     write(TIMER_DIVIDE, 0b1011);
     write(LVT_TIMER, MASKED);
     write(ERROR_STATUS, 0);
@@ -120,8 +120,9 @@ pub fn arm(count: u32) {
     write(TIMER_INITIAL, count);
 }
 
-/// Lets the timer interrupt.
-pub fn enable_timer() {
+/// Lets the timer and the NMI line interrupt: there are handlers now.
+pub fn open() {
+    write(LVT_LINT1, NMI_DELIVERY);
     write(LVT_TIMER, u32::from(TIMER_VECTOR));
 }
 

@@ -8,6 +8,8 @@ use super::{apic, cpu};
 const PIT_HZ: u64 = 1_193_182;
 /// Shortest useful distance of the readings: 300 PIT clocks are 251 µs, an error below 0.4 %.
 const WINDOW_MIN: u64 = 300;
+/// A turn of the PIT within a window makes the result at least forty times too large.
+const PLAUSIBLE_HZ: core::ops::Range<u64> = 50_000_000..12_000_000_000;
 /// How often the PIT is read before it is taken for absent.
 const PATIENCE: u32 = 1_000_000;
 
@@ -52,16 +54,21 @@ impl Calibration {
         Calibration { pit: pit(), tsc: cpu::rdtsc(), apic: apic::remaining() }
     }
 
-    /// Takes the second readings; waits only if the first were less than 251 µs ago.
+    /// Takes the second readings; waits only if the first were less than 251 µs ago. If this core
+    /// stood still for so long that the PIT went round, the result is absurd, and it begins anew.
     /// `None`: the PIT does not count.
-    pub fn finish(self) -> Option<Clock> {
+    pub fn finish(mut self) -> Option<Clock> {
         for _ in 0..PATIENCE {
             let pit_ticks = self.pit.wrapping_sub(pit()) & 0xffff;
             if pit_ticks >= WINDOW_MIN {
                 let tsc = cpu::rdtsc() - self.tsc;
                 let apic = u64::from(self.apic - apic::remaining());
-                apic::arm(0);
                 let tsc_hz = tsc * PIT_HZ / pit_ticks;
+                if !PLAUSIBLE_HZ.contains(&tsc_hz) {
+                    self = Calibration::start();
+                    continue;
+                }
+                apic::arm(0);
                 return Some(Clock { tsc_hz, apic_ratio: (apic << 32) / tsc });
             }
         }

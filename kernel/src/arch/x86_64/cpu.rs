@@ -168,6 +168,8 @@ pub unsafe fn enable_syscall(entry: u64) {
     unsafe { msr::wrmsr(msr::IA32_LSTAR, entry) };
     // SAFETY: clearing flags at entry is always safe.
     unsafe { msr::wrmsr(msr::IA32_FMASK, mask) };
+    // SAFETY: a null code segment makes SYSENTER a #GP.
+    unsafe { msr::wrmsr(msr::IA32_SYSENTER_CS, 0) };
     // SAFETY: reading EFER is always legal in long mode.
     let efer = unsafe { msr::rdmsr(msr::IA32_EFER) };
     // SAFETY: sets SCE and NXE, keeps long mode.

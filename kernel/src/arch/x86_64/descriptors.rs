@@ -94,6 +94,8 @@ pub unsafe fn load(gdt: *mut Gdt) {
             "2:", zero = in(reg) 0, data = in(reg) 0x10, scratch = out(reg) _,
         );
     }
+    // SAFETY: no local descriptor table.
+    unsafe { asm!("lldt {0:x}", in(reg) 0, options(nostack)) };
     // SAFETY: the descriptor is available and its segment mapped.
     unsafe { asm!("ltr {0:x}", in(reg) TSS_SELECTOR, options(nostack)) };
 }

@@ -1,6 +1,7 @@
 //! The ways into the kernel and out of it; the code is in entry.s.
 
 use super::{frame, window};
+use cloister_abi::call::Call;
 use cloister_abi::layout::FRAME;
 use core::arch::global_asm;
 use core::mem::offset_of;
@@ -31,6 +32,7 @@ global_asm!(
     SS = const REGS + offset_of!(Regs, ss) as u64,
     CS_FROM_REGS = const offset_of!(Regs, cs),
     BY_SYSCALL = const frame::BY_SYSCALL,
+    SIGNAL = const Call::Signal as u32,
     NMI_COUNT = const window::CORE + crate::core_state::NMI_COUNT_OFFSET,
 );
 

@@ -9,8 +9,7 @@
 kernel_start:
     /* On the boot stub's stack; rdi = physical address of the boot information. */
     xor ebp, ebp
-    call kernel_main
-    ud2
+    jmp kernel_main
 
 .text
 /* SYSCALL: rcx = return address, r11 = flags, eax = number, rdi, rsi, rdx = arguments.
@@ -25,13 +24,15 @@ syscall_entry:
     mov [{RIP}], rcx
     mov [{RFLAGS}], r11
     mov [{RBP}], rbp                /* for the backtrace of a call that is a fault */
-    mov ecx, eax
-    call kernel_syscall
+    cmp eax, {SIGNAL}
+    jne 3f
+    call kernel_signal
     test rax, rax
     js 2f
-    /* rax and rdx hold the result; the callee-saved registers are the caller's again. */
+    /* rax holds the status; the callee-saved registers are the caller's again. */
     mov rcx, [{RIP}]
     mov r11, [{RFLAGS}]
+    xor edx, edx
     xor esi, esi
     xor edi, edi
     xor r8d, r8d
@@ -39,14 +40,29 @@ syscall_entry:
     xor r10d, r10d
     mov rsp, [{RSP}]
     sysretq
-2:  /* Another thread goes on, or the frame holds a longer result. */
+2:  /* A thread is to be woken: rdx. */
+    mov rdi, rdx
+    lea rax, [rip + kernel_notify]
+    jmp 4f
+3:  mov ecx, eax
+    lea rax, [rip + kernel_syscall]
+4:  /* From here on nothing of the caller is left in registers that functions push. */
     mov qword ptr [{VECTOR}], {BY_SYSCALL}
     mov [{RBX}], rbx
     mov [{R12}], r12
     mov [{R13}], r13
     mov [{R14}], r14
     mov [{R15}], r15
-    jmp reschedule
+    xor ebp, ebp
+    xor ebx, ebx
+    xor r12d, r12d
+    xor r13d, r13d
+    xor r14d, r14d
+    xor r15d, r15d
+    call rax
+    test eax, eax
+    jnz reschedule
+    jmp return_by_sysret
 .size syscall_entry, . - syscall_entry
 
 .balign 16
@@ -74,6 +90,11 @@ interrupt_common:
     jz 1f
     mov rsp, {STACK_TOP}
     xor ebp, ebp
+    xor ebx, ebx
+    xor r12d, r12d
+    xor r13d, r13d
+    xor r14d, r14d
+    xor r15d, r15d
     call kernel_interrupt
     test eax, eax
     jnz reschedule
@@ -219,13 +240,17 @@ first_entry:
 .global ap_entry
 .type ap_entry, @function
 ap_entry:
+    xor eax, eax
+    cpuid
+    cmp eax, 0xb
+    jb 1f
     mov eax, 0xb
     xor ecx, ecx
     cpuid
     mov edi, edx
     test ebx, ebx                   /* leaf 0xb is there if it names logical processors */
     jnz 2f
-    mov eax, 1
+1:  mov eax, 1
     cpuid
     shr ebx, 24
     mov edi, ebx

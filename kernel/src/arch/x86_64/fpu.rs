@@ -12,8 +12,23 @@ use core::arch::asm;
 /// The area lies at the start of the frame; its standard form with AVX is 832 bytes.
 const AREA: u64 = FRAME;
 
+/// The state of a program that has not begun: all components in their initial state.
+#[repr(C, align(64))]
+pub struct State([u8; 832]);
+
+/// What is loaded in place of a state that was saved.
+pub static INITIAL_STATE: State = {
+    let mut bytes = [0; 832];
+    // x87 control word 0x37f, MXCSR 0x1f80 (Intel SDM, "FXSAVE Area").
+    bytes[0] = 0x7f;
+    bytes[1] = 0x03;
+    bytes[24] = 0x80;
+    bytes[25] = 0x1f;
+    State(bytes)
+};
+
 /// Saves the state of the thread whose address space is loaded and clears the registers.
-pub fn leave(xsave: bool, initial: *const u8) {
+pub fn leave(xsave: bool, initial: &'static State) {
     if xsave {
         // SAFETY: the area is the current thread's, 64-byte aligned, and large enough for the
         // components that `cpu::enable` put into XCR0.
@@ -22,8 +37,8 @@ pub fn leave(xsave: bool, initial: *const u8) {
         // SAFETY: the area is the current thread's and 16-byte aligned.
         unsafe { asm!("fxsave64 [{}]", in(reg) AREA, options(nostack)) };
     }
-    // SAFETY: `initial` is an area in the initial state.
-    unsafe { load(xsave, initial) };
+    // SAFETY: an area in the initial state, aligned by its type.
+    unsafe { load(xsave, initial.0.as_ptr()) };
     cpu::allow_fpu(false);
 }
 
@@ -36,14 +51,8 @@ pub fn enter(xsave: bool) {
 
 /// Puts the current thread's area into the initial state.
 pub fn reset() {
-    let area = AREA as *mut u8;
-    // SAFETY: the first 832 bytes of the frame are the area.
-    unsafe { area.write_bytes(0, 832) };
-    // SAFETY: as above; the x87 control word and MXCSR of the initial state (Intel SDM, "XSAVE
-    // Area"), which FXRSTOR loads where XRSTOR takes the architecture's own.
-    unsafe { area.cast::<u16>().write(0x37f) };
-    // SAFETY: as above.
-    unsafe { area.add(24).cast::<u32>().write(0x1f80) };
+    // SAFETY: the first 832 bytes of the frame are the area, aligned to 64 bytes.
+    unsafe { (AREA as *mut State).write(State(INITIAL_STATE.0)) };
 }
 
 /// # Safety

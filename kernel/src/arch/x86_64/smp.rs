@@ -48,13 +48,23 @@ pub unsafe fn prepare(pml4: u64) {
 }
 
 /// Asks a core to start on the address space `cr3`: INIT at the first call, then a start-up IPI
-/// at every call (a core that runs ignores it).
-pub fn start(core: usize, apic_id: u32, cr3: u64) {
-    let Some(slot) = AP_LIST.get(core) else { return };
+/// at every call (a core that runs ignores it). `false`: the APIC id is another core's, or was
+/// another one at the first call.
+pub fn start(core: usize, apic_id: u32, cr3: u64) -> bool {
+    let Some(slot) = AP_LIST.get(core) else { return false };
+    let asked = |slot: &Start| slot.asked.load(Ordering::Relaxed) != 0;
+    let taken = AP_LIST.iter().enumerate().any(|(other, slot)| {
+        let same_id = slot.apic_id.load(Ordering::Relaxed) == apic_id;
+        asked(slot) && same_id != (other == core) && (same_id || other == core)
+    });
+    if taken || apic_id == apic::id() {
+        return false;
+    }
     slot.apic_id.store(apic_id, Ordering::Relaxed);
     slot.cr3.store(cr3, Ordering::Relaxed);
     if slot.asked.swap(1, Ordering::Release) == 0 {
         apic::send_init(apic_id);
     }
     apic::send_startup(apic_id, (TRAMPOLINE >> 12) as u8);
+    true
 }

@@ -11,8 +11,9 @@ pub const SPIN: u64 = 3;
 pub const WAIT: u64 = 4;
 /// Reads the null page at a TSC, which lets a fault meet something else.
 pub const FAULT_AT: u64 = 5;
-/// Measures for so many TSC ticks how long it is away from the CPU: longest and sum of the gaps
-/// beyond the second argument's ticks, and their number.
+/// Measures for so many TSC ticks how long it is kept from the CPU. Gaps beyond the second
+/// argument's ticks count; those with less than the third's between them are one delay. Results:
+/// what the longest delay took, from its beginning to its end how long it was, number of gaps.
 pub const GAPS: u64 = 6;
 /// Sleeps `count` times for `ticks`, and measures how late it wakes at most.
 pub const LATENESS: u64 = 7;

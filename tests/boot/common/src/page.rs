@@ -33,11 +33,12 @@ pub const THREAD_ORDER: usize = 48;
 pub const THREAD_BEAT: usize = 56;
 /// Further threads: the generation in which each has begun, plus one.
 pub const THREAD_LIFE: usize = 64;
-/// A random caller's counts: calls made, state of its generator, then one word per call number.
+/// A random caller's counts: calls that returned, state of its generator, then calls that were
+/// begun, one word per call number and one for numbers that no call has.
 pub const CALLS: usize = 80;
 /// See [`CALLS`].
 pub const SEED: usize = 81;
-/// See [`CALLS`]: sixteen words.
+/// See [`CALLS`]: seventeen words.
 pub const CALLS_BY_NUMBER: usize = 82;
 
 /// The page's words.

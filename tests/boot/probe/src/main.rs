@@ -93,7 +93,7 @@ fn obey(boss: &Boss) {
         orders::COUNT => calls::count(boss),
         orders::FAULT_AT => calls::fault_at(a),
         orders::DIRTY => life::dirty(),
-        orders::GAPS => timing::gaps(boss, a, b),
+        orders::GAPS => timing::gaps(boss, a, b, c),
         orders::LATENESS => timing::lateness(boss, a, b),
         orders::HOG => timing::hog(boss, a, b, c),
         orders::FPU_HOLD => fpu::hold(boss, a, b),

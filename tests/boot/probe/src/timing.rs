@@ -6,20 +6,27 @@ use cloister_rt::{Instant, sleep_until};
 use crate::Boss;
 
 /// See `orders::GAPS`.
-pub fn gaps(boss: &Boss, ticks: u64, threshold: u64) {
+pub fn gaps(boss: &Boss, ticks: u64, threshold: u64, apart: u64) {
     let start = Instant::now().tsc();
-    let (mut last, mut longest, mut sum, mut count) = (start, 0, 0, 0_u64);
+    let (mut last, mut longest, mut window, mut count) = (start, 0, 0, 0_u64);
+    // Of the delay that is going on: when it began, what it took, when its last gap ended.
+    let (mut began, mut taken, mut ended) = (start, 0, start);
     while last - start < ticks {
         let now = Instant::now().tsc();
         let gap = now - last;
         if gap > threshold {
-            longest = gap.max(longest);
-            sum += gap;
+            if last - ended >= apart {
+                (began, taken) = (last, 0);
+            }
+            (taken, ended) = (taken + gap, now);
             count += 1;
+            if taken > longest {
+                (longest, window) = (taken, now - began);
+            }
         }
         last = now;
     }
-    for (index, value) in [longest, sum, count, last - start].into_iter().enumerate() {
+    for (index, value) in [longest, window, count].into_iter().enumerate() {
         boss.result(index, value);
     }
 }

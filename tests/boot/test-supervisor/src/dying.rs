@@ -18,6 +18,10 @@ const HALT: u16 = 1 << 11;
 const TIMER: u16 = 0x12;
 /// TCO_RLD: a write starts the time anew.
 const RELOAD: u16 = 0x00;
+/// GCS, "General Control and Status", in the last page of the chipset's configuration registers;
+/// bit 5 keeps the watchdog from resetting the machine, and is set at power-on.
+const GENERAL_CONTROL: usize = 0x410;
+const NO_REBOOT: u32 = 1 << 5;
 
 /// Dies. Returning is a way of dying too.
 pub fn run(suite: u64) -> u32 {
@@ -55,6 +59,15 @@ fn hang(grants: Grants) {
     else {
         return defmt::error!("{=str} has too few ports", WATCHDOG);
     };
+    let Ok(memory) = grants.shared(WATCHDOG) else {
+        return defmt::error!("the manifest grants no registers of {=str}", WATCHDOG);
+    };
+    let gcs = memory.words().as_ptr().cast::<u32>().cast_mut().wrapping_add(GENERAL_CONTROL / 4);
+    // SAFETY: the page is mapped, uncached and writable, and nobody else has it; the address is
+    // aligned and lies in it.
+    let value = unsafe { gcs.read_volatile() };
+    // SAFETY: as above.
+    unsafe { gcs.write_volatile(value & !NO_REBOOT) };
     timer.write(timer.read() & !0x3ff | 2);
     control.write(control.read() & !HALT);
     reload.write(1);
