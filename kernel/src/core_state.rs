@@ -10,7 +10,7 @@ use crate::arch::x86_64::ioapic::{IoApics, Route};
 use crate::arch::x86_64::window;
 use cloister_abi::call::Status;
 use cloister_abi::layout::{MAX_IRQS, MAX_THREADS, MAX_THREADS_PER_CORE};
-use cloister_abi::table::Cap;
+use cloister_abi::table::{Cap, ROLE_TASK};
 use cloister_core::park::ThreadPark;
 use cloister_core::sched::Sched;
 use cloister_core::table::Table;
@@ -20,16 +20,17 @@ use core::sync::atomic::AtomicU64;
 /// "No thread" among a core's threads.
 pub const NOBODY: u32 = u32::MAX;
 
-/// A thread, as its core knows it. Its registers are in its frame, in its own address space.
+/// A thread, as its core knows it. Its registers are in its frame, in its own address space. The
+/// alignment makes an index one shift.
 #[derive(Clone, Copy)]
+#[repr(align(128))]
 pub struct Thread {
     /// Top page table of its address space.
     pub cr3: u64,
     /// Its capabilities.
     pub caps: &'static [Cap],
-    /// Result of the system call in which it sleeps, `rax` and `rdx`; written to its frame when it
-    /// runs again, if [`Thread::has_result`].
-    pub result: (u64, u64),
+    /// Value of the system call in which it sleeps, valid together with [`Thread::status`].
+    pub value: u64,
     /// The deadline of the wait in which it sleeps, for a `resume` in the middle of it.
     pub deadline: u64,
     /// The mask of that wait; 0 is a mask too, of a plain sleep.
@@ -40,7 +41,9 @@ pub struct Thread {
     pub global: u16,
     /// Its task's index in the system table.
     pub task: u16,
-    /// `result` is valid.
+    /// Status of the system call in which it sleeps, written to its frame when it runs again.
+    pub status: Status,
+    /// `status` and `value` are valid.
     pub has_result: bool,
     /// It sleeps in a wait: `deadline` and `mask` are valid.
     pub waits: bool,
@@ -50,6 +53,8 @@ pub struct Thread {
     pub fpu: bool,
     /// Its trust domain.
     pub domain: u8,
+    /// Its task's role.
+    pub role: u8,
 }
 
 impl Thread {
@@ -57,24 +62,25 @@ impl Thread {
     pub const NONE: Thread = Thread {
         cr3: 0,
         caps: &[],
-        result: (0, 0),
+        value: 0,
         deadline: 0,
         mask: 0,
         park: ThreadPark::new(),
         global: 0,
         task: 0,
+        status: Status::Ok,
         has_result: false,
         waits: false,
         reset: false,
         fpu: false,
         domain: 0,
+        role: ROLE_TASK,
     };
 
     /// Sets what its system call returns.
     #[inline]
     pub fn set_result(&mut self, status: Status, value: u64) {
-        self.result = (status as u64, value);
-        self.has_result = true;
+        (self.status, self.value, self.has_result) = (status, value, true);
         self.waits = false;
     }
 }

@@ -7,7 +7,8 @@ use crate::power;
 use crate::shared::{Fault, shared};
 use crate::syscall::{Return, tell_threads, wake};
 use cloister_abi::fault::FaultKind;
-use cloister_abi::table::{NONE, ROLE_INIT, ROLE_SUPERVISOR};
+use cloister_abi::layout::MAX_THREADS;
+use cloister_abi::table::{NONE, ROLE_INIT, ROLE_SUPERVISOR, ROLE_TASK};
 use cloister_core::park::Begun;
 use core::sync::atomic::Ordering;
 
@@ -43,10 +44,15 @@ pub fn storm(core: &mut Core, global: usize, irq: usize) -> bool {
         tsc: cpu::rdtsc(),
         ..Default::default()
     };
-    fail_task(core, usize::from(thread.task), &fault, Backtrace::NONE)
+    let task = usize::from(thread.task);
+    if core.table.tasks[task].role == ROLE_SUPERVISOR {
+        power::supervisor_died(&fault, Backtrace::NONE);
+    }
+    fail_task(core, task, &fault, Backtrace::NONE)
 }
 
 /// The frame of a thread that entered by a system call has the registers that SYSCALL kept.
+#[inline(never)]
 fn fail_by_call(core: &mut Core, fault: Fault) -> Return {
     // SAFETY: the caller's space is loaded; the entry code holds no reference to the frame.
     let regs = unsafe { frame::current() };
@@ -55,12 +61,12 @@ fn fail_by_call(core: &mut Core, fault: Fault) -> Return {
 }
 
 /// The current thread's task has failed.
-#[inline]
+#[inline(always)]
 fn fail(core: &mut Core, regs: &Regs, fault: Fault) {
     let current = core.current;
-    let (global, task) = {
+    let (global, task, role) = {
         let thread = core.thread(current);
-        (usize::from(thread.global), usize::from(thread.task))
+        (usize::from(thread.global), usize::from(thread.task), thread.role)
     };
     let thread = &core.table.threads[global];
     let chain = Backtrace {
@@ -77,6 +83,11 @@ fn fail(core: &mut Core, regs: &Regs, fault: Fault) {
         tsc: cpu::rdtsc(),
         ..fault
     };
+    match role {
+        ROLE_TASK => {}
+        ROLE_INIT => power::boot_failed(core, &fault, chain),
+        _ => power::supervisor_died(&fault, chain),
+    }
     fail_task(core, task, &fault, chain);
 }
 
@@ -109,14 +120,9 @@ impl Iterator for Backtrace {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn fail_task(core: &mut Core, task: usize, fault: &Fault, chain: Backtrace) -> bool {
-    let words = &shared().tasks()[task];
-    match core.table.tasks[task].role {
-        ROLE_INIT => power::boot_failed(core, fault, chain),
-        ROLE_SUPERVISOR => power::supervisor_died(fault, chain),
-        _ => {}
-    }
+    let words = shared().task(task);
     let begun = words.park.begin(words.threads.load(Ordering::Relaxed), true);
     if begun != Begun::Late {
         words.set_record(fault, chain);
@@ -127,7 +133,7 @@ fn fail_task(core: &mut Core, task: usize, fault: &Fault, chain: Backtrace) -> b
 
 /// Stops a task without a fault. `false`: it does not run.
 pub fn stop_task(core: &mut Core, task: usize) -> bool {
-    let words = &shared().tasks()[task];
+    let words = shared().task(task);
     let is_first = words.park.begin(words.threads.load(Ordering::Relaxed), false) == Begun::First;
     if is_first {
         tell_threads(core, words, cpu::rdtsc());
@@ -140,7 +146,7 @@ pub fn tell_supervisor(core: &mut Core, task: usize, now: u64) {
     let record = &core.table.tasks[task];
     if record.supervisor != NONE {
         let thread = usize::from(record.supervisor);
-        if shared().threads()[thread].post_bit(u32::from(record.supervisor_bit)) {
+        if shared().threads()[thread & (MAX_THREADS - 1)].post_bit(u32::from(record.supervisor_bit)) {
             wake(core, thread, now);
         }
     }

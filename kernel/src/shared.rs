@@ -89,6 +89,12 @@ impl Shared {
     pub fn tasks(&self) -> &[TaskShared; MAX_TASKS] {
         &self.tasks.0
     }
+
+    /// The task of a valid index.
+    #[inline(always)]
+    pub fn task(&self, index: usize) -> &TaskShared {
+        &self.tasks.0[index & (MAX_TASKS - 1)]
+    }
 }
 
 /// The pages, counted from [`window::SHARED`], that a system of this size needs.

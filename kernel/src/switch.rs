@@ -115,7 +115,7 @@ impl Core {
         let thread = self.thread(rank);
         let (task, global) = (usize::from(thread.task), thread.global);
         let word = word_of(global);
-        let act = thread.park.catch_up(&shared().tasks()[task].park);
+        let act = thread.park.catch_up(&shared().task(task).park);
         if act.reset {
             (thread.reset, thread.has_result, thread.waits) = (true, false, false);
             // Here and not in the call that restarts: interrupts belong to their owner's core.
@@ -190,7 +190,7 @@ impl Core {
         let regs = unsafe { frame::current() };
         if thread.has_result {
             thread.has_result = false;
-            (regs.rax, regs.rdx) = thread.result;
+            (regs.rax, regs.rdx) = (thread.status as u64, thread.value);
         } else if thread.reset {
             self.reset_frame(next, regs);
         }
@@ -230,7 +230,7 @@ impl Core {
         thread.reset = false;
         let (global, fpu) = (usize::from(thread.global), thread.fpu);
         let record = self.table.threads[global];
-        let task = &shared().tasks()[usize::from(record.task)];
+        let task = shared().task(usize::from(record.task));
         *regs = frame::Regs {
             rip: record.entry,
             cs: frame::USER_CS,

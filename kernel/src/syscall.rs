@@ -44,7 +44,7 @@ impl From<Result<Return, Status>> for Return {
 }
 
 /// A signal. What a busy system does most needs no stack and pushes nothing of the caller: `rax` is
-/// the status, or negative, and then the thread in `rdx` is to be woken by [`kernel_notify`].
+/// the status, or the address of [`kernel_notify`], which is to be called with `rdx`.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_signal(slot: u64) -> Return {
     // SAFETY: called once per kernel entry.
@@ -55,7 +55,7 @@ extern "C" fn kernel_signal(slot: u64) -> Return {
     };
     let global = cap.object as usize & (MAX_THREADS - 1);
     if shared().threads()[global].post_bit(u32::from(cap.bit)) {
-        return Return { rdx: global as u64, ..Return::SWITCH };
+        return Return { rax: kernel_notify as *const () as u64, rdx: global as u64 };
     }
     Return::status(Status::Ok)
 }
@@ -179,7 +179,7 @@ fn irq_ack(core: &mut Core, slot: u64) -> Result<Return, Status> {
 #[inline(never)]
 fn fault_info(core: &mut Core, slot: u64, index: u64) -> Result<Return, Status> {
     let cap = lookup(core.caps, slot, CapKind::Task, call::RIGHT_INFO)?;
-    let words = shared().tasks()[cap.object as usize].info(index).ok_or(Status::BadArgument)?;
+    let words = shared().task(cap.object as usize).info(index).ok_or(Status::BadArgument)?;
     // SAFETY: the caller's space is loaded; the entry code holds no reference to the frame.
     let regs = unsafe { frame::current() };
     let [a, b, c, d] = words;
@@ -200,7 +200,7 @@ fn stop(core: &mut Core, slot: u64) -> Result<Return, Status> {
 #[inline(never)]
 fn release(core: &mut Core, slot: u64, right: u8) -> Result<Return, Status> {
     let cap = lookup(core.caps, slot, CapKind::Task, right)?;
-    let task = &shared().tasks()[cap.object as usize];
+    let task = shared().task(cap.object as usize);
     let done = match right {
         call::RIGHT_RESTART => task.park.restart().is_some(),
         _ => task.park.resume(),

@@ -243,6 +243,7 @@ impl Boot {
                 reset: true,
                 fpu: task.flags & TASK_FPU != 0,
                 domain: task.domain,
+                role: task.role,
                 ..Thread::NONE
             };
         }

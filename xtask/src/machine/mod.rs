@@ -199,6 +199,9 @@ struct Watch {
     deadline: Option<Instant>,
     nmi_every: Option<Duration>,
     next_nmi: Option<Instant>,
+    /// The console has shipped a frame, which ends with a zero: the system is sealed. Earlier
+    /// there is no handler that an interrupt could go to.
+    is_sealed: bool,
     /// State of the generator (a linear congruence) that varies the time between two interrupts.
     chance: u64,
     watchdog: bool,
@@ -215,6 +218,7 @@ impl Watch {
             deadline: machine.timeout.map(|limit| start + limit),
             nmi_every: machine.nmi_every,
             next_nmi: machine.nmi_every.map(|every| start + every),
+            is_sealed: false,
             chance: 1,
             watchdog: false,
             shutdown: None,
@@ -241,6 +245,7 @@ impl Watch {
             match child.messages.recv_timeout(pause) {
                 Ok(Message::Serial(bytes)) => {
                     self.tail.push(&bytes);
+                    self.is_sealed |= bytes.contains(&0);
                     if on_serial(&bytes) == Flow::Stop {
                         self.stop(child);
                     }
@@ -279,7 +284,9 @@ impl Watch {
     fn timer(&mut self, child: &mut Child) -> Option<End> {
         let now = Instant::now();
         if self.next_nmi.is_some_and(|at| at <= now) && self.shutdown.is_none() {
-            child.inject_nmi();
+            if self.is_sealed {
+                child.inject_nmi();
+            }
             self.next_nmi = self.nmi_every.map(|every| now + self.pause(every));
         }
         if self.deadline.is_none_or(|at| at > now) {

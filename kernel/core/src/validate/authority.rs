@@ -131,7 +131,8 @@ fn cap(table: &Table, task: usize, cap: &Cap, index: usize) -> Result<(), TableE
     let kinds = [
         (CapKind::Empty, 0, nothing),
         (CapKind::Thread, RIGHT_SIGNAL, object < table.threads.len()),
-        (CapKind::Task, task_rights, object < table.tasks.len()),
+        // Not `init`: it is gone after the seal, and must not come back.
+        (CapKind::Task, task_rights, table.tasks.get(object).is_some_and(|t| t.role != ROLE_INIT)),
         (CapKind::Irq, RIGHT_ACK, owns(irq_owner())),
         (CapKind::Power, RIGHT_POWER_OFF | RIGHT_REBOOT, nothing),
         (CapKind::Device, DEVICE_RIGHTS, owns(table.devices.get(object).map(|d| d.owner))),

@@ -29,7 +29,8 @@ syscall_entry:
     call kernel_signal
     test rax, rax
     js 2f
-    /* rax holds the status; the callee-saved registers are the caller's again. */
+    /* rax holds the status; the callee-saved registers are the caller's again. (Negative, it is
+       the address of the function that ends the call, with rdx as its argument.) */
     mov rcx, [{RIP}]
     mov r11, [{RFLAGS}]
     xor edx, edx
@@ -40,12 +41,7 @@ syscall_entry:
     xor r10d, r10d
     mov rsp, [{RSP}]
     sysretq
-2:  /* A thread is to be woken: rdx. */
-    mov rdi, rdx
-    lea rax, [rip + kernel_notify]
-    jmp 4f
-3:  mov ecx, eax
-    lea rax, [rip + kernel_syscall]
+2:  mov rdi, rdx
 4:  /* From here on nothing of the caller is left in registers that functions push. */
     mov qword ptr [{VECTOR}], {BY_SYSCALL}
     mov [{RBX}], rbx
@@ -63,6 +59,9 @@ syscall_entry:
     test eax, eax
     jnz reschedule
     jmp return_by_sysret
+3:  mov ecx, eax
+    lea rax, [rip + kernel_syscall]
+    jmp 4b
 .size syscall_entry, . - syscall_entry
 
 .balign 16
