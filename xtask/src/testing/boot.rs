@@ -14,6 +14,7 @@ use super::flips::{self, Flips};
 use super::harness;
 use super::integrity;
 use super::tally::{Tally, Verdict};
+use super::walk;
 use crate::appliance::{Appliance, Line};
 use crate::emulators::{self, Qemu, Wanted};
 use crate::install::say;
@@ -45,6 +46,7 @@ pub fn run(options: &Options, tally: &mut Tally) -> Result<()> {
         match emulators::ensure(wanted, options.install) {
             Ok(qemu) => {
                 harness::run(options, &place, &qemu, tally);
+                walk::run(options, &place, &qemu, tally);
                 qemus.insert(place, qemu);
             }
             Err(failure) => {

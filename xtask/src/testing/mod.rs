@@ -11,6 +11,7 @@ pub mod host;
 mod inspect;
 mod integrity;
 pub mod tally;
+mod walk;
 
 /// What a person asked of the tiers.
 #[derive(Clone, Debug)]

@@ -3,6 +3,8 @@
 //! A task's `build.rs` is one call, of [`task`] or [`task_without_panics`]. The options reach the
 //! linker only when the build is for the bare machine, so `cargo check` on a host stays plain.
 
+#![forbid(unsafe_code)]
+
 use std::path::{Path, PathBuf};
 
 /// The log level that messages are compiled in from, unless `DEFMT_LOG` says otherwise.

@@ -71,7 +71,7 @@ fn number(random: &mut Random) -> u64 {
     match random.below(3) {
         0 => 16 + random.below(16),
         1 => u64::from(u32::MAX) - random.below(3),
-        _ => random.next(),
+        _ => random.draw(),
     }
 }
 
@@ -81,10 +81,10 @@ fn arguments(random: &mut Random, number: u64) -> [u64; 3] {
         1 => u64::MAX,
         2 => 1 << random.below(64),
         3 => random.below(16),
-        _ => random.next(),
+        _ => random.draw(),
     };
     let slot = |random: &mut Random| match random.below(8) {
-        0 => random.next(),
+        0 => random.draw(),
         1 => u64::from(u32::MAX) + random.below(8),
         _ => random.below(raw::slots() + 2),
     };

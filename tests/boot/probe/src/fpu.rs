@@ -61,7 +61,7 @@ fn seeded(seed: u64) -> Area {
     area.0[MXCSR..MXCSR + 4].copy_from_slice(&SEEDED_MXCSR.to_le_bytes());
     for range in [X87, SSE, AVX] {
         for byte in &mut area.0[range] {
-            *byte = random.next() as u8 | 1;
+            *byte = random.draw() as u8 | 1;
         }
     }
     // Only ten bytes of each x87 register exist.

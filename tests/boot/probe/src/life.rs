@@ -10,7 +10,7 @@ use cloister_rt::abi::table::CapKind;
 use cloister_rt::generation;
 
 /// What the image has at the start of `.data`; the section is longer than a page.
-const PATTERN: u64 = 0x70_7269_7374_696e_65;
+const PATTERN: u64 = 0x7072_6973_7469_6e65;
 static DATA: [AtomicU64; 700] = [const { AtomicU64::new(PATTERN) }; 700];
 static ZERO: [AtomicU64; 700] = [const { AtomicU64::new(0) }; 700];
 

@@ -72,4 +72,4 @@ pub fn recurse(depth: u64) -> u64 {
     recurse(depth + 1) + black_box(frame)[0]
 }
 
-const _: () = assert!(STACK % PAGE == 0);
+const _: () = assert!(STACK.is_multiple_of(PAGE));

@@ -20,7 +20,7 @@ mod sender;
 use cloister_rt::{Bits, Mailbox, grants};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-cloister_rt::entry!(main);
+cloister_rt::entry!(main, threads = [sleeper]);
 
 /// Word of a wire: the number of the newest message; the sender's.
 const SENT: usize = 0;
@@ -60,6 +60,13 @@ fn main() -> u32 {
         Ok(1) => part(sender::run),
         Ok(_) => part(receiver::run),
         Err(_) => STATUS_MANIFEST,
+    }
+}
+
+/// A further thread, where the manifest gives a part one: wakes up now and then.
+fn sleeper() -> u32 {
+    loop {
+        cloister_rt::sleep_until(cloister_rt::Instant::now() + cloister_rt::Duration::from_millis(1));
     }
 }
 

@@ -134,7 +134,7 @@ fn own_call(random: &mut Random, wards: &[Ward]) -> u64 {
         let call = CALLS[random.below(9) as usize];
         let target = wards[random.below(3) as usize].slot;
         let slot = match random.below(4) {
-            0 => random.next(),
+            0 => random.draw(),
             1 => raw::slots() + random.below(4),
             _ => target,
         };
@@ -143,7 +143,7 @@ fn own_call(random: &mut Random, wards: &[Ward]) -> u64 {
         } else {
             (slot, random.below(9))
         };
-        raw::known(call, a, b, random.next());
+        raw::known(call, a, b, random.draw());
     }
     8
 }

@@ -1,0 +1,254 @@
+//! A walk of every address space of a sealed system, from outside.
+//!
+//! `images/test-walk` runs for ever with every kind of mapping. The machine is stopped again and
+//! again: each processor must have its protections on and run in one of the spaces that were found
+//! in memory. The last time, physical memory is copied and [`rules::judge`] looks at every space.
+//! Then the copy is spoiled in every way that matters, and each way must be noticed: a walk that
+//! finds nothing wrong proves nothing unless it can.
+
+mod rules;
+mod spaces;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use cloister_abi::layout::{CORE_WINDOW, FRAME, IO_BITMAP, KERNEL_BASE, PAGE, STACK_TOP};
+use cloister_abi::payload::{Header, PAYLOAD_BASE, STUB_BASE};
+use cloister_core::table::Table;
+use serde_json::json;
+use zerocopy::IntoBytes;
+
+use self::rules::{System, judge};
+use self::spaces::{Memory, Space, roots};
+use super::Options;
+use super::inspect::{Registers, Session};
+use super::tally::{Tally, Verdict};
+use crate::appliance::Appliance;
+use crate::emulators::Qemu;
+use crate::image::elf::Elf;
+use crate::image::payload;
+
+/// The appliance that is walked.
+const APPLIANCE: &str = "test-walk";
+/// What its busy part logs once the system is sealed.
+const STARTED: &str = "storm: seed";
+/// How often the machine is stopped.
+const STOPS: usize = 40;
+/// How long the appliance may take to start, on a loaded host.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Protection, monitor coprocessor, numeric errors, write protection, paging.
+const CR0: u64 = 1 | 1 << 1 | 1 << 5 | 1 << 16 | 1 << 31;
+/// Long mode active, no-execute.
+const EFER: u64 = 1 << 10 | 1 << 11;
+/// QEMU's names of protections and their bits in CR4.
+const CR4: [(&str, u64); 3] = [("umip", 1 << 11), ("smep", 1 << 20), ("smap", 1 << 21)];
+
+/// Walks on one emulator.
+pub fn run(options: &Options, place: &str, qemu: &Qemu, tally: &mut Tally) {
+    let name = format!("walk: every address space after the seal, on {place}");
+    if !options.wants(&name) {
+        return;
+    }
+    let start = Instant::now();
+    let verdict = match walk(options, qemu) {
+        Ok(summary) => {
+            println!("ok      {name}: {summary} ({:.1} s)", start.elapsed().as_secs_f32());
+            Verdict::Passed
+        }
+        Err(failure) => {
+            println!("FAILED  {name}: {failure:#}");
+            Verdict::Failed
+        }
+    };
+    tally.add(place, verdict);
+}
+
+fn walk(options: &Options, qemu: &Qemu) -> Result<String> {
+    let appliance = Appliance::build(APPLIANCE, options.install)?;
+    let elf = Elf::read(&appliance.machine.image)?;
+    let loaded = elf.segments.iter().find(|segment| segment.pa == PAYLOAD_BASE);
+    let payload = &loaded.context("the image has no payload segment")?.bytes;
+    let header = match payload::check(payload) {
+        Ok(header) => header,
+        Err(damage) => bail!("the image as it was built is refused: {damage}"),
+    };
+    let words = table_words(payload, &header)?;
+    let bytes = &words.as_bytes()[..header.system_table_len as usize];
+    let table = Table::new(bytes, (payload.len() as u64 / PAGE) as u32)
+        .map_err(|error| anyhow::anyhow!("the system table breaks {:?}", error.rule))?;
+    let system = System { header: &header, table };
+
+    let mut session = match Session::start(&appliance.machine, qemu)? {
+        Ok(session) => session,
+        Err(refused) => bail!("QEMU does not start: {}", refused.0),
+    };
+    until_started(&appliance, &mut session)?;
+    parallel_threads(&mut session)?;
+    let cr4 = protections(&mut session)?;
+    let (seen, memory) = look(&mut session, cr4, u64::from(appliance.machine.memory_mib) << 20)?;
+    drop(session);
+    let one = *seen.first().context("no processor was seen")?;
+    let found = roots(&memory, one);
+    // The stub's own top table leads to the kernel too; no processor may be on it any more.
+    let (stub, found): (Vec<u64>, Vec<u64>) =
+        found.into_iter().partition(|root| (STUB_BASE..PAYLOAD_BASE).contains(root));
+    if let Some(stray) = seen.iter().find(|root| !found.contains(root)) {
+        bail!("a processor runs on {stray:#x}, which is none of {found:x?} (the stub has {stub:x?})");
+    }
+    let findings = judge(&system, &memory, &found);
+    if !findings.complaints.is_empty() {
+        bail!("{}", findings.complaints.join("\n        | "));
+    }
+    let spoiled = spoil(&system, &memory, &found)?;
+    Ok(format!(
+        "{} spaces, {} of them seen on processors, {} pages with one use each, {spoiled} of \
+         {spoiled} spoiled copies noticed",
+        found.len(),
+        seen.len(),
+        findings.uses.len()
+    ))
+}
+
+/// The system table of the payload in words, aligned as the kernel's view of it is.
+fn table_words(payload: &[u8], header: &Header) -> Result<Vec<u64>> {
+    let (at, len) = (header.system_table as usize, header.system_table_len as usize);
+    let table = payload.get(at..at + len).context("the payload has no system table")?;
+    let mut words = vec![0_u64; len.div_ceil(8)];
+    words.as_mut_bytes()[..len].copy_from_slice(table);
+    Ok(words)
+}
+
+fn until_started(appliance: &Appliance, session: &mut Session) -> Result<()> {
+    let mut decoder = appliance.decoder(false)?;
+    session.go()?;
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let bytes = session.serial(left).context("the appliance does not start")?;
+        if decoder.feed(&bytes).iter().any(|line| line.text.contains(STARTED)) {
+            return Ok(());
+        }
+    }
+}
+
+/// The processors are threads of their own, as everything that is said about races assumes.
+fn parallel_threads(session: &mut Session) -> Result<()> {
+    let answer = session.command("query-cpus-fast", json!({}))?;
+    let cpus = answer.as_array().context("QEMU names no processors")?;
+    let threads: BTreeSet<String> = cpus.iter().map(|cpu| cpu["thread-id"].to_string()).collect();
+    if threads.len() != cpus.len() {
+        bail!("{} processors run on {} threads of the host", cpus.len(), threads.len());
+    }
+    Ok(())
+}
+
+/// The bits of CR4 that this QEMU's processor model can set.
+fn protections(session: &mut Session) -> Result<u64> {
+    let model = json!({ "type": "full", "model": { "name": "max" } });
+    let answer = session.command("query-cpu-model-expansion", model)?;
+    let has = |name: &str| answer["model"]["props"][name].as_bool();
+    let mut bits = 0;
+    for (name, bit) in CR4 {
+        let has = has(name).with_context(|| format!("QEMU does not say whether it has {name}"))?;
+        bits |= if has { bit } else { 0 };
+    }
+    Ok(bits)
+}
+
+/// Stops the machine again and again, checks its processors, and returns every top table that one
+/// of them had, and memory as it was the last time.
+fn look(session: &mut Session, cr4: u64, len: u64) -> Result<(Vec<u64>, Memory)> {
+    let mut seen = BTreeSet::new();
+    for _ in 0..STOPS {
+        std::thread::sleep(Duration::from_millis(7));
+        session.stop()?;
+        for (index, registers) in session.registers()?.iter().enumerate() {
+            if let Err(why) = is_protected(registers, cr4) {
+                bail!("processor {index}: {why}");
+            }
+            seen.insert(registers.cr3);
+        }
+        session.go()?;
+    }
+    session.stop()?;
+    Ok((seen.into_iter().collect(), Memory(session.memory(0, len)?)))
+}
+
+fn is_protected(registers: &Registers, cr4: u64) -> Result<(), String> {
+    let missing = |name: &str, has: u64, wanted: u64| {
+        let missing = wanted & !has;
+        if missing == 0 { Ok(()) } else { Err(format!("{name} is {has:#x}, without {missing:#x}")) }
+    };
+    missing("CR0", registers.cr0, CR0)?;
+    missing("CR4", registers.cr4, cr4)?;
+    missing("EFER", registers.efer, EFER)
+}
+
+/// A way to spoil memory: what it is, the place of a word, its new value.
+type Damage = (&'static str, u64, u64);
+
+/// Spoils the copy in each way, one at a time; the number of ways, all of which were noticed.
+fn spoil(system: &System, memory: &Memory, roots: &[u64]) -> Result<usize> {
+    let ways = damages(memory, roots)?;
+    let mut copy = memory.clone();
+    for (what, at, value) in &ways {
+        let old = copy.word(*at).with_context(|| format!("{what}: no word at {at:#x}"))?;
+        if old == *value {
+            bail!("spoiling changes nothing: {what}");
+        }
+        copy.set_word(*at, *value);
+        if judge(system, &copy, roots).complaints.is_empty() {
+            bail!("the walk does not notice: {what}");
+        }
+        copy.set_word(*at, old);
+    }
+    Ok(ways.len())
+}
+
+fn damages(memory: &Memory, roots: &[u64]) -> Result<Vec<Damage>> {
+    const PRESENT_WRITE: u64 = 3;
+    const NO_EXEC: u64 = 1 << 63;
+    let spaces: Result<Vec<Space>, String> =
+        roots.iter().map(|&root| Space::walk(memory, root)).collect();
+    let spaces = spaces.map_err(anyhow::Error::msg)?;
+    let [first, .., last] = spaces.as_slice() else { bail!("there are less than two spaces") };
+    let entry = |space: &Space, va: u64| -> Result<(u64, u64, u64)> {
+        let leaf = space.leaf(va).with_context(|| format!("nothing is mapped at {va:#x}"))?;
+        let value = memory.word(leaf.entry_at).context("an entry lies outside memory")?;
+        Ok((leaf.entry_at, value, leaf.phys))
+    };
+    let (stack, stack_entry, stack_page) = entry(first, STACK_TOP - PAGE)?;
+    let (_, _, other_stack_page) = entry(last, STACK_TOP - PAGE)?;
+    let (frame, frame_entry, frame_page) = entry(first, FRAME)?;
+    let (kernel_stack, kernel_stack_entry, _) = entry(first, CORE_WINDOW + PAGE)?;
+    let (_, _, other_kernel_stack) = entry(last, CORE_WINDOW + PAGE)?;
+    let (text, text_entry, _) = entry(first, KERNEL_BASE)?;
+    let ports = spaces.iter().find_map(|space| space.leaf(IO_BITMAP)).context("no task has ports")?;
+    let moved = |entry: u64, from: u64, to: u64| entry & !from | to;
+    Ok(vec![
+        ("physical memory in the kernel's reach", first.root + 256 * 8, first.root | PRESENT_WRITE),
+        ("a stack that is executable", stack, stack_entry & !NO_EXEC),
+        ("a stack that is read-only", stack, stack_entry & !2),
+        ("a stack that is missing", stack, 0),
+        ("another task's stack", stack, moved(stack_entry, stack_page, other_stack_page)),
+        ("a task that maps a page table", stack, moved(stack_entry, stack_page, first.root)),
+        ("a task that maps a frame", stack, moved(stack_entry, stack_page, frame_page)),
+        ("a frame that ring 3 can reach", frame, frame_entry | 4),
+        ("a frame in task memory", frame, moved(frame_entry, frame_page, stack_page)),
+        ("another thread's frame in a guard page", stack - 8 * 32, frame_entry),
+        ("a kernel stack in task memory", kernel_stack, kernel_stack_entry & 0xfff | NO_EXEC | stack_page),
+        (
+            "another core's kernel stack",
+            kernel_stack,
+            kernel_stack_entry & 0xfff | NO_EXEC | other_kernel_stack,
+        ),
+        ("task memory in the core's window", kernel_stack - 8, stack_page | PRESENT_WRITE | NO_EXEC),
+        ("kernel text that is writable", text, text_entry | 2),
+        ("task memory in the kernel's half", text + 8 * 0x100, stack_page | PRESENT_WRITE | NO_EXEC),
+        ("a port that nobody granted", ports.phys + 8, 0xffff_ffff_ffff_fffe),
+        ("an absent entry with a value", stack - 8 * 32, 0x1000),
+        ("a second half of the kernel", last.root + 511 * 8, first.tables[1] | PRESENT_WRITE),
+    ])
+}
