@@ -146,7 +146,8 @@ pub fn tell_supervisor(core: &mut Core, task: usize, now: u64) {
     let record = &core.table.tasks[task];
     if record.supervisor != NONE {
         let thread = usize::from(record.supervisor);
-        if shared().threads()[thread & (MAX_THREADS - 1)].post_bit(u32::from(record.supervisor_bit)) {
+        if shared().threads()[thread & (MAX_THREADS - 1)].post_bit(u32::from(record.supervisor_bit))
+        {
             wake(core, thread, now);
         }
     }

@@ -13,6 +13,7 @@
 mod arch;
 mod core_state;
 mod fault;
+mod flush;
 mod interrupts;
 mod klog;
 mod power;
@@ -141,6 +142,8 @@ fn build(
 extern "C" fn kernel_core(index: u32) -> ! {
     // SAFETY: the core's first entry; the boot core has filled its objects.
     let core = unsafe { core_state::this_core() };
+    // `first_entry` has loaded it.
+    flush::loaded(index, core.thread(core.loaded).cr3);
     // SAFETY: paging is on with the kernel's own tables.
     unsafe { cpu::enable(&core.features) };
     // SAFETY: a thread's space is loaded, the table is this core's own.

@@ -3,6 +3,7 @@
 use crate::arch::x86_64::fpu::{self, INITIAL_STATE};
 use crate::arch::x86_64::{apic, cpu, descriptors, entry, frame};
 use crate::core_state::{Core, NOBODY, this_core};
+use crate::flush;
 use crate::interrupts;
 use crate::shared::shared;
 use cloister_abi::call::NEVER;
@@ -185,7 +186,9 @@ impl Core {
         if next != self.loaded {
             self.load(next);
         }
+        let index = self.index;
         let thread = self.thread(next);
+        flush::used(index, thread.cr3);
         // SAFETY: the thread's space is loaded, and the entry code holds no reference.
         let regs = unsafe { frame::current() };
         if thread.has_result {
@@ -216,7 +219,7 @@ impl Core {
             }
         }
         // SAFETY: a thread of this core; its space maps the kernel and this core's window.
-        unsafe { cpu::load_space(cr3) };
+        unsafe { cpu::load_space(cr3, self.index) };
         descriptors::clear_selectors();
         if fpu {
             fpu::enter(self.features.xsave);

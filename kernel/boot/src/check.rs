@@ -1,7 +1,8 @@
-//! The payload check on memory: the checks of `cloister_abi::payload`, with the CPU's own CRC-32C.
+//! The payload check on memory: the check of `cloister_boot`, with the CPU's own CRC-32C.
 
 use crate::Refusal;
-use cloister_abi::payload::{BLOCK, Header, PAYLOAD_BASE, check_header, check_table};
+use cloister_abi::payload::{BLOCK, Header, PAYLOAD_BASE};
+use cloister_boot::{check_header, check_table};
 
 unsafe extern "C" {
     fn stub_crc32c(start: *const u8, groups: u64, seed: u32) -> u32;

@@ -3,7 +3,8 @@
 use crate::{Refusal, check, pvh::Machine};
 use cloister_abi::boot::{BOOT_MAGIC, BootInfo};
 use cloister_abi::layout::{KERNEL_BASE, KERNEL_MAX, PAGE};
-use cloister_abi::payload::{Damage, Header, PAYLOAD_BASE, SEGMENT_EXEC, SEGMENT_WRITE};
+use cloister_abi::payload::{Header, PAYLOAD_BASE, SEGMENT_EXEC, SEGMENT_WRITE};
+use cloister_boot::Damage;
 use core::arch::asm;
 use core::convert::Infallible;
 
@@ -107,6 +108,6 @@ unsafe fn map_kernel(header: &Header) -> Result<(), Refusal> {
     // SAFETY: KERNEL_BASE is the last but one GiB: entry 510 of the last table.
     unsafe { (*tables)[0][510] = (base + PAGE) | PRESENT | WRITE };
     // SAFETY: entry 511 was empty: the stub maps only the first 4 GiB besides.
-    unsafe { (*(&raw mut stub_pml4))[511] = base | PRESENT | WRITE };
+    unsafe { stub_pml4[511] = base | PRESENT | WRITE };
     Ok(())
 }

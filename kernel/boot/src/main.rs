@@ -13,7 +13,7 @@ mod handoff;
 mod pvh;
 mod uart;
 
-use cloister_abi::payload::Damage;
+use cloister_boot::Damage;
 use core::arch::global_asm;
 use core::fmt::Write;
 use uart::Uart;
@@ -87,7 +87,7 @@ unsafe extern "C" fn stub_main(start_info: u32) -> ! {
 fn panic(info: &core::panic::PanicInfo) -> ! {
     let mut uart = Uart::start();
     let line = info.location().map_or(0, core::panic::Location::line);
-    let _ = write!(uart, "cloister: refused: the boot stub broke at line {line}\n");
+    let _ = writeln!(uart, "cloister: refused: the boot stub broke at line {line}");
     uart.drain();
     halt()
 }

@@ -35,7 +35,7 @@ impl Machine {
     /// # Safety
     /// `address` came from a PVH loader in `ebx`, and memory below 4 GiB is mapped one to one.
     pub unsafe fn read(address: u32) -> Result<Machine, Refusal> {
-        if address == 0 || address % 4 != 0 {
+        if address == 0 || !address.is_multiple_of(4) {
             return Err(Refusal::NoStartInfo(address));
         }
         let pointer = address as usize as *const StartInfo;

@@ -9,6 +9,7 @@ use crate::arch::x86_64::cpu::Features;
 use crate::arch::x86_64::paging::{self, KERNEL_CONST, KERNEL_DATA, Space, UNCACHED};
 use crate::arch::x86_64::{apic, clock, cpu, descriptors, frame, window};
 use crate::core_state::{Core, IrqState, LAST, NOBODY, Place, Thread};
+use crate::flush;
 use crate::klog::LogState;
 use crate::shared;
 use cloister_abi::boot::{BootInfo, RANGE_RAM};
@@ -120,7 +121,10 @@ impl Boot {
                 k if k == RegionKind::Table as u8 => self.info.payload + table_offset,
                 k if k == RegionKind::Mmio as u8 => {
                     let free = self.is_free_for_device(region.value2, pages * PAGE);
-                    assert!(free, "a device's registers lie over memory or an interrupt controller");
+                    assert!(
+                        free,
+                        "a device's registers lie over memory or an interrupt controller"
+                    );
                     region.value2
                 }
                 // The rings belong to the core windows, which are built first.
@@ -146,7 +150,7 @@ impl Boot {
     fn log_of(&self, core: usize) -> u64 {
         // SAFETY: the window's page table was filled by `build_window`.
         let table: &paging::Table = unsafe { paging::page(self.windows[core]) };
-        table[((window::LOG >> 12) & 511) as usize] & !(KERNEL_DATA | PAGE - 1)
+        table[((window::LOG >> 12) & 511) as usize] & !(KERNEL_DATA | (PAGE - 1))
     }
 
     /// Builds a core's window: stacks, objects, log ring, APIC registers.
@@ -204,7 +208,9 @@ impl Boot {
 
     fn map_leaf(&mut self, space: Space, va: u64, entry: u64) {
         // SAFETY: only the boot core runs, and the leaf is not kept.
-        *unsafe { space.leaf(va, || self.carver.page()) } = entry;
+        let leaf = unsafe { space.leaf(va, || self.carver.page()) };
+        flush::changed(*leaf, || space.root == self.spaces[self.init_thread()].root);
+        *leaf = entry;
     }
 
     /// The bitmap allows what the table grants; pages without a granted port are the shared one.
@@ -303,7 +309,7 @@ impl Boot {
     fn core_page(&self, core: usize) -> u64 {
         // SAFETY: the window's page table was filled by `build_window`.
         let table: &paging::Table = unsafe { paging::page(self.windows[core]) };
-        let phys = table[(window::CORE >> 12 & 511) as usize] & !(KERNEL_DATA | PAGE - 1);
+        let phys = table[(window::CORE >> 12 & 511) as usize] & !(KERNEL_DATA | (PAGE - 1));
         window::PHYSICAL + phys
     }
 
@@ -391,7 +397,7 @@ impl Boot {
     /// Forgets translations of the address space of `init`, which is loaded.
     pub fn flush(&self) {
         // SAFETY: the same space again.
-        unsafe { cpu::load_space(self.spaces[self.init_thread()].root) };
+        unsafe { cpu::load_space(self.spaces[self.init_thread()].root, 0) };
     }
 
     fn init_thread(&self) -> usize {
@@ -431,8 +437,9 @@ impl Boot {
         let root = self.spaces[self.init_thread()].root;
         // SAFETY: the space is loaded, and this entry is removed from it.
         let top: &mut paging::Table = unsafe { paging::page(root) };
+        flush::changed(top[window::PHYSICAL_SLOT], || true);
         top[window::PHYSICAL_SLOT] = 0;
         // SAFETY: the same space again, without the translations of physical memory.
-        unsafe { cpu::load_space(root) };
+        unsafe { cpu::load_space(root, 0) };
     }
 }

@@ -8,6 +8,7 @@ use crate::arch::x86_64::paging::{self, KERNEL_DATA, UNCACHED};
 use crate::arch::x86_64::{apic, cpu, pci, power, smp, window};
 use crate::core_state::Core;
 use crate::fault;
+use crate::flush;
 use crate::shared::shared;
 use crate::syscall::Return;
 use cloister_abi::boot::{MemRange, RANGE_RAM};
@@ -48,6 +49,7 @@ pub fn serve(core: &mut Core, number: u32, arguments: [u64; 3]) -> Return {
         n if n == Call::MapFirmware as u32 => map_firmware(boot, task, a, b),
         _ => seal(core, boot, a, b),
     };
+    flush::used(core.index, core.thread(current).cr3);
     result.into()
 }
 
@@ -90,7 +92,7 @@ fn map_firmware(boot: &mut Boot, task: usize, phys: u64, len: u64) -> Result<Ret
     }
     let first = map.va + boot.firmware_used * PAGE;
     for page in 0..pages {
-        let entry = (phys / PAGE + page) * PAGE | paging::user_flags(MAP_READ);
+        let entry = ((phys / PAGE + page) * PAGE) | paging::user_flags(MAP_READ);
         boot.set_leaf_of(task, first + page * PAGE, entry);
     }
     boot.firmware_used += pages;
@@ -142,8 +144,12 @@ fn add_ioapic(core: &mut Core, boot: &mut Boot, phys: u64, gsi_base: u64) -> Res
     }
     // SAFETY: the boot core's window was built; the entry was not present.
     let table: &mut paging::Table = unsafe { paging::page(boot.windows[0]) };
-    table[(window::IOAPIC >> 12 & 511) as usize + unit] = phys | KERNEL_DATA | UNCACHED;
+    let entry = &mut table[(window::IOAPIC >> 12 & 511) as usize + unit];
+    flush::changed(*entry, || false);
+    *entry = phys | KERNEL_DATA | UNCACHED;
     boot.flush();
+    let current = core.current;
+    flush::used(core.index, core.thread(current).cr3);
     if core.ioapics.add(gsi_base) { Ok(()) } else { Err(Status::WrongState) }
 }
 

@@ -165,10 +165,8 @@ fn flush() {
         if !asked {
             asked = link.send(&Message([FLUSH, 0, 0, 0, 0, 0, 0, 0]), wake).is_ok();
         }
-        if let Ok(Some(message)) = link.receive(wake) {
-            if message.0[0] == FLUSHED {
-                return;
-            }
+        if link.receive(wake).is_ok_and(|got| got.is_some_and(|got| got.0[0] == FLUSHED)) {
+            return;
         }
         wait(mailbox.bits, Deadline::At(end));
     }

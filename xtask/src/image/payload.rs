@@ -6,9 +6,9 @@
 use anyhow::{Context, Result, anyhow, bail};
 use cloister_abi::layout::{KERNEL_BASE, KERNEL_MAX, PAGE};
 use cloister_abi::payload::{
-    BLOCK, Damage, Header, KernelSegment, MAGIC, PAYLOAD_MAX, SEGMENT_EXEC, SEGMENT_WRITE, VERSION,
-    check_header, check_table,
+    BLOCK, Header, KernelSegment, MAGIC, PAYLOAD_MAX, SEGMENT_EXEC, SEGMENT_WRITE, VERSION,
 };
+use cloister_boot::{Damage, check_header, check_table};
 use cloister_manifest::compile::Compiled;
 use crc::{CRC_32_ISCSI, Crc};
 use zerocopy::IntoBytes;

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::Options;
 use super::expect::{Expect, Matcher};
 use super::flips::{self, Flips};
+use super::flushes;
 use super::harness;
 use super::integrity;
 use super::tally::{Tally, Verdict};
@@ -56,6 +57,9 @@ pub fn run(options: &Options, tally: &mut Tally) -> Result<()> {
     }
     if tests.is_empty() {
         say("boot: no folder images/test-*/ with an expect.toml fits");
+    }
+    if let Some((place, qemu)) = qemus.first_key_value() {
+        flushes::run(options, place, qemu, tally);
     }
     integrity::boots(options, &qemus, tally);
     for test in &tests {

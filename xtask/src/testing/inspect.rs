@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -145,10 +145,7 @@ impl Session {
 
     /// The next bytes of the serial port; none when the time is over or QEMU has ended.
     pub fn serial(&mut self, patience: Duration) -> Option<Vec<u8>> {
-        match self.serial.recv_timeout(patience) {
-            Ok(bytes) => Some(bytes),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.serial.recv_timeout(patience).ok()
     }
 }
 

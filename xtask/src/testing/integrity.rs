@@ -144,7 +144,8 @@ fn flip_every_byte(image: &Image) -> Result<usize> {
 
 /// Boot: damaged images, cut images, small machines.
 pub fn boots(options: &Options, qemus: &BTreeMap<String, Qemu>, tally: &mut Tally) {
-    let groups: [(&str, fn(&Image, u64) -> Vec<Case>); 3] = [
+    type Make = fn(&Image, u64) -> Vec<Case>;
+    let groups: [(&str, Make); 3] = [
         ("integrity: images with a flipped byte", flipped),
         ("integrity: images cut off", cut_off),
         ("integrity: machines with too little memory", too_small),

@@ -6,6 +6,7 @@
 pub mod boot;
 pub mod expect;
 mod flips;
+mod flushes;
 mod harness;
 pub mod host;
 mod inspect;

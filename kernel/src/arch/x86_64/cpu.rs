@@ -1,5 +1,6 @@
 //! CPU features, control registers, ports and counters.
 
+use crate::flush;
 use core::arch::asm;
 use core::arch::x86_64::__cpuid_count;
 use x86::msr;
@@ -135,14 +136,15 @@ pub fn allow_fpu(allow: bool) {
     unsafe { asm!("mov cr0, {}", in(reg) cr0, options(nostack)) };
 }
 
-/// Loads an address space.
+/// Loads an address space on `core`, this one.
 ///
 /// # Safety
 /// `cr3` is a thread's top page table; it maps the kernel and this core's window.
 #[inline(always)]
-pub unsafe fn load_space(cr3: u64) {
+pub unsafe fn load_space(cr3: u64, core: u32) {
     // SAFETY: the caller's condition.
     unsafe { asm!("mov cr3, {}", in(reg) cr3, options(nostack)) };
+    flush::loaded(core, cr3);
 }
 
 /// The address of the last page fault.

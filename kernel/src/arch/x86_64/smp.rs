@@ -41,10 +41,9 @@ pub unsafe fn prepare(pml4: u64) {
     assert!(len <= 4096, "the trampoline is longer than its page");
     // SAFETY: the code fits the page, which is free memory (this function's condition).
     unsafe { core::ptr::copy_nonoverlapping(from.cast(), to, len) };
-    // SAFETY: the first words behind the jump are parameters, see trampoline.s.
-    unsafe { to.add(8).cast::<u64>().write_unaligned(pml4) };
-    // SAFETY: as above.
-    unsafe { to.add(16).cast::<u64>().write_unaligned(entry::ap_entry as *const () as u64) };
+    let parameters = (window::PHYSICAL + TRAMPOLINE + 8) as *mut [u64; 2];
+    // SAFETY: the two words behind the jump are parameters, see trampoline.s; they are aligned.
+    unsafe { parameters.write([pml4, entry::ap_entry as *const () as u64]) };
 }
 
 /// Asks a core to start on the address space `cr3`: INIT at the first call, then a start-up IPI

@@ -15,8 +15,10 @@ const ENABLE: u16 = 1;
 const MODEM: u16 = 4;
 const OUT2: u8 = 8;
 const TRANSMITTER_EMPTY: u8 = 2;
-/// Longer than any interrupt takes.
-const PATIENCE: Duration = Duration::from_millis(5);
+/// How long to wait for an interrupt that has to come: emulated machines stall.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long to wait for one that must not come.
+const GLANCE: Duration = Duration::from_millis(5);
 
 struct Device {
     irq: Irq,
@@ -39,8 +41,8 @@ impl Device {
     }
 
     /// Whether the interrupt comes.
-    fn comes(&self) -> u64 {
-        let woken = wait(self.irq.bits(), Deadline::after(PATIENCE));
+    fn comes(&self, patience: Duration) -> u64 {
+        let woken = wait(self.irq.bits(), Deadline::after(patience));
         u64::from(matches!(woken, Woken::Bits(_)))
     }
 }
@@ -53,20 +55,20 @@ pub fn cycle(boss: &Boss) {
     let mut refused = 0;
     let mut ack = || refused += u64::from(device.irq.ack().is_err());
     device.raise();
-    boss.result(0, device.comes());
+    boss.result(0, device.comes(GLANCE));
     ack();
     device.raise();
-    boss.result(1, device.comes());
+    boss.result(1, device.comes(PATIENCE));
     device.raise();
-    boss.result(2, device.comes());
+    boss.result(2, device.comes(GLANCE));
     ack();
     device.raise();
-    boss.result(3, device.comes());
+    boss.result(3, device.comes(PATIENCE));
     // Twice in a row is no mistake.
     ack();
     ack();
     device.raise();
-    boss.result(4, device.comes());
+    boss.result(4, device.comes(PATIENCE));
     boss.result(5, refused);
     boss.result(6, 1);
 }
@@ -79,7 +81,7 @@ pub fn storm(boss: &Boss) {
             return;
         }
         device.raise();
-        if device.comes() == 1 {
+        if device.comes(PATIENCE) == 1 {
             boss.page.add(BEAT, 1);
         }
     }
@@ -94,7 +96,7 @@ pub fn paced(boss: &Boss, count: u64, pause: u64) {
             break;
         }
         device.raise();
-        came += device.comes();
+        came += device.comes(PATIENCE);
         sleep_until(Instant::from_tsc(Instant::now().tsc() + pause));
     }
     boss.result(0, came);

@@ -66,7 +66,9 @@ fn main() -> u32 {
 /// A further thread, where the manifest gives a part one: wakes up now and then.
 fn sleeper() -> u32 {
     loop {
-        cloister_rt::sleep_until(cloister_rt::Instant::now() + cloister_rt::Duration::from_millis(1));
+        cloister_rt::sleep_until(
+            cloister_rt::Instant::now() + cloister_rt::Duration::from_millis(1),
+        );
     }
 }
 

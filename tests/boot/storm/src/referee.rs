@@ -7,8 +7,7 @@ use crate::{
 use cloister_rt::{Bits, Deadline, Duration, Instant, Mailbox, grants, system, wait};
 
 /// Everybody who may be there.
-const PARTS: [&str; 12] =
-    ["s0", "s1", "s2", "s3", "r0", "r1", "r2", "r3", "q0", "q1", "q2", "q3"];
+const PARTS: [&str; 12] = ["s0", "s1", "s2", "s3", "r0", "r1", "r2", "r3", "q0", "q1", "q2", "q3"];
 
 fn parts() -> impl Iterator<Item = (&'static str, Mailbox)> {
     PARTS.into_iter().filter_map(|name| Some((name, grants().served(name).ok()?)))

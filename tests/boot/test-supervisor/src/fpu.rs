@@ -9,7 +9,7 @@ use cloister_rt::{Duration, clock};
 use crate::faults;
 use crate::report::Report;
 use crate::ward;
-use crate::ward::PATIENCE;
+use crate::ward::{PATIENCE, Ward};
 
 /// How long states are held.
 const HOLD: Duration = Duration::from_millis(200);
@@ -60,6 +60,12 @@ pub fn run(report: &mut Report) {
             faults::one(report, &plain, &[&first, &second], index);
         }
     }
+    shut_out(report, &first, &plain);
+    lives(report, &first, &second, ticks);
+}
+
+/// XSAVE in a task without state, directly after a task with state.
+fn shut_out(report: &mut Report, first: &Ward, plain: &Ward) {
     report.case("a task without state sees nobody's registers", |check| {
         // On a CPU this faults; QEMU executes XSAVE, and it must find the initial state.
         check.holds("it answers", first.ask(FPU_LOAD, &[0x5555]));
@@ -73,6 +79,10 @@ pub fn run(report: &mut Report) {
             plain.revive(check);
         }
     });
+}
+
+/// State over restarts and stops.
+fn lives(report: &mut Report, first: &Ward, second: &Ward, ticks: u64) {
     report.case("a restarted task begins with initial state", |check| {
         for round in 0..50 {
             check.holds("it answers", first.ask(FPU_LOAD, &[0x6666 + round]));

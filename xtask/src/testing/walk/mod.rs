@@ -95,7 +95,9 @@ fn walk(options: &Options, qemu: &Qemu) -> Result<String> {
     let (stub, found): (Vec<u64>, Vec<u64>) =
         found.into_iter().partition(|root| (STUB_BASE..PAYLOAD_BASE).contains(root));
     if let Some(stray) = seen.iter().find(|root| !found.contains(root)) {
-        bail!("a processor runs on {stray:#x}, which is none of {found:x?} (the stub has {stub:x?})");
+        bail!(
+            "a processor runs on {stray:#x}, which is none of {found:x?} (the stub has {stub:x?})"
+        );
     }
     let findings = judge(&system, &memory, &found);
     if !findings.complaints.is_empty() {
@@ -225,7 +227,8 @@ fn damages(memory: &Memory, roots: &[u64]) -> Result<Vec<Damage>> {
     let (kernel_stack, kernel_stack_entry, _) = entry(first, CORE_WINDOW + PAGE)?;
     let (_, _, other_kernel_stack) = entry(last, CORE_WINDOW + PAGE)?;
     let (text, text_entry, _) = entry(first, KERNEL_BASE)?;
-    let ports = spaces.iter().find_map(|space| space.leaf(IO_BITMAP)).context("no task has ports")?;
+    let ports =
+        spaces.iter().find_map(|space| space.leaf(IO_BITMAP)).context("no task has ports")?;
     let moved = |entry: u64, from: u64, to: u64| entry & !from | to;
     Ok(vec![
         ("physical memory in the kernel's reach", first.root + 256 * 8, first.root | PRESENT_WRITE),
@@ -238,15 +241,27 @@ fn damages(memory: &Memory, roots: &[u64]) -> Result<Vec<Damage>> {
         ("a frame that ring 3 can reach", frame, frame_entry | 4),
         ("a frame in task memory", frame, moved(frame_entry, frame_page, stack_page)),
         ("another thread's frame in a guard page", stack - 8 * 32, frame_entry),
-        ("a kernel stack in task memory", kernel_stack, kernel_stack_entry & 0xfff | NO_EXEC | stack_page),
+        (
+            "a kernel stack in task memory",
+            kernel_stack,
+            kernel_stack_entry & 0xfff | NO_EXEC | stack_page,
+        ),
         (
             "another core's kernel stack",
             kernel_stack,
             kernel_stack_entry & 0xfff | NO_EXEC | other_kernel_stack,
         ),
-        ("task memory in the core's window", kernel_stack - 8, stack_page | PRESENT_WRITE | NO_EXEC),
+        (
+            "task memory in the core's window",
+            kernel_stack - 8,
+            stack_page | PRESENT_WRITE | NO_EXEC,
+        ),
         ("kernel text that is writable", text, text_entry | 2),
-        ("task memory in the kernel's half", text + 8 * 0x100, stack_page | PRESENT_WRITE | NO_EXEC),
+        (
+            "task memory in the kernel's half",
+            text + 8 * 0x100,
+            stack_page | PRESENT_WRITE | NO_EXEC,
+        ),
         ("a port that nobody granted", ports.phys + 8, 0xffff_ffff_ffff_fffe),
         ("an absent entry with a value", stack - 8 * 32, 0x1000),
         ("a second half of the kernel", last.root + 511 * 8, first.tables[1] | PRESENT_WRITE),

@@ -238,7 +238,10 @@ impl Judge<'_> {
             }
         };
         if (leaf.is_writable, leaf.is_executable) != (write, exec) {
-            self.complain(&format!("the kernel page {:#x} has other rights than its segment", leaf.va));
+            self.complain(&format!(
+                "the kernel page {:#x} has other rights than its segment",
+                leaf.va
+            ));
         }
         self.claim(leaf.phys, Use::Kernel(leaf.va));
     }
@@ -282,7 +285,8 @@ impl Judge<'_> {
                 continue;
             };
             let page = self.memory.page(leaf.phys).unwrap_or_default().to_vec();
-            let is_allowed = |port: u64| page.get(port as usize / 8).is_none_or(|b| b >> (port % 8) & 1 == 0);
+            let is_allowed =
+                |port: u64| page.get(port as usize / 8).is_none_or(|b| b >> (port % 8) & 1 == 0);
             let is_granted = |port: u64| {
                 let port = half << 15 | port;
                 granted.iter().any(|p| {
@@ -292,7 +296,10 @@ impl Judge<'_> {
             };
             let wrong = (0..1 << 15).find(|&port| is_allowed(port) != is_granted(port));
             if let Some(port) = wrong {
-                self.complain(&format!("port {:#x} is allowed or denied wrongly", half << 15 | port));
+                self.complain(&format!(
+                    "port {:#x} is allowed or denied wrongly",
+                    half << 15 | port
+                ));
             }
             if leaf.is_writable || leaf.is_executable || task.ports == 0 {
                 self.complain("its bitmap of ports has other rights, or is there without a port");
@@ -332,7 +339,10 @@ impl Judge<'_> {
             }
         }
         for leaf in left.values() {
-            self.complain(&format!("{:#x} is mapped at {:#x}, not by the manifest", leaf.phys, leaf.va));
+            self.complain(&format!(
+                "{:#x} is mapped at {:#x}, not by the manifest",
+                leaf.phys, leaf.va
+            ));
         }
     }
 
@@ -359,7 +369,10 @@ impl Judge<'_> {
         };
         let wanted = wanted.unwrap_or_else(|| *self.findings.regions.entry(index).or_insert(base));
         if base != wanted {
-            self.complain(&format!("{:#x} leads to {:#x}, not into its region", leaf.va, leaf.phys));
+            self.complain(&format!(
+                "{:#x} leads to {:#x}, not into its region",
+                leaf.va, leaf.phys
+            ));
         }
         if is_registers == self.memory.holds(leaf.phys) || is_registers != leaf.is_uncached {
             self.complain(&format!("{:#x} is registers and memory at once", leaf.va));

@@ -1,0 +1,50 @@
+//! The flush checker (feature `flush-checker`): every change of a mapping is followed by a flush
+//! before the next use, which no emulator shows. Without the feature every function here is empty.
+//!
+//! The rule is stricter than the CPU's (docs/reviews/0001-flushes.md): before the seal the boot
+//! core alone changes mappings, any change makes its translations stale, and the next load of an
+//! address space makes them fresh. Each core's loaded space is followed too.
+
+use cloister_abi::layout::MAX_CORES;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+const ON: bool = cfg!(feature = "flush-checker");
+
+/// The boot core has changed a mapping since it last loaded a space.
+static STALE: AtomicBool = AtomicBool::new(false);
+/// Each core's space: its top page table.
+static LOADED: [AtomicU64; MAX_CORES] = [const { AtomicU64::new(0) }; MAX_CORES];
+
+/// The boot core changes an entry. One that is present would need a flush on other cores as well
+/// if they may have it; only `init`'s space, loaded on this core alone, has such changes.
+#[inline(always)]
+pub fn changed(old: u64, is_own_space: impl FnOnce() -> bool) {
+    if ON {
+        let is_replaced = old & 1 != 0 && !is_own_space();
+        assert!(!is_replaced, "flush checker: a present entry changes in a space of other cores");
+        STALE.store(true, Ordering::Relaxed);
+    }
+}
+
+/// `core` has loaded the space `root`.
+#[inline(always)]
+pub fn loaded(core: u32, root: u64) {
+    if ON {
+        LOADED[core as usize].store(root, Ordering::Relaxed);
+        if core == 0 {
+            STALE.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+/// `core` is about to use the space `root`: to return to ring 3 in it, or to reach registers that
+/// were just mapped.
+#[inline(always)]
+pub fn used(core: u32, root: u64) {
+    if ON {
+        let loaded = LOADED[core as usize].load(Ordering::Relaxed);
+        assert!(loaded == root, "flush checker: {root:#x} is used, but {loaded:#x} is loaded");
+        let is_stale = core == 0 && STALE.load(Ordering::Relaxed);
+        assert!(!is_stale, "flush checker: a mapping has changed without a flush");
+    }
+}

@@ -1,0 +1,183 @@
+//! The kernel's flush checker is worth something: a kernel that lacks one flush turns it red.
+//!
+//! A copy of the tree is built again and again, each time with one call that loads an address
+//! space (and so flushes) taken out of the kernel's sources. The call sites are found by reading
+//! the sources, so a new one is in the loop from the start.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::Options;
+use super::tally::{Tally, Verdict};
+use crate::emulators::Qemu;
+use crate::machine::{Flow, Machine};
+use crate::paths;
+
+/// The appliance in which every flush matters.
+const APPLIANCE: &str = "test-flush";
+/// What is copied.
+const PARTS: &[&str] =
+    &[".cargo", "Cargo.toml", "Cargo.lock", "drivers", "images", "kernel", "lib", "tests", "xtask"];
+/// Calls that load a space: the helper of the boot core, and the instruction's wrapper.
+const CALLS: &[&str] = &["boot.flush();", "cpu::load_space("];
+/// Begins what the checker says in its panic.
+const RED: &str = "kernel panic: flush checker: ";
+
+/// A call site.
+struct Site {
+    file: PathBuf,
+    line: usize,
+    text: String,
+}
+
+/// Runs the loop; `--long` alone, since each kernel is a build.
+pub fn run(options: &Options, place: &str, qemu: &Qemu, tally: &mut Tally) {
+    let name = format!("flushes: the checker misses each call that is taken out, on {place}");
+    if !options.wants(&name) {
+        return;
+    }
+    let start = Instant::now();
+    let verdict = match options.long.then(|| all(qemu)) {
+        None => {
+            println!("skipped {name}: only with --long");
+            Verdict::Skipped
+        }
+        Some(Ok((sites, red))) if sites == red && sites > 0 => {
+            let seconds = start.elapsed().as_secs_f32();
+            println!("ok      {name}: {sites} call sites, {red} times red ({seconds:.1} s)");
+            Verdict::Passed
+        }
+        Some(Ok((sites, red))) => {
+            println!("FAILED  {name}: {sites} call sites, {red} times red");
+            Verdict::Failed
+        }
+        Some(Err(failure)) => {
+            println!("FAILED  {name}: {failure:#}");
+            Verdict::Failed
+        }
+    };
+    tally.add(place, verdict);
+}
+
+/// How many call sites there are, and how many turned the checker red.
+fn all(qemu: &Qemu) -> Result<(usize, usize)> {
+    let folder = tempfile::Builder::new().prefix("cloister-flushes-").tempdir()?;
+    let tree = folder.path();
+    for part in PARTS {
+        copy(&paths::root().join(part), &tree.join(part))?;
+    }
+    let sites = sites(&tree.join("kernel/src"))?;
+    let whole = boot(tree, qemu)?;
+    if whole.contains(RED) || !whole.contains("power off in order") {
+        bail!("the kernel as it is does not pass: {}", last_line(&whole));
+    }
+    let mut red = 0;
+    for site in &sites {
+        let source = std::fs::read_to_string(&site.file)?;
+        let without = |(index, line)| if index == site.line { "" } else { line };
+        let lines: Vec<&str> = source.lines().enumerate().map(without).collect();
+        std::fs::write(&site.file, lines.join("\n"))?;
+        let said = boot(tree, qemu);
+        std::fs::write(&site.file, &source)?;
+        let file = site.file.strip_prefix(tree).unwrap_or(&site.file).display();
+        let place = format!("{file}:{}: {}", site.line + 1, site.text);
+        let said = said.with_context(|| format!("without {place}"))?;
+        match said.split_once(RED) {
+            Some((_, why)) => {
+                red += 1;
+                println!(
+                    "        red without {place} ({})",
+                    why.lines().next().unwrap_or_default()
+                );
+            }
+            None => println!("        NOT RED without {place}: {}", last_line(&said)),
+        }
+    }
+    Ok((sites.len(), red))
+}
+
+fn last_line(text: &str) -> &str {
+    text.lines().rfind(|line| line.contains("cloister")).unwrap_or("it says nothing")
+}
+
+/// Copies a file or a folder.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let complaint = || format!("cannot copy {}", paths::shown(from));
+    if from.is_dir() {
+        std::fs::create_dir_all(to).with_context(complaint)?;
+        for entry in std::fs::read_dir(from).with_context(complaint)? {
+            let entry = entry?;
+            copy(&entry.path(), &to.join(entry.file_name()))?;
+        }
+        return Ok(());
+    }
+    std::fs::copy(from, to).with_context(complaint).map(drop)
+}
+
+/// Every line below a folder with one of the calls; a definition is no call.
+fn sites(folder: &Path) -> Result<Vec<Site>> {
+    let mut found = Vec::new();
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    files.sort();
+    for file in files {
+        if file.is_dir() {
+            found.extend(sites(&file)?);
+            continue;
+        }
+        let text = std::fs::read_to_string(&file)?;
+        for (line, text) in text.lines().enumerate() {
+            let text = text.trim();
+            if CALLS.iter().any(|call| text.contains(call)) && !text.starts_with("//") {
+                found.push(Site { file: file.clone(), line, text: text.to_owned() });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Builds the tree's appliance with the checker and boots it; everything that it says.
+fn boot(tree: &Path, qemu: &Qemu) -> Result<String> {
+    let image = tree.join("image.elf");
+    let program = std::env::current_exe().context("cannot find xtask's own program")?;
+    let output = Command::new(program)
+        .args(["build-image", APPLIANCE, "--features", "cloister-kernel/flush-checker"])
+        .arg("--no-install")
+        .arg("-o")
+        .arg(&image)
+        .current_dir(tree)
+        // xtask takes this for its place, and builds the tree around it.
+        .env("CARGO_MANIFEST_DIR", tree.join("xtask"))
+        .env("CARGO_TARGET_DIR", tree.join("target"))
+        .output()
+        .context("cannot start xtask")?;
+    if !output.status.success() {
+        bail!("the tree does not build: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    let mut machine = Machine::new(image);
+    (machine.cpus, machine.memory_mib) = (2, 64);
+    machine.timeout = Some(Duration::from_secs(30));
+    let mut said = Vec::new();
+    machine.run(qemu, None, |bytes| {
+        said.extend_from_slice(bytes);
+        Flow::Continue
+    })?;
+    Ok(String::from_utf8_lossy(&said).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sites;
+    use crate::paths;
+
+    #[test]
+    fn the_flushes_of_the_review_are_found() {
+        let sites = sites(&paths::root().join("kernel/src")).unwrap();
+        let calls = sites.iter().filter(|site| site.text == "boot.flush();");
+        assert!(calls.count() >= 3, "map_firmware, add_ioapic, bind");
+        assert!(sites.iter().any(|site| site.file.ends_with("switch.rs")));
+    }
+}
