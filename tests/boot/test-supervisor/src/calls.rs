@@ -137,8 +137,7 @@ fn expect(check: &mut Check, ward: &Ward, arguments: [u64; 4], status: Status, v
 fn waits(report: &mut Report, ward: &Ward) {
     let bit = ward.page.get(OWN_BITS);
     report.case("wait sleeps until a signal", |check| {
-        ward.order(WAIT, &[NEVER]);
-        pause(Duration::from_millis(2));
+        check.holds("it begins", ward.begin_wait(NEVER));
         check.holds("it sleeps", !ward.is_done());
         ward.mail.peer.wake();
         check.holds("it wakes", ward.until(crate::ward::PATIENCE, || ward.is_done()));
@@ -155,8 +154,7 @@ fn waits(report: &mut Report, ward: &Ward) {
     });
     report.case("a signal comes before the deadline", |check| {
         let deadline = (Instant::now() + Duration::from_secs(600)).tsc();
-        ward.order(WAIT, &[deadline]);
-        pause(Duration::from_millis(1));
+        check.holds("it begins", ward.begin_wait(deadline));
         ward.mail.peer.wake();
         check.holds("it wakes", ward.until(crate::ward::PATIENCE, || ward.is_done()));
         check.equal("status", ward.result(0), Status::Ok as u64);

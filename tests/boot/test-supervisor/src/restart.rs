@@ -96,8 +96,7 @@ fn waiting(report: &mut Report, ward: &Ward) {
         ("restart a task that waits with a deadline", hour()),
     ] {
         report.case(name, |check| {
-            ward.order(WAIT, &[deadline]);
-            pause(MS);
+            check.holds("it begins", ward.begin_wait(deadline));
             ward.stop(check);
             ward.revive(check);
             check.holds("it answers", ward.is_alive());
@@ -134,8 +133,7 @@ fn waiting(report: &mut Report, ward: &Ward) {
 fn resumed(report: &mut Report, ward: &Ward) {
     let bit = ward.page.get(OWN_BITS);
     report.case("a wait goes on after a resume", |check| {
-        ward.order(WAIT, &[NEVER]);
-        pause(MS);
+        check.holds("it begins", ward.begin_wait(NEVER));
         ward.stop(check);
         check.holds("resume is allowed", ward.task.control.resume().is_ok());
         pause(Duration::from_millis(2));
@@ -146,8 +144,7 @@ fn resumed(report: &mut Report, ward: &Ward) {
         check.equal("bits", ward.result(1), bit);
     });
     report.case("a bit that came while it was stopped is not lost", |check| {
-        ward.order(WAIT, &[NEVER]);
-        pause(MS);
+        check.holds("it begins", ward.begin_wait(NEVER));
         ward.stop(check);
         ward.mail.peer.wake();
         pause(MS);
@@ -160,8 +157,7 @@ fn resumed(report: &mut Report, ward: &Ward) {
     });
     report.case("a deadline holds across a stop", |check| {
         let deadline = (Instant::now() + Duration::from_millis(6)).tsc();
-        ward.order(WAIT, &[deadline]);
-        pause(MS);
+        check.holds("it begins", ward.begin_wait(deadline));
         ward.stop(check);
         check.holds("resume is allowed", ward.task.control.resume().is_ok());
         check.holds("it wakes", ward.until(PATIENCE, || ward.is_done()));
@@ -179,10 +175,10 @@ fn resumed(report: &mut Report, ward: &Ward) {
         check.equal("status", ward.result(0), Status::Deadline as u64);
     });
     report.case("a deadline that passed while it was stopped", |check| {
-        ward.order(WAIT, &[(Instant::now() + Duration::from_millis(2)).tsc()]);
-        pause(MS);
+        let deadline = Instant::now() + Duration::from_millis(80);
+        check.holds("it begins", ward.begin_wait(deadline.tsc()));
         ward.stop(check);
-        pause(Duration::from_millis(4));
+        cloister_rt::sleep_until(deadline + MS);
         check.holds("it does not run", !ward.is_done());
         check.holds("resume is allowed", ward.task.control.resume().is_ok());
         check.holds("it wakes", ward.until(PATIENCE, || ward.is_done()));

@@ -90,6 +90,16 @@ impl Ward {
         self.mail.peer.wake();
     }
 
+    /// Has the probe wait, and waits until it does: two signals are one while nobody takes them, so
+    /// a signal that is sent too early would end nothing.
+    pub fn begin_wait(&self, deadline: u64) -> bool {
+        self.page.set(RESULTS + 2, 0);
+        self.order(orders::WAIT, &[deadline]);
+        let begun = self.until(PATIENCE, || self.result(2) != 0);
+        pause(Duration::from_millis(1));
+        begun
+    }
+
     /// Whether the last order was carried out.
     pub fn is_done(&self) -> bool {
         self.page.get(DONE) == self.asked.get()
