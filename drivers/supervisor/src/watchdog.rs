@@ -17,6 +17,10 @@ const STS1_TIMEOUT: u16 = 1 << 3;
 const STS2_SECOND_TIMEOUT: u16 = 1 << 1;
 /// TCO1_CNT: the timer is halted.
 const CNT1_HALT: u16 = 1 << 11;
+/// GCS, "General Control and Status", in the last page of the chipset's configuration registers.
+const GENERAL_CONTROL: u64 = 0x410;
+/// GCS: the watchdog does not reset the machine. Set at power-on.
+const NO_REBOOT: u32 = 1 << 5;
 /// TCO_TMR: the bits that count.
 const TMR_MASK: u16 = 0x3ff;
 
@@ -49,6 +53,9 @@ impl Watchdog {
                 timer: ports.port(0x12)?,
             })
         })();
+        if !may_reset(grants) {
+            defmt::warn!("{=str} cannot reset the machine: its NO_REBOOT bit stays set", NAME);
+        }
         let registers = match registers {
             Ok(registers) if registers.start() => Some(registers),
             Ok(_) => {
@@ -69,6 +76,15 @@ impl Watchdog {
             registers.pat();
         }
     }
+}
+
+/// Lets the watchdog reset the machine. `false` if the chipset does not keep that, or its register
+/// is not granted.
+fn may_reset(grants: Grants) -> bool {
+    let Ok(chipset) = grants.registers(NAME) else { return false };
+    let Some(control) = chipset.read(GENERAL_CONTROL) else { return false };
+    let cleared = chipset.write(GENERAL_CONTROL, control & !NO_REBOOT);
+    cleared.and_then(|()| chipset.read(GENERAL_CONTROL)).is_some_and(|now| now & NO_REBOOT == 0)
 }
 
 impl Registers {

@@ -8,13 +8,14 @@ use cloister_abi::info::{
     GRANT_BIT, GRANT_CAP, GRANT_MEMORY, GRANT_NUMBER, GRANT_PORTS, Grant, TASK_INFO_MAGIC, TaskInfo,
 };
 use cloister_abi::policy::RestartPolicy;
-use cloister_abi::table::CapKind;
+use cloister_abi::table::{CapKind, MAP_WRITE};
 use cloister_abi::{API_VERSION, layout, name_str};
 use zerocopy::FromBytes;
 
 use crate::cap::{Cap, Irq, Power, Signal};
 use crate::memory::{self, Shared};
 use crate::ports::PortRange;
+use crate::registers::Registers;
 use crate::task::Supervised;
 use crate::wait::Bits;
 
@@ -158,6 +159,17 @@ impl Grants {
     /// Memory that is shared with another task or with the kernel.
     pub fn shared(&self, name: &'static str) -> Result<Shared, Missing> {
         self.find(name, GRANT_MEMORY, What::Memory).map(shared)
+    }
+
+    /// The registers in memory of a device that this task owns.
+    pub fn registers(&self, name: &'static str) -> Result<Registers, Missing> {
+        let entry = self.find(name, GRANT_MEMORY, What::Memory)?;
+        if entry.rights & MAP_WRITE == 0 {
+            return Err(Missing { name, what: What::Memory });
+        }
+        // SAFETY: the image builder made the entry for a region that is mapped writable for the
+        // task's whole life. Other views of it are of atomic words, which allow any change.
+        Ok(unsafe { Registers::at(entry.va, entry.len) })
     }
 
     /// One end of a mailbox.

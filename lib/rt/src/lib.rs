@@ -21,6 +21,7 @@ mod memory;
 #[cfg(not(test))]
 mod panic;
 mod ports;
+mod registers;
 mod start;
 mod syscall;
 mod task;
@@ -33,6 +34,7 @@ pub use cpu::{Entropy, bsp_apic_id, random};
 pub use grants::{Grants, Mailbox, Missing, What, grants};
 pub use memory::{Shared, system};
 pub use ports::{OutOfRange, Port, PortRange, Width};
+pub use registers::Registers;
 pub use start::generation;
 pub use syscall::{Refused, leave};
 pub use task::{FaultReport, Supervised, TaskControl};
