@@ -16,7 +16,7 @@ use cloister_abi::boot::{BootInfo, RANGE_RAM};
 use cloister_abi::call::NEVER;
 use cloister_abi::info::SystemPage;
 use cloister_abi::layout::{
-    FRAME, IO_BITMAP, KERNEL_BASE, MAX_CORES, MAX_IRQS, MAX_REGIONS, MAX_THREADS, PAGE,
+    FRAME, IO_BITMAP, KERNEL_BASE, MAX_CORES, MAX_DEVICES, MAX_IRQS, MAX_REGIONS, MAX_THREADS, PAGE,
 };
 use cloister_abi::table::{ROLE_INIT, RegionKind, TASK_FPU, Task};
 use cloister_core::sched::Sched;
@@ -39,6 +39,8 @@ pub struct Boot {
     pub windows: [u64; MAX_CORES],
     /// Physical address of the system page.
     pub system_page: u64,
+    /// Devices that were bound, a bit each.
+    pub bound: [u64; MAX_DEVICES / 64 + 1],
     /// Next free page of the firmware window.
     pub firmware_used: u64,
     /// The kernel's table for the last entry of a top page table.
@@ -356,6 +358,7 @@ impl Boot {
             spaces: [Space { root: 0 }; MAX_THREADS],
             windows: [0; MAX_CORES],
             system_page,
+            bound: [0; _],
             firmware_used: 0,
             high,
             no_ports,

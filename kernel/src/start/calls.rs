@@ -14,7 +14,7 @@ use crate::syscall::Return;
 use cloister_abi::boot::{MemRange, RANGE_RAM};
 use cloister_abi::call::{Call, Part, Status};
 use cloister_abi::layout::PAGE;
-use cloister_abi::table::{DEVICE_PLATFORM, MAP_READ, ROLE_INIT, RegionKind};
+use cloister_abi::table::{DEVICE_PLATFORM, Device, MAP_READ, ROLE_INIT, RegionKind};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Where the boot core's [`Boot`] lies in the map of physical memory; 0 after the seal.
@@ -178,8 +178,16 @@ fn bind(boot: &mut Boot, device: u64, function: u64) -> Result<Return, Status> {
         boot.regions[at] = base;
         boot.map_region(usize::from(record.owner), at);
     }
+    boot.bound[index / 64] |= 1 << (index % 64);
     boot.flush();
     Ok(Return::status(Status::Ok))
+}
+
+/// Whether a task has all its devices; one whose optional device is absent never starts.
+fn is_equipped(boot: &Boot, task: usize) -> bool {
+    let own = |d: &Device| usize::from(d.owner) == task && d.kind != DEVICE_PLATFORM;
+    let mut devices = boot.table.devices.iter().enumerate();
+    devices.all(|(index, d)| !own(d) || boot.bound[index / 64] >> (index % 64) & 1 != 0)
 }
 
 fn seal(
@@ -214,9 +222,9 @@ fn seal(
         kernel_bytes,
         boot.carver.left() * 4
     );
-    for task in core.table.tasks.iter().zip(shared().tasks()) {
-        if task.0.role != ROLE_INIT {
-            task.1.park.resume();
+    for (index, task) in core.table.tasks.iter().enumerate() {
+        if task.role != ROLE_INIT && is_equipped(boot, index) {
+            shared().task(index).park.resume();
         }
     }
     BOOT.store(0, Ordering::Relaxed);
