@@ -118,6 +118,7 @@ impl Core {
         let word = word_of(global);
         let act = thread.park.catch_up(&shared().task(task).park);
         if act.reset {
+            word.reset();
             (thread.reset, thread.has_result, thread.waits) = (true, false, false);
             // Here and not in the call that restarts: interrupts belong to their owner's core.
             interrupts::forget(self, usize::from(global));

@@ -4,8 +4,9 @@
 //! takes and waits. [`CoreWord`] belongs to one core: any core marks, only the owner drains.
 //!
 //! A sender does `if word.post(bits) && core.mark(local) { send an IPI }`. The owner of `core`
-//! drains it whenever it enters the kernel to look for work, in the IPI's handler, and with
-//! interrupts off directly before it idles or enters a guest; for each drained thread it calls
+//! drains it in the IPI's handler, once at the seal, and with interrupts off directly before it
+//! enters a guest; an IPI that comes while interrupts are off stays latched, and so ends the halt
+//! of a core that idles. For each drained thread it calls
 //! [`ThreadWord::take_ops`] and [`ThreadWord::finish_wait`].
 //!
 //! Invariant: no thread sleeps on a pending bit of its mask once every post that set such a bit
