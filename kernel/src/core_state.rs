@@ -10,7 +10,7 @@ use crate::arch::x86_64::ioapic::{IoApics, Route};
 use crate::arch::x86_64::window;
 use cloister_abi::call::Status;
 use cloister_abi::layout::{MAX_IRQS, MAX_THREADS, MAX_THREADS_PER_CORE};
-use cloister_abi::table::{Cap, ROLE_TASK};
+use cloister_abi::table::{Cap, NONE, ROLE_TASK};
 use cloister_core::park::ThreadPark;
 use cloister_core::sched::Sched;
 use cloister_core::table::Table;
@@ -51,6 +51,10 @@ pub struct Thread {
     pub reset: bool,
     /// It has FPU state.
     pub fpu: bool,
+    /// Its virtual CPU's index in the system table, `NONE` without one.
+    pub vcpu: u16,
+    /// It is in its guest: it goes on there and not in ring 3.
+    pub in_guest: bool,
     /// Its trust domain.
     pub domain: u8,
     /// Its task's role.
@@ -73,6 +77,8 @@ impl Thread {
         waits: false,
         reset: false,
         fpu: false,
+        vcpu: NONE,
+        in_guest: false,
         domain: 0,
         role: ROLE_TASK,
     };
@@ -81,7 +87,7 @@ impl Thread {
     #[inline]
     pub fn set_result(&mut self, status: Status, value: u64) {
         (self.status, self.value, self.has_result) = (status, value, true);
-        self.waits = false;
+        (self.waits, self.in_guest) = (false, false);
     }
 }
 
@@ -121,6 +127,10 @@ pub struct Core {
     pub gdt: Gdt,
     /// Non-maskable interrupts seen; written by their handler alone.
     pub nmi_count: AtomicU64,
+    /// Physical address of what VMLOAD restores of the kernel's own state; 0 without guests.
+    pub host_block: u64,
+    /// Physical address of the page where VMRUN saves the kernel's state.
+    pub host_save: u64,
     /// The thread that runs, as a rank; [`NOBODY`] while the core idles.
     pub current: u32,
     /// The current thread's capabilities.
@@ -167,6 +177,9 @@ pub struct Core {
 
 /// Where the NMI handler counts.
 pub const NMI_COUNT_OFFSET: u64 = offset_of!(Core, nmi_count) as u64;
+
+/// Where the entry code finds [`Core::host_block`].
+pub const HOST_BLOCK_OFFSET: u64 = offset_of!(Core, host_block) as u64;
 
 const _: () = assert!(window::CORE + size_of::<Core>() as u64 <= crate::klog::LOG_STATE);
 

@@ -8,7 +8,8 @@
 use cloister_abi::layout::MAX_CORES;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-const ON: bool = cfg!(feature = "flush-checker");
+/// The checker is built in.
+pub const ON: bool = cfg!(feature = "flush-checker");
 
 /// The boot core has changed a mapping since it last loaded a space.
 static STALE: AtomicBool = AtomicBool::new(false);

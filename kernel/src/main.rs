@@ -21,9 +21,11 @@ mod shared;
 mod start;
 mod switch;
 mod syscall;
+mod vcpu;
 
 use arch::x86_64::clock::{Calibration, Clock};
-use arch::x86_64::{apic, cpu, descriptors, entry, paging, pci, smp, window};
+use arch::x86_64::cpu::Features;
+use arch::x86_64::{apic, cpu, descriptors, entry, paging, pci, smp, virt, window};
 use cloister_abi::API_VERSION;
 use cloister_abi::boot::{BOOT_MAGIC, BootInfo, RANGE_RAM};
 use cloister_abi::info::{CPU_SMAP, CPU_SMEP, CPU_UMIP, CPU_X2APIC, NO_IOMMU};
@@ -74,7 +76,7 @@ extern "C" fn kernel_main(info: *const BootInfo) -> ! {
         Err(error) => panic!("the system table is wrong: {:?} at {}", error.rule, error.index),
     };
     power::DEBUG_PORT.store(table.header.debug_port, Ordering::Relaxed);
-    let (mut boot, clock) = build(info, table, &header, features.x2apic, calibration);
+    let (mut boot, clock) = build(info, table, &header, &features, calibration);
 
     apic::choose_mode(features.x2apic || apic::is_x2apic());
     for core in 0..table.header.cores as usize {
@@ -112,14 +114,14 @@ fn build(
     info: &BootInfo,
     table: Table<'static>,
     header: &Header,
-    x2apic: bool,
+    features: &Features,
     calibration: Calibration,
 ) -> (Boot, Clock) {
     let mut boot = Boot::new(info, table);
     boot.check_memory();
     boot.build_shared();
     for core in 0..table.header.cores as usize {
-        boot.build_window(core, x2apic);
+        boot.build_window(core, features.x2apic);
     }
     // Before the memory of tasks is zeroed, which may take longer than the PIT counts.
     let clock = calibration.finish().expect("the PIT counts and the TSC fits it");
@@ -127,6 +129,7 @@ fn build(
     for thread in 0..table.threads.len() {
         boot.build_space(thread);
     }
+    boot.build_guests(features.ibpb);
     boot.map_physical();
     let low = |r: &cloister_abi::boot::MemRange| {
         r.kind == RANGE_RAM && r.base <= smp::TRAMPOLINE && smp::TRAMPOLINE + PAGE <= r.base + r.len
@@ -150,6 +153,10 @@ extern "C" fn kernel_core(index: u32) -> ! {
     unsafe { descriptors::load(&raw mut core.gdt) };
     // SAFETY: the entry of entry.s.
     unsafe { cpu::enable_syscall(entry::syscall_entry as *const () as u64) };
+    if core.host_block != 0 {
+        // SAFETY: the pages were carved for this; the task register was loaded just now.
+        unsafe { virt::svm::enable(core.host_save, core.host_block) };
+    }
     // SAFETY: the core's window is loaded.
     core.apic_id = unsafe { apic::enable() };
     apic::open();

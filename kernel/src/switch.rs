@@ -1,7 +1,7 @@
 //! Which thread runs next, and the way to it.
 
 use crate::arch::x86_64::fpu::{self, INITIAL_STATE};
-use crate::arch::x86_64::{apic, cpu, descriptors, entry, frame};
+use crate::arch::x86_64::{apic, cpu, descriptors, entry, frame, virt};
 use crate::core_state::{Core, NOBODY, this_core};
 use crate::flush;
 use crate::interrupts;
@@ -9,9 +9,18 @@ use crate::shared::shared;
 use cloister_abi::call::NEVER;
 use cloister_abi::call::Status;
 use cloister_abi::layout::{MAX_THREADS, STACK_TOP};
+use cloister_abi::table::NONE;
 use cloister_core::park::Step;
 use cloister_core::signal::ThreadWord;
 use core::sync::atomic::Ordering;
+
+/// Where a thread goes on.
+enum Way {
+    /// In its guest.
+    Guest,
+    /// In ring 3.
+    Task { by_syscall: bool },
+}
 
 #[inline(always)]
 fn word_of(global: u16) -> &'static ThreadWord {
@@ -27,9 +36,12 @@ extern "C" fn kernel_reschedule() -> ! {
     core.settle(now);
     match core.sched.pick() {
         Some(next) => {
-            let by_syscall = core.run(next, now);
-            // SAFETY: `run` has loaded the thread; nothing is referred to any more.
-            unsafe { entry::resume(by_syscall) }
+            match core.run(next, now) {
+                // SAFETY: `run` has loaded the thread; nothing is referred to any more.
+                Way::Guest => unsafe { virt::enter() },
+                // SAFETY: as above.
+                Way::Task { by_syscall } => unsafe { entry::resume(by_syscall) },
+            }
         }
         None => {
             core.arm(core.sched.next_event(), now);
@@ -119,7 +131,8 @@ impl Core {
         let act = thread.park.catch_up(&shared().task(task).park);
         if act.reset {
             word.reset();
-            (thread.reset, thread.has_result, thread.waits) = (true, false, false);
+            (thread.reset, thread.has_result) = (true, false);
+            (thread.waits, thread.in_guest) = (false, false);
             // Here and not in the call that restarts: interrupts belong to their owner's core.
             interrupts::forget(self, usize::from(global));
         }
@@ -128,8 +141,12 @@ impl Core {
             Step::Keep => {}
             Step::Run if thread.waits => {
                 // Stopped in the middle of a wait: the wait begins anew.
-                let (mask, deadline) = (thread.mask, thread.deadline);
+                let (mask, deadline, in_guest) = (thread.mask, thread.deadline, thread.in_guest);
                 let bits = word.begin_wait(mask);
+                if bits == 0 && in_guest {
+                    self.sched.ready(rank, now);
+                    return self.sched.arm(rank, deadline);
+                }
                 if bits == 0 {
                     return self.sched.block(rank, deadline);
                 }
@@ -179,7 +196,7 @@ impl Core {
 
     /// Puts a thread on the CPU; the entry code then restores its registers.
     #[inline]
-    fn run(&mut self, next: u32, now: u64) -> bool {
+    fn run(&mut self, next: u32, now: u64) -> Way {
         let end = self.sched.slice_end(next, now);
         self.arm(end.min(self.sched.next_event()), now);
         self.current = next;
@@ -190,6 +207,9 @@ impl Core {
         let index = self.index;
         let thread = self.thread(next);
         flush::used(index, thread.cr3);
+        if thread.in_guest {
+            return Way::Guest;
+        }
         // SAFETY: the thread's space is loaded, and the entry code holds no reference.
         let regs = unsafe { frame::current() };
         if thread.has_result {
@@ -198,19 +218,24 @@ impl Core {
         } else if thread.reset {
             self.reset_frame(next, regs);
         }
-        regs.vector == frame::BY_SYSCALL
+        Way::Task { by_syscall: regs.vector == frame::BY_SYSCALL }
     }
 
     #[inline]
     fn load(&mut self, next: u32) {
         let old = self.loaded;
         let (old_fpu, old_domain) = (self.thread(old).fpu, self.thread(old).domain);
+        if self.thread(old).vcpu != NONE {
+            // SAFETY: the old thread's space is still loaded.
+            virt::leave(&self.features, unsafe { virt::own() });
+        }
         if old_fpu && self.fpu_live {
             fpu::leave(self.features.xsave, &INITIAL_STATE);
         }
         self.fpu_live = self.thread(next).fpu;
         let thread = self.thread(next);
         let (cr3, caps, fpu, domain) = (thread.cr3, thread.caps, thread.fpu, thread.domain);
+        let has_guest = thread.vcpu != NONE;
         self.caps = caps;
         self.loaded = next;
         if domain != old_domain {
@@ -223,7 +248,11 @@ impl Core {
         unsafe { cpu::load_space(cr3, self.index) };
         descriptors::clear_selectors();
         if fpu {
-            fpu::enter(self.features.xsave);
+            fpu::enter(self.features.xsave, !has_guest);
+        }
+        if has_guest {
+            // SAFETY: just loaded.
+            virt::arrive(self, unsafe { virt::own() });
         }
     }
 
@@ -233,6 +262,7 @@ impl Core {
         let thread = self.thread(rank);
         thread.reset = false;
         let (global, fpu) = (usize::from(thread.global), thread.fpu);
+        let has_guest = thread.vcpu != NONE;
         let record = self.table.threads[global];
         let task = shared().task(usize::from(record.task));
         *regs = frame::Regs {
@@ -248,7 +278,13 @@ impl Core {
         if fpu {
             self.fpu_live = true;
             fpu::reset();
-            fpu::enter(self.features.xsave);
+            fpu::enter(self.features.xsave, !has_guest);
+        }
+        if has_guest {
+            // SAFETY: the thread's space is loaded.
+            let own = unsafe { virt::own() };
+            virt::reset(own);
+            virt::arrive(self, own);
         }
     }
 }

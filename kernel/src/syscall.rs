@@ -72,19 +72,25 @@ extern "C" fn kernel_notify(global: usize) -> u32 {
     u32::from(core.must_choose())
 }
 
-/// All other system calls. The result is in the frame; returns whether a thread is to be chosen
-/// anew.
-#[unsafe(no_mangle)]
-extern "C" fn kernel_syscall(a: u64, b: u64, c: u64, number: u32) -> u32 {
-    // SAFETY: called once per kernel entry.
-    let core = unsafe { this_core() };
-    let result = dispatch(core, a, b, c, number);
+/// The end of a system call: its result, if there is one, goes into the frame. Returns whether a
+/// thread is to be chosen anew.
+#[inline(always)]
+pub fn finish(result: Return) -> u32 {
     if result.rax == Return::SWITCH.rax {
         return 1;
     }
     // SAFETY: the caller's space is loaded; the entry code holds no reference to the frame.
     unsafe { frame::current() }.set_result([result.rax, result.rdx, 0, 0, 0]);
     0
+}
+
+/// All other system calls. The result is in the frame; returns whether a thread is to be chosen
+/// anew.
+#[unsafe(no_mangle)]
+extern "C" fn kernel_syscall(a: u64, b: u64, c: u64, number: u32) -> u32 {
+    // SAFETY: called once per kernel entry.
+    let core = unsafe { this_core() };
+    finish(dispatch(core, a, b, c, number))
 }
 
 #[inline(never)]
@@ -98,8 +104,7 @@ fn dispatch(core: &mut Core, a: u64, b: u64, c: u64, number: u32) -> Return {
         n if n == Call::Stop as u32 => stop(core, a).into(),
         n if n == Call::Leave as u32 => fault::leave(core, a, b),
         n if n == Call::Power as u32 => power_op(core, a, b).into(),
-        // No table holds a capability of these kinds yet, so these always refuse.
-        n if n == Call::VcpuRun as u32 => refuse(core, a, CapKind::Vcpu),
+        // No table holds a capability of this kind yet, so this always refuses.
         n if n == Call::DeviceReset as u32 => refuse(core, a, CapKind::Device),
         n if (Call::FIRST_BOOT_ONLY..Call::COUNT).contains(&n) => {
             start::calls::serve(core, n, [a, b, c])

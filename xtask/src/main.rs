@@ -10,6 +10,7 @@ mod cargo_build;
 mod checks;
 mod commands;
 mod emulators;
+mod guest;
 mod image;
 mod install;
 mod machine;

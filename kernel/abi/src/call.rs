@@ -78,6 +78,8 @@ pub enum Status {
     WrongState = 5,
     /// Refused: an argument is out of its range.
     BadArgument = 6,
+    /// `vcpu_run`: the guest stopped; its [`crate::vcpu::VcpuState`] says why.
+    Exit = 7,
 }
 
 impl Status {
@@ -91,6 +93,7 @@ impl Status {
             4 => Status::NoRight,
             5 => Status::WrongState,
             6 => Status::BadArgument,
+            7 => Status::Exit,
             _ => return None,
         })
     }
@@ -115,6 +118,8 @@ pub const RIGHT_RESUME: u8 = 4;
 pub const RIGHT_INFO: u8 = 8;
 /// Right to acknowledge an interrupt.
 pub const RIGHT_ACK: u8 = 1;
+/// Right to run a virtual CPU.
+pub const RIGHT_RUN: u8 = 1;
 /// Right to power the machine off.
 pub const RIGHT_POWER_OFF: u8 = 1;
 /// Right to reset the machine.

@@ -9,6 +9,7 @@
 //! 0x0040_8000  system page (read-only)
 //! 0x0040_a000  log ring (read-write), up to 64 KiB
 //! 0x0042_1000  stack, grows down from STACK_TOP; everything below its size is a guard
+//! 0x0044_1000  virtual CPU, in threads that have one (supervisor only)
 //! 0x0045_0000  task image: text, constants, pristine data, data, bss; then grants
 //! 0xffff_ffff_8000_0000  kernel text and constants, shared words (supervisor only)
 //! ```
@@ -40,6 +41,18 @@ pub const STACK_MAX: u64 = 0x1_f000;
 pub const IMAGE: u64 = 0x0045_0000;
 /// First address that user mappings may not reach (one page directory: 1 GiB).
 pub const USER_END: u64 = 0x4000_0000;
+/// Where virtual machines' RAM is mapped in the tasks that work their rings: a page directory
+/// each; the end is [`GUEST_RAM_END`].
+pub const GUEST_RAM: u64 = 0x40_0000_0000;
+/// End of the addresses for [`GUEST_RAM`].
+pub const GUEST_RAM_END: u64 = 0x80_0000_0000;
+/// The kernel's part of a vCPU: control block, own state, a view of the shared page, the nested
+/// tables of the device pages, the doorbell counters (supervisor only).
+pub const VCPU: u64 = 0x0044_1000;
+/// Guest-physical range of device pages, which a monitor may have stepped.
+pub const GUEST_DEVICES: core::ops::Range<u64> = 0xfec0_0000..0xff00_0000;
+/// Where the segments of a guest begin, and its first instruction is.
+pub const GUEST_SEGMENTS: u64 = 0xc000_0000;
 /// Virtual base of the kernel image.
 pub const KERNEL_BASE: u64 = 0xffff_ffff_8000_0000;
 /// Largest size of the kernel image with its bss, in bytes.
@@ -65,3 +78,11 @@ pub const MAX_CAPS: usize = 2048;
 pub const MAX_PORTS: usize = 256;
 /// Most devices of a system.
 pub const MAX_DEVICES: usize = 64;
+/// Most virtual machines of a system.
+pub const MAX_VMS: usize = 16;
+/// Most virtual CPUs of a system.
+pub const MAX_VCPUS: usize = 64;
+/// Most guest maps of a system.
+pub const MAX_GUEST_MAPS: usize = 512;
+/// Most doorbells of a system.
+pub const MAX_DOORBELLS: usize = 256;

@@ -17,6 +17,8 @@ pub mod payload;
 pub mod policy;
 mod sync;
 pub mod table;
+pub mod vcpu;
+pub mod vm;
 
 /// Version of everything in this crate. A task built against another version is refused at build.
 pub const API_VERSION: u32 = 1;

@@ -13,6 +13,8 @@ pub const THEN_POWER_OFF: u8 = 2;
 
 /// The appliance powers off in order once every task with this flag has left with status 0.
 pub const FLAG_ESSENTIAL: u8 = 1;
+/// The task is the monitor of a virtual machine, which has the task's name.
+pub const FLAG_VM: u8 = 2;
 
 /// How one task is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -34,7 +36,7 @@ pub struct RestartPolicy {
     pub bit: u8,
     /// [`THEN_STOP`] and so on.
     pub then: u8,
-    /// [`FLAG_ESSENTIAL`].
+    /// [`FLAG_ESSENTIAL`], [`FLAG_VM`].
     pub flags: u8,
     /// Zero.
     pub reserved: [u8; 5],

@@ -7,7 +7,8 @@
 //! Order matters twice. Threads are sorted by core, then by priority (most urgent first), so that a
 //! thread's place among its core's threads is its rank. Capabilities, maps and ports of one task
 //! are contiguous, each task names its run, and the runs follow in the order of the tasks without
-//! gaps (where a run is empty, its first index does not matter).
+//! gaps (where a run is empty, its first index does not matter). The same holds for the virtual
+//! CPUs, guest maps and doorbells of virtual machines.
 
 use crate::NAME_LEN;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -51,7 +52,8 @@ pub struct Header {
     pub sleep_type: [u8; 2],
     /// Zero.
     pub reserved: u32,
-    /// Pages of RAM that [`RegionKind::Ram`] and [`RegionKind::KernelLog`] regions need together.
+    /// Pages of RAM that regions of the kinds [`RegionKind::Ram`], [`RegionKind::KernelLog`],
+    /// [`RegionKind::GuestRam`] and [`RegionKind::Doorbells`] need together.
     pub ram_pages: u32,
     /// [`Task`] records.
     pub tasks: Section,
@@ -69,6 +71,14 @@ pub struct Header {
     pub devices: Section,
     /// [`Irq`] records.
     pub irqs: Section,
+    /// [`Vm`] records.
+    pub vms: Section,
+    /// [`Vcpu`] records, by virtual machine.
+    pub vcpus: Section,
+    /// [`GuestMap`] records, by virtual machine.
+    pub guest_maps: Section,
+    /// [`Doorbell`] records, by virtual machine and port.
+    pub doorbells: Section,
     /// Zero.
     pub reserved2: u32,
 }
@@ -167,6 +177,11 @@ pub enum RegionKind {
     Table = 5,
     /// Address space that `map_firmware` fills; no memory of its own.
     FirmwareWindow = 6,
+    /// RAM of a virtual machine: aligned to 2 MiB, not zeroed at boot (the guest's own start code
+    /// does that); `value` is zero.
+    GuestRam = 7,
+    /// Counters that the kernel writes: the doorbells of a virtual machine; one page.
+    Doorbells = 8,
 }
 
 /// A piece of memory, mapped where [`Map`] records say.
@@ -197,7 +212,8 @@ pub const MAP_EXEC: u8 = 4;
 #[repr(C)]
 pub struct Map {
     /// First address, page aligned, between [`crate::layout::TASK_INFO`] and
-    /// [`crate::layout::USER_END`].
+    /// [`crate::layout::USER_END`]; for [`RegionKind::GuestRam`] a multiple of 2 MiB between
+    /// [`crate::layout::GUEST_RAM`] and [`crate::layout::GUEST_RAM_END`].
     pub va: u64,
     /// The region.
     pub region: u16,
@@ -307,4 +323,74 @@ pub struct Irq {
     pub rate_max: u32,
     /// Zero.
     pub reserved2: u32,
+}
+
+/// A virtual machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Vm {
+    /// First of its virtual CPUs.
+    pub first_vcpu: u32,
+    /// First of its guest maps.
+    pub first_map: u32,
+    /// First of its doorbells.
+    pub first_doorbell: u32,
+    /// Number of virtual CPUs, 1 to [`crate::vm::MAX_VCPUS`].
+    pub vcpus: u16,
+    /// Number of guest maps.
+    pub maps: u16,
+    /// Number of doorbells.
+    pub doorbells: u16,
+    /// The task that is its monitor.
+    pub task: u16,
+    /// The region of kind [`RegionKind::Doorbells`], [`NONE`] without doorbells.
+    pub counters: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// A virtual CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Vcpu {
+    /// Its virtual machine.
+    pub vm: u16,
+    /// The monitor's thread that runs it; no thread runs two.
+    pub thread: u16,
+    /// The region of its [`crate::vcpu::VcpuState`]: RAM, one page.
+    pub state: u16,
+    /// The region of its slots: RAM, two pages.
+    pub slots: u16,
+}
+
+/// A region at a guest-physical address; always the whole region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct GuestMap {
+    /// First guest-physical address: a multiple of the page size, of 2 MiB for
+    /// [`RegionKind::GuestRam`]; below 4 GiB. In the range of device pages
+    /// ([`crate::layout::GUEST_DEVICES`]) only pages of kind [`RegionKind::Ram`], read-only.
+    pub gpa: u64,
+    /// The region.
+    pub region: u16,
+    /// [`MAP_READ`], [`MAP_WRITE`], [`MAP_EXEC`]; write and execute may be together here.
+    pub rights: u8,
+    /// Zero.
+    pub reserved: [u8; 5],
+}
+
+/// An I/O port of a guest: a write to it, of any width, signals a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Doorbell {
+    /// The port.
+    pub port: u16,
+    /// The thread that is signalled.
+    pub thread: u16,
+    /// The bit, below [`crate::call::CLIENT_BITS`].
+    pub bit: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Index of its 32-bit counter in the page of [`Vm::counters`], which each write increments.
+    pub counter: u16,
 }

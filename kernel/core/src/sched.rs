@@ -99,11 +99,24 @@ impl Sched {
     #[inline]
     pub fn block(&mut self, rank: u32, deadline: u64) {
         self.park(rank);
+        self.arm(rank, deadline);
+    }
+
+    /// The thread, which goes on being ready, is to be named by [`Sched::tick`] once `deadline`
+    /// ([`NEVER`] for none) has passed.
+    #[inline]
+    pub fn arm(&mut self, rank: u32, deadline: u64) {
         if deadline != NEVER {
             self.armed |= bit(rank);
             self.entry(rank).deadline = deadline;
             self.next = self.next.min(deadline);
         }
+    }
+
+    /// The thread has no deadline any more.
+    #[inline]
+    pub fn disarm(&mut self, rank: u32) {
+        self.armed &= !bit(rank);
     }
 
     /// The thread does not run and has no deadline.

@@ -6,7 +6,10 @@
 //! within their sections.
 
 use crate::validate;
-use cloister_abi::table::{Cap, Device, Header, Irq, Map, Ports, Region, Section, Task, Thread};
+use cloister_abi::table::{
+    Cap, Device, Doorbell, GuestMap, Header, Irq, Map, Ports, Region, Section, Task, Thread, Vcpu,
+    Vm,
+};
 use core::ops::Range;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -33,6 +36,14 @@ pub struct Table<'a> {
     pub devices: &'a [Device],
     /// The device interrupts.
     pub irqs: &'a [Irq],
+    /// The virtual machines.
+    pub vms: &'a [Vm],
+    /// The virtual CPUs of all virtual machines.
+    pub vcpus: &'a [Vcpu],
+    /// The guest maps of all virtual machines.
+    pub guest_maps: &'a [GuestMap],
+    /// The doorbells of all virtual machines.
+    pub doorbells: &'a [Doorbell],
 }
 
 impl<'a> Table<'a> {
@@ -56,6 +67,10 @@ impl<'a> Table<'a> {
             ports: section(bytes, header.ports, 5)?,
             devices: section(bytes, header.devices, 6)?,
             irqs: section(bytes, header.irqs, 7)?,
+            vms: section(bytes, header.vms, 8)?,
+            vcpus: section(bytes, header.vcpus, 9)?,
+            guest_maps: section(bytes, header.guest_maps, 10)?,
+            doorbells: section(bytes, header.doorbells, 11)?,
         })
     }
 
@@ -72,6 +87,21 @@ impl<'a> Table<'a> {
     /// The port ranges of a task of this table.
     pub fn ports_of(&self, task: &Task) -> &'a [Ports] {
         self.ports.get(run(task.first_port, task.ports)).unwrap_or_default()
+    }
+
+    /// The virtual CPUs of a virtual machine of this table.
+    pub fn vcpus_of(&self, vm: &Vm) -> &'a [Vcpu] {
+        self.vcpus.get(run(vm.first_vcpu, vm.vcpus)).unwrap_or_default()
+    }
+
+    /// The guest maps of a virtual machine of this table.
+    pub fn guest_maps_of(&self, vm: &Vm) -> &'a [GuestMap] {
+        self.guest_maps.get(run(vm.first_map, vm.maps)).unwrap_or_default()
+    }
+
+    /// The doorbells of a virtual machine of this table, by port.
+    pub fn doorbells_of(&self, vm: &Vm) -> &'a [Doorbell] {
+        self.doorbells.get(run(vm.first_doorbell, vm.doorbells)).unwrap_or_default()
     }
 
     /// The indices of a core's threads; a thread's place in the range is its rank.

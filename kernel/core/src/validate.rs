@@ -3,21 +3,22 @@
 //! The table comes from our own build and is covered by the payload's checksum; it is checked all
 //! the same, because the kernel hands out authority by it. This file has the rules, the head,
 //! tasks and threads; `memory` has regions and maps, `authority` has capabilities, ports, devices
-//! and interrupts. Counts are bounded first, so that the quadratic checks stay cheap.
+//! and interrupts, `vm` has virtual machines. Counts are bounded first, so that the quadratic checks stay cheap.
 
 mod authority;
 mod memory;
+mod vm;
 
 use crate::table::Table;
 use cloister_abi::call::CLIENT_BITS;
 use cloister_abi::layout::{
-    MAX_CAPS, MAX_CORES, MAX_DEVICES, MAX_IRQS, MAX_MAPS, MAX_PORTS, MAX_REGIONS, MAX_TASKS,
-    MAX_THREADS, MAX_THREADS_PER_CORE, PAGE,
+    MAX_CAPS, MAX_CORES, MAX_DEVICES, MAX_DOORBELLS, MAX_GUEST_MAPS, MAX_IRQS, MAX_MAPS, MAX_PORTS,
+    MAX_REGIONS, MAX_TASKS, MAX_THREADS, MAX_THREADS_PER_CORE, MAX_VCPUS, MAX_VMS, PAGE,
 };
 use cloister_abi::table::{
-    Cap, Device, FLAG_IOMMU_ABSENT_OK, FLAG_LAB, FLAG_NEED_RDRAND, FLAG_NEED_RDSEED, Header, Irq,
-    MAGIC, MAP_EXEC, MAP_WRITE, Map, NONE, Ports, ROLE_INIT, ROLE_SUPERVISOR, ROLE_TASK, Region,
-    Section, TASK_FPU, Task, Thread,
+    Cap, Device, Doorbell, FLAG_IOMMU_ABSENT_OK, FLAG_LAB, FLAG_NEED_RDRAND, FLAG_NEED_RDSEED,
+    GuestMap, Header, Irq, MAGIC, MAP_EXEC, MAP_WRITE, Map, NONE, Ports, ROLE_INIT,
+    ROLE_SUPERVISOR, ROLE_TASK, Region, Section, TASK_FPU, Task, Thread, Vcpu, Vm,
 };
 
 /// Which rule a table breaks. The index of the [`TableError`] counts records of the section that
@@ -128,6 +129,42 @@ pub enum Rule {
     IrqPin,
     /// An interrupt's allowed rate is zero.
     IrqRate,
+    /// A virtual machine's runs of vCPUs, guest maps and doorbells do not follow those of the one
+    /// before, or a record belongs to none (the index is then the number of virtual machines).
+    VmRun,
+    /// A virtual machine has no vCPU, or too many.
+    VmVcpus,
+    /// A virtual machine's task does not exist, is a system task, or has another one already.
+    VmTask,
+    /// A virtual machine has doorbells and no region of counters of its own, or the reverse.
+    VmCounters,
+    /// A vCPU names another virtual machine than the one that it belongs to.
+    VcpuVm,
+    /// A vCPU's thread does not exist, is not its monitor's, or runs another vCPU.
+    VcpuThread,
+    /// A vCPU's state or slots are not RAM of the right size, not mapped writable by its monitor,
+    /// mapped by another task, or those of another vCPU.
+    VcpuPages,
+    /// A guest map's region does not exist.
+    GuestMapRegion,
+    /// A guest map's kind or rights are none that a guest may have.
+    GuestMapKind,
+    /// A guest map is misaligned, out of bounds, or on the wrong side of the device pages.
+    GuestMapRange,
+    /// Two guest maps of a virtual machine overlap; the index is that of the first.
+    GuestMapOverlap,
+    /// A guest map's RAM is in another guest map too.
+    GuestMapShared,
+    /// A monitor maps its guest's RAM, or another task maps a guest's device page.
+    GuestMapOwner,
+    /// A doorbell's thread does not exist, or its bit is out of range.
+    DoorbellThread,
+    /// A doorbell's counter is out of range.
+    DoorbellCounter,
+    /// A virtual machine's doorbells are not sorted by port, or two have the same port.
+    DoorbellOrder,
+    /// A doorbell's bit belongs to another client than its monitor, or tells of a task.
+    DoorbellBitTwice,
 }
 
 /// A broken rule and the index of the record where it broke.
@@ -141,7 +178,7 @@ pub struct TableError {
 
 impl Rule {
     /// How many rules there are.
-    pub const COUNT: usize = 51;
+    pub const COUNT: usize = 68;
 
     /// The error of a record that breaks this rule.
     pub(crate) fn at(self, index: usize) -> TableError {
@@ -163,6 +200,7 @@ pub(crate) fn check(table: &Table, len: usize, payload_pages: u32) -> Result<(),
     authority::devices(table)?;
     memory::regions(table, payload_pages)?;
     memory::maps(table)?;
+    vm::vms(table)?;
     starts(table)?;
     authority::irqs(table)?;
     authority::caps(table)?;
@@ -192,6 +230,10 @@ fn sections(header: &Header, len: usize) -> Result<(), TableError> {
         (header.ports, size_of::<Ports>(), MAX_PORTS),
         (header.devices, size_of::<Device>(), MAX_DEVICES),
         (header.irqs, size_of::<Irq>(), MAX_IRQS),
+        (header.vms, size_of::<Vm>(), MAX_VMS),
+        (header.vcpus, size_of::<Vcpu>(), MAX_VCPUS),
+        (header.guest_maps, size_of::<GuestMap>(), MAX_GUEST_MAPS),
+        (header.doorbells, size_of::<Doorbell>(), MAX_DOORBELLS),
     ];
     let bytes = |section: Section, size: usize| {
         let count = usize::try_from(section.count).unwrap_or(usize::MAX);

@@ -9,6 +9,7 @@ use cloister_abi::table::*;
 use cloister_core::table::{Rule, Table, TableError};
 use proptest::prelude::*;
 use std::collections::HashSet;
+use support::vm::{WRONG_VM, Wrong};
 use support::{Aligned, Build, PAYLOAD_PAGES, cap, map, name, region};
 
 fn validate(bytes: &[u8]) -> Result<(), TableError> {
@@ -40,7 +41,17 @@ fn the_sample_is_valid_and_has_what_was_put_in() {
     assert_eq!(table.threads_on(7), 5..5);
 }
 
-type Wrong = (Rule, u32, fn(&mut Build));
+#[test]
+fn the_sample_with_a_virtual_machine_is_valid_and_has_it() {
+    let build = Build::with_vm();
+    let bytes = build.bytes();
+    let table = Table::new(bytes.bytes(), PAYLOAD_PAGES).unwrap();
+    support::slow::check(bytes.bytes(), PAYLOAD_PAGES);
+    assert_eq!(table.vms, build.vms);
+    assert_eq!(table.vcpus_of(&table.vms[0]), build.vcpus);
+    assert_eq!(table.guest_maps_of(&table.vms[0]), build.guest_maps);
+    assert_eq!(table.doorbells_of(&table.vms[0]), build.doorbells);
+}
 
 /// Wrong records and the answer they must get. Map 14 is the driver's text, 20 its mailbox.
 const WRONG: &[Wrong] = &[
@@ -95,7 +106,7 @@ const WRONG: &[Wrong] = &[
     (Rule::Stack, 2, |b| b.threads[2].stack_bottom = b.threads[2].stack_top),
     (Rule::Stack, 2, |b| b.threads[2].stack_bottom += 4096),
     (Rule::Stack, 2, |b| b.threads[2].stack_bottom = 0),
-    (Rule::Region, 9, |b| b.regions[9].kind = 7),
+    (Rule::Region, 9, |b| b.regions[9].kind = 9),
     (Rule::Region, 9, |b| b.regions[9].pages = 0),
     (Rule::Region, 9, |b| b.regions[9].pages = u32::MAX),
     (Rule::Region, 0, |b| b.regions[0].pages = 2),
@@ -144,7 +155,7 @@ const WRONG: &[Wrong] = &[
     (Rule::MapOwner, 22, |b| b.devices[0].owner = 3),
     (Rule::MapOwner, 31, |b| b.maps[31].region = 1),
     (Rule::MapOwner, 31, |b| b.maps[31].region = 2),
-    (Rule::CapRights, 5, |b| b.caps[5].kind = 6),
+    (Rule::CapRights, 5, |b| b.caps[5].kind = 7),
     (Rule::CapRights, 5, |b| b.caps[5].kind = 255),
     (Rule::CapRights, 5, |b| b.caps[5].rights = 3),
     (Rule::CapRights, 5, |b| b.caps[5].rights = 0),
@@ -202,8 +213,9 @@ const LAYOUT_RULES: [Rule; 3] = [Rule::Length, Rule::Section, Rule::SectionOverl
 #[test]
 fn each_rule_refuses_what_it_is_for() {
     let mut failed = Vec::new();
-    for (place, (rule, index, make_wrong)) in WRONG.iter().enumerate() {
-        let mut build = Build::sample();
+    let with_vm = WRONG_VM.iter().map(|wrong| (Build::with_vm(), wrong));
+    let all = WRONG.iter().map(|wrong| (Build::sample(), wrong)).chain(with_vm);
+    for (place, (mut build, (rule, index, make_wrong))) in all.enumerate() {
         make_wrong(&mut build);
         let found = validate(build.bytes().bytes());
         if found != Err(TableError { rule: *rule, index: *index }) {
@@ -211,7 +223,7 @@ fn each_rule_refuses_what_it_is_for() {
         }
     }
     assert!(failed.is_empty(), "{failed:#?}");
-    let rules = WRONG.iter().map(|(rule, _, _)| *rule).chain(LAYOUT_RULES);
+    let rules = WRONG.iter().chain(WRONG_VM).map(|(rule, _, _)| *rule).chain(LAYOUT_RULES);
     let rules: HashSet<String> = rules.map(|rule| format!("{rule:?}")).collect();
     assert_eq!(rules.len(), Rule::COUNT, "a rule has no case");
 }
@@ -236,7 +248,7 @@ fn sections_lie_within_the_table_and_apart() {
 
 #[test]
 fn misaligned_bytes_are_refused() {
-    let bytes = Build::sample().bytes();
+    let bytes = Build::with_vm().bytes();
     let mut shifted = vec![0];
     shifted.extend(bytes.bytes());
     let shifted = Aligned::new(&shifted);
@@ -245,7 +257,7 @@ fn misaligned_bytes_are_refused() {
 
 #[test]
 fn every_truncation_is_refused() {
-    let bytes = Build::sample().bytes();
+    let bytes = Build::with_vm().bytes();
     for len in 0..bytes.bytes().len() {
         assert!(validate(&bytes.bytes()[..len]).is_err(), "{len} bytes were accepted");
     }
@@ -253,7 +265,7 @@ fn every_truncation_is_refused() {
 
 #[test]
 fn every_flipped_bit_is_refused_or_harmless() {
-    let mut bytes = Build::sample().bytes();
+    let mut bytes = Build::with_vm().bytes();
     let mut refused = 0;
     let bits = bytes.bytes().len() * 8;
     for bit in 0..bits {
@@ -277,7 +289,7 @@ proptest! {
             1..4,
         ),
     ) {
-        let mut bytes = Build::sample().bytes();
+        let mut bytes = Build::with_vm().bytes();
         for (at, value, width) in changes {
             let at = at.index(bytes.bytes().len() - width);
             bytes.bytes_mut()[at..at + width].copy_from_slice(&value.to_le_bytes()[..width]);
@@ -287,10 +299,10 @@ proptest! {
 
     #[test]
     fn shuffled_records_are_refused_or_right(
-        swaps in prop::collection::vec((0usize..8, any::<[prop::sample::Index; 2]>()), 1..4),
+        swaps in prop::collection::vec((0usize..12, any::<[prop::sample::Index; 2]>()), 1..4),
         moved in prop::option::of((any::<prop::sample::Index>(), 0x404u64..0x480)),
     ) {
-        let mut build = Build::sample();
+        let mut build = Build::with_vm();
         for (section, [a, b]) in swaps {
             fn swap<T>(records: &mut [T], a: prop::sample::Index, b: prop::sample::Index) {
                 records.swap(a.index(records.len()), b.index(records.len()));
@@ -303,7 +315,11 @@ proptest! {
                 4 => swap(&mut build.caps, a, b),
                 5 => swap(&mut build.ports, a, b),
                 6 => swap(&mut build.devices, a, b),
-                _ => swap(&mut build.irqs, a, b),
+                7 => swap(&mut build.irqs, a, b),
+                8 => swap(&mut build.vms, a, b),
+                9 => swap(&mut build.vcpus, a, b),
+                10 => swap(&mut build.guest_maps, a, b),
+                _ => swap(&mut build.doorbells, a, b),
             }
         }
         if let Some((which, page)) = moved {
@@ -320,10 +336,10 @@ proptest! {
 
     #[test]
     fn arbitrary_records_behind_a_right_head_are_refused_or_right(
-        seed in prop::collection::vec(any::<u8>(), 4096),
-        from in 136usize..4096,
+        seed in prop::collection::vec(any::<u8>(), 8192),
+        from in 168usize..8192,
     ) {
-        let mut bytes = Build::sample().bytes();
+        let mut bytes = Build::with_vm().bytes();
         let len = bytes.bytes().len();
         let from = from.min(len);
         bytes.bytes_mut()[from..].copy_from_slice(&seed[..len - from]);
@@ -333,14 +349,20 @@ proptest! {
 
 #[test]
 fn the_largest_table_is_checked_in_reasonable_time() {
-    let mut build = Build::sample();
+    let mut build = Build::with_vm();
     // As many disjoint maps in one task as a table can hold: the quadratic check at its worst.
     let ram = build.regions.len();
     build.regions.push(region(RegionKind::Ram, 0, 1));
     build.header.ram_pages += 1;
     let room = layout::MAX_MAPS - build.maps.len();
     build.maps.extend((0..room as u64).map(|n| map(0x100_0000 + n * 4096, ram, MAP_READ)));
-    build.tasks[3].maps += room as u16;
+    build.tasks[4].maps += room as u16;
+    // And as many maps in one guest, all of them of one region.
+    let segments = build.guest_maps[1];
+    let room = layout::MAX_GUEST_MAPS - build.guest_maps.len();
+    let more = (0..room as u64).map(|n| GuestMap { gpa: 0x8000_0000 + n * 8192, ..segments });
+    build.guest_maps.extend(more);
+    build.vms[0].maps += room as u16;
     let began = std::time::Instant::now();
     assert_eq!(validate(build.bytes().bytes()), Ok(()));
     assert!(began.elapsed().as_secs() < 2);

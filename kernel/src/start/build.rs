@@ -18,7 +18,7 @@ use cloister_abi::info::SystemPage;
 use cloister_abi::layout::{
     FRAME, IO_BITMAP, KERNEL_BASE, MAX_CORES, MAX_DEVICES, MAX_IRQS, MAX_REGIONS, MAX_THREADS, PAGE,
 };
-use cloister_abi::table::{ROLE_INIT, RegionKind, TASK_FPU, Task};
+use cloister_abi::table::{NONE, ROLE_INIT, RegionKind, TASK_FPU, Task};
 use cloister_core::sched::Sched;
 use cloister_core::table::Table;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -43,6 +43,12 @@ pub struct Boot {
     pub bound: [u64; MAX_DEVICES / 64 + 1],
     /// Next free page of the firmware window.
     pub firmware_used: u64,
+    /// For each core with vCPUs: the pages for the kernel's own state.
+    pub virtual_pages: [[u64; 2]; MAX_CORES],
+    /// Pages of nested tables.
+    pub nested_pages: u64,
+    /// Pages lost to alignment.
+    gap: u64,
     /// The kernel's table for the last entry of a top page table.
     high: u64,
     /// An all-ones page: no port is allowed.
@@ -80,7 +86,16 @@ impl Boot {
         let header = self.table.header;
         // Frames, page tables and windows take less than 16 pages a thread and 24 a core.
         let threads = self.table.threads.len() as u64;
-        let need = u64::from(header.ram_pages) + threads * 16 + u64::from(header.cores) * 24 + 64;
+        // A vCPU takes less than 16 more, a guest's maps one for 512 of theirs and one each, and up
+        // to 511 are lost where the RAM of guests is aligned.
+        let maps = self.table.guest_maps.iter();
+        let pages = maps.map(|m| self.table.regions[usize::from(m.region)].pages / 512 + 2);
+        let guests = pages.map(u64::from).sum::<u64>() + self.table.vcpus.len() as u64 * 16 + 512;
+        let need = u64::from(header.ram_pages)
+            + threads * 16
+            + u64::from(header.cores) * 24
+            + if self.table.vms.is_empty() { 0 } else { guests }
+            + 64;
         let left = self.carver.left();
         assert!(
             need <= left,
@@ -113,10 +128,22 @@ impl Boot {
 
     /// Sets memory aside for each region.
     pub fn build_regions(&mut self, table_offset: u64) {
+        // The RAM of guests first, one behind the other: it is aligned to 2 MiB.
+        for index in 0..self.table.regions.len() {
+            let region = self.table.regions[index];
+            if region.kind == RegionKind::GuestRam as u8 {
+                let pages = u64::from(region.pages);
+                let before = self.carver.next();
+                self.regions[index] = self.carver.raw_pages(pages, paging::LARGE_PAGE);
+                self.gap += (self.regions[index] - before) / PAGE;
+            }
+        }
         for index in 0..self.table.regions.len() {
             let region = self.table.regions[index];
             let pages = u64::from(region.pages);
             self.regions[index] = match region.kind {
+                k if k == RegionKind::GuestRam as u8 => continue,
+                k if k == RegionKind::Doorbells as u8 => self.carver.pages(pages),
                 k if k == RegionKind::Payload as u8 => self.info.payload + region.value,
                 k if k == RegionKind::Ram as u8 => self.carver.pages(pages),
                 k if k == RegionKind::SystemPage as u8 => self.system_page,
@@ -198,6 +225,15 @@ impl Boot {
             let region = self.table.regions[usize::from(map.region)];
             let phys = self.regions[usize::from(map.region)];
             let uncached = if region.kind == RegionKind::Mmio as u8 { UNCACHED } else { 0 };
+            if region.kind == RegionKind::GuestRam as u8 {
+                let flags = paging::user_flags(map.rights) | paging::LARGE;
+                for at in (0..u64::from(region.pages) * PAGE).step_by(paging::LARGE_PAGE as usize) {
+                    // SAFETY: only the boot core runs, and the leaf is not kept.
+                    *unsafe { space.large_leaf(map.va + at, || self.carver.page()) } =
+                        (phys + at) | flags;
+                }
+                continue;
+            }
             for page in 0..u64::from(region.pages) {
                 // A region without memory still gets its page tables, for `bind` and the
                 // firmware window.
@@ -208,7 +244,7 @@ impl Boot {
         }
     }
 
-    fn map_leaf(&mut self, space: Space, va: u64, entry: u64) {
+    pub(super) fn map_leaf(&mut self, space: Space, va: u64, entry: u64) {
         // SAFETY: only the boot core runs, and the leaf is not kept.
         let leaf = unsafe { space.leaf(va, || self.carver.page()) };
         flush::changed(*leaf, || space.root == self.spaces[self.init_thread()].root);
@@ -242,6 +278,8 @@ impl Boot {
         for (rank, global) in range.clone().enumerate() {
             let thread = self.table.threads[global];
             let task = self.table.tasks[usize::from(thread.task)];
+            let mut vcpus = self.table.vcpus.iter();
+            let vcpu = vcpus.position(|vcpu| usize::from(vcpu.thread) == global);
             sched.add(rank as u32, clock.ticks(thread.budget_ns), clock.ticks(thread.period_ns));
             threads[rank] = Thread {
                 cr3: self.spaces[global].root,
@@ -249,7 +287,9 @@ impl Boot {
                 global: global as u16,
                 task: thread.task,
                 reset: true,
-                fpu: task.flags & TASK_FPU != 0,
+                // The state of a guest is that of its thread.
+                fpu: task.flags & TASK_FPU != 0 || vcpu.is_some(),
+                vcpu: vcpu.map_or(NONE, |vcpu| vcpu as u16),
                 domain: task.domain,
                 role: task.role,
                 ..Thread::NONE
@@ -258,6 +298,8 @@ impl Boot {
         let core = Core {
             gdt: descriptors::gdt(),
             nmi_count: AtomicU64::new(0),
+            host_block: self.virtual_pages[index][0],
+            host_save: self.virtual_pages[index][1],
             current: NOBODY,
             caps: threads[self.first_rank(index) as usize].caps,
             fpu_live: false,
@@ -305,6 +347,13 @@ impl Boot {
             }
         }
         places
+    }
+
+    /// Where a part of a thread's frame can be reached through the map of physical memory.
+    pub(super) fn frame_at<T>(&self, thread: usize, va: u64) -> *mut T {
+        // SAFETY: the space was built, with its frame; only the boot core runs.
+        let leaf = unsafe { self.spaces[thread].leaf(FRAME, || 0) };
+        (window::PHYSICAL + (*leaf & !(KERNEL_DATA | (PAGE - 1))) + va - FRAME) as *mut T
     }
 
     /// Where a core's objects can be reached through the map of physical memory.
@@ -360,6 +409,9 @@ impl Boot {
             system_page,
             bound: [0; _],
             firmware_used: 0,
+            virtual_pages: [[0; 2]; MAX_CORES],
+            nested_pages: 0,
+            gap: 0,
             high,
             no_ports,
         }
@@ -422,14 +474,16 @@ impl Boot {
     /// Bytes of memory that the kernel uses: image, stacks, objects, frames, page tables; without
     /// the memory of tasks and the log rings.
     pub fn kernel_bytes(&self) -> u64 {
-        let is_ram = |r: &&cloister_abi::table::Region| r.kind == RegionKind::Ram as u8;
+        let kinds = [RegionKind::Ram, RegionKind::GuestRam, RegionKind::Doorbells];
+        let is_ram =
+            |r: &&cloister_abi::table::Region| kinds.iter().any(|kind| *kind as u8 == r.kind);
         let regions = self.table.regions.iter();
         let ram: u64 = regions.filter(is_ram).map(|r| u64::from(r.pages)).sum();
         let logs = u64::from(self.table.header.cores) * window::LOG_PAGES;
         let carved = (self.carver.next() - self.info.free) / PAGE;
         let image = crate::image_pages();
         // The stub's page tables of the kernel's half stay in use.
-        (carved - ram - logs + image + 3) * PAGE
+        (carved - self.gap - ram - logs - self.nested_pages + image + 3) * PAGE
     }
 
     /// The end: physical memory is mapped no longer.

@@ -25,11 +25,18 @@ impl Carver {
         (self.end - self.next) / PAGE
     }
 
+    /// `count` pages in a row as they are, from a multiple of `align`.
+    pub fn raw_pages(&mut self, count: u64, align: u64) -> u64 {
+        let first = self.next.next_multiple_of(align);
+        let left = self.end.saturating_sub(first) / PAGE;
+        assert!(count <= left, "too little memory below 4 GiB for this appliance");
+        self.next = first + count * PAGE;
+        first
+    }
+
     /// `count` zeroed pages in a row. The caller has checked that they are left.
     pub fn pages(&mut self, count: u64) -> u64 {
-        assert!(count <= self.left(), "too little memory below 4 GiB for this appliance");
-        let first = self.next;
-        self.next += count * PAGE;
+        let first = self.raw_pages(count, PAGE);
         for phys in (first..self.next).step_by(PAGE as usize) {
             // SAFETY: the page was never handed out, so nothing else refers to it.
             let page: &mut [u64; 512] = unsafe { paging::page(phys) };

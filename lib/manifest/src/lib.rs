@@ -26,6 +26,7 @@ pub mod system;
 
 use std::path::{Component, Path, PathBuf};
 
+pub use raw::parse;
 use report::{Problem, Problems, Source};
 use system::System;
 

@@ -38,7 +38,7 @@ impl Side {
         }
     }
 
-    fn index(self) -> usize {
+    pub(crate) fn index(self) -> usize {
         match self {
             Side::Client => 0,
             Side::Server => 1,

@@ -4,7 +4,8 @@
 //! [`Ring::handshake`] and becomes a `Ring<Ready>`, which sends and receives [`Message`]s. The
 //! peer is another task and may be wrong, hostile, dead or restarted at any moment: whatever it
 //! writes, this side never panics, never reads outside the region, and ends in one of the two
-//! values of [`Lost`]. [`Link`] is a ring that finds its peer again by itself.
+//! values of [`Lost`]. [`Link`] is a ring that finds its peer again by itself. [`Stream`] is the
+//! other use of such a region: bytes each way, for consoles.
 //!
 //! Neighbours: `lib/rt` gives the region and the signals; docs/notes/0004-mailboxes.md tells the
 //! protocol. Invariant: every word of the peer is read once, checked, and then used as a copy.
@@ -16,8 +17,10 @@ mod layout;
 mod link;
 mod mailbox;
 pub mod orders;
+mod stream;
 mod sync;
 
 pub use layout::{MESSAGE_WORDS, Message, Side, TooSmall};
 pub use link::{Link, Unsent};
 pub use mailbox::{Lost, Mapped, Ready, Ring, Rule, SendError};
+pub use stream::Stream;

@@ -9,6 +9,7 @@ use cloister_abi::info::{
 };
 use cloister_abi::policy::RestartPolicy;
 use cloister_abi::table::{CapKind, MAP_WRITE};
+use cloister_abi::vm::VmConfig;
 use cloister_abi::{API_VERSION, layout, name_str};
 use zerocopy::FromBytes;
 
@@ -38,6 +39,8 @@ pub enum What {
     Memory,
     /// A constant region of the payload.
     Constant,
+    /// A virtual CPU.
+    Vcpu,
 }
 
 /// The manifest grants nothing of that name and kind to this task.
@@ -156,6 +159,11 @@ impl Grants {
         self.find(name, GRANT_NUMBER, What::Number).map(|entry| entry.va)
     }
 
+    /// The entry of a piece of memory.
+    pub(crate) fn memory_entry(&self, name: &'static str) -> Result<&'static Grant, Missing> {
+        self.find(name, GRANT_MEMORY, What::Memory)
+    }
+
     /// Memory that is shared with another task or with the kernel.
     pub fn shared(&self, name: &'static str) -> Result<Shared, Missing> {
         self.find(name, GRANT_MEMORY, What::Memory).map(shared)
@@ -206,6 +214,13 @@ impl Grants {
         self.payload("table")
     }
 
+    /// What a monitor is told of its virtual machine.
+    pub fn vm(&self) -> Result<&'static VmConfig, Missing> {
+        let missing = Missing { name: "vm", what: What::Constant };
+        let bytes = self.payload("vm")?;
+        VmConfig::ref_from_prefix(bytes).map(|(config, _)| config).map_err(|_| missing)
+    }
+
     /// The tasks that this task supervises, each with what the manifest says of it.
     pub fn supervised(&self) -> Result<impl Iterator<Item = Supervised> + use<>, Missing> {
         let bytes = self.payload("policy")?;
@@ -225,7 +240,7 @@ impl Grants {
         Ok(unsafe { memory::constant(entry.va, entry.len) })
     }
 
-    fn cap(
+    pub(crate) fn cap(
         &self,
         name: &'static str,
         kind: CapKind,

@@ -26,6 +26,7 @@ mod start;
 mod syscall;
 mod task;
 mod time;
+mod vcpu;
 mod wait;
 
 pub use cap::{Cap, Irq, Power, Signal};
@@ -39,6 +40,7 @@ pub use start::generation;
 pub use syscall::{Refused, leave};
 pub use task::{FaultReport, Supervised, TaskControl};
 pub use time::{Clock, Deadline, Duration, Instant, clock};
+pub use vcpu::{Ran, Vcpu};
 pub use wait::{Bits, Woken, sleep_until, wait};
 
 /// Makes `main` the first thread's entry and, optionally, further functions the entries of the

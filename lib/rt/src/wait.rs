@@ -21,6 +21,16 @@ impl Bits {
         Bits(1u64.checked_shl(u32::from(bit)).unwrap_or(0))
     }
 
+    /// The set with these bits of a signal word.
+    pub(crate) fn from_word(word: u64) -> Bits {
+        Bits(word)
+    }
+
+    /// The bits as a signal word.
+    pub(crate) fn word(self) -> u64 {
+        self.0
+    }
+
     /// Whether the sets have a bit in common.
     pub fn intersects(self, other: Bits) -> bool {
         self.0 & other.0 != 0

@@ -5,7 +5,7 @@ use crate::caps::code;
 use crate::table::Table;
 use cloister_abi::call::{
     CLIENT_BITS, IRQ_BIT_FIRST, IRQ_BITS, RIGHT_ACK, RIGHT_INFO, RIGHT_POWER_OFF, RIGHT_REBOOT,
-    RIGHT_RESTART, RIGHT_RESUME, RIGHT_SIGNAL, RIGHT_STOP,
+    RIGHT_RESTART, RIGHT_RESUME, RIGHT_RUN, RIGHT_SIGNAL, RIGHT_STOP,
 };
 use cloister_abi::layout::MAX_THREADS;
 use cloister_abi::table::{
@@ -107,6 +107,16 @@ pub(super) fn caps(table: &Table) -> Result<(), TableError> {
             let free = !signal(&cap) || !taken.has(object(cap), cap.bit);
             Rule::CapBitTwice.when(free, index)?;
         }
+        // A monitor's guest rings the doorbells, so their bits are the monitor's.
+        let vm = table.vms.iter().find(|vm| usize::from(vm.task) == task_index);
+        let doorbells = vm.map(|vm| table.doorbells_of(vm)).unwrap_or_default();
+        for (doorbell, index) in doorbells.iter().zip(vm.map_or(0, |vm| vm.first_doorbell)..) {
+            let free = !taken.has(usize::from(doorbell.thread), doorbell.bit);
+            Rule::DoorbellBitTwice.when(free, usize::try_from(index).unwrap_or(usize::MAX))?;
+        }
+        for doorbell in doorbells {
+            taken.add(usize::from(doorbell.thread), doorbell.bit);
+        }
         // One client may hold its bit in several slots; another client may not.
         for cap in table.caps_of(task).iter().filter(signal) {
             taken.add(object(cap), cap.bit);
@@ -128,6 +138,10 @@ fn cap(table: &Table, task: usize, cap: &Cap, index: usize) -> Result<(), TableE
         let thread = table.irqs.get(object).map(|irq| usize::from(irq.thread));
         thread.and_then(|thread| table.threads.get(thread)).map(|thread| thread.task)
     };
+    let monitor = || {
+        let vcpu = table.vcpus.get(object)?;
+        table.vms.get(usize::from(vcpu.vm)).map(|vm| vm.task)
+    };
     let kinds = [
         (CapKind::Empty, 0, nothing),
         (CapKind::Thread, RIGHT_SIGNAL, object < table.threads.len()),
@@ -136,6 +150,7 @@ fn cap(table: &Table, task: usize, cap: &Cap, index: usize) -> Result<(), TableE
         (CapKind::Irq, RIGHT_ACK, owns(irq_owner())),
         (CapKind::Power, RIGHT_POWER_OFF | RIGHT_REBOOT, nothing),
         (CapKind::Device, DEVICE_RIGHTS, owns(table.devices.get(object).map(|d| d.owner))),
+        (CapKind::Vcpu, RIGHT_RUN, owns(monitor())),
     ];
     let found = kinds.iter().find(|(kind, _, _)| code(*kind) == cap.kind);
     let &(kind, rights, exists) = found.ok_or(Rule::CapRights.at(index))?;

@@ -1,13 +1,13 @@
 //! Rules of regions and maps: what may be mapped where, by whom, with which rights.
 
-use super::{Rule, TableError};
+use super::{Rule, TableError, vm};
 use crate::table::Table;
 use cloister_abi::layout::{
-    IMAGE, LOG_RING, LOG_RING_MAX, PAGE, STACK_MAX, STACK_TOP, SYSTEM_PAGE, TASK_INFO,
-    TASK_INFO_PAGES, USER_END,
+    GUEST_RAM, GUEST_RAM_END, GUEST_SEGMENTS, IMAGE, LOG_RING, LOG_RING_MAX, PAGE, STACK_MAX,
+    STACK_TOP, SYSTEM_PAGE, TASK_INFO, TASK_INFO_PAGES, USER_END,
 };
 use cloister_abi::table::{
-    DEVICE_PLATFORM, MAP_EXEC, MAP_READ, MAP_WRITE, Map, ROLE_INIT, Region, RegionKind,
+    DEVICE_PLATFORM, MAP_EXEC, MAP_READ, MAP_WRITE, Map, ROLE_INIT, ROLE_TASK, Region, RegionKind,
 };
 use core::ops::Range;
 
@@ -17,7 +17,7 @@ const PHYS_END: u64 = 1 << 52;
 const BARS: u64 = 6;
 
 /// The kind that a region's byte stands for.
-fn kind(region: &Region) -> Option<RegionKind> {
+pub(super) fn kind(region: &Region) -> Option<RegionKind> {
     Some(match region.kind {
         0 => RegionKind::Payload,
         1 => RegionKind::Ram,
@@ -26,13 +26,19 @@ fn kind(region: &Region) -> Option<RegionKind> {
         4 => RegionKind::KernelLog,
         5 => RegionKind::Table,
         6 => RegionKind::FirmwareWindow,
+        7 => RegionKind::GuestRam,
+        8 => RegionKind::Doorbells,
         _ => return None,
     })
 }
 
 /// Bytes of a region. 32 bits of pages cannot overflow.
-fn bytes(region: &Region) -> u64 {
+pub(super) fn bytes(region: &Region) -> u64 {
     u64::from(region.pages).wrapping_mul(PAGE)
+}
+
+pub(super) fn overlaps(a: &Range<u64>, b: &Range<u64>) -> bool {
+    a.start < b.end && b.start < a.end
 }
 
 /// The addresses of a map; empty if its region does not exist.
@@ -47,9 +53,13 @@ pub(super) fn regions(table: &Table, payload_pages: u32) -> Result<(), TableErro
     for (index, region) in table.regions.iter().enumerate() {
         Rule::Reserved.when(region.reserved == [0; 3], index)?;
         let kind = kind(region).ok_or(Rule::Region.at(index))?;
-        let pages = region.pages > 0 && bytes(region) <= USER_END;
-        let one_page = kind != RegionKind::SystemPage || region.pages == 1;
-        Rule::Region.when(pages && one_page, index)?;
+        let len = bytes(region);
+        let sized = match kind {
+            RegionKind::SystemPage | RegionKind::Doorbells => len == PAGE,
+            RegionKind::GuestRam => len.is_multiple_of(vm::LARGE) && len <= GUEST_SEGMENTS,
+            _ => len <= USER_END,
+        };
+        Rule::Region.when(len > 0 && sized, index)?;
         Rule::RegionValue.when(value_fits(table, region, kind), index)?;
         match kind {
             RegionKind::Payload => {
@@ -65,7 +75,8 @@ pub(super) fn regions(table: &Table, payload_pages: u32) -> Result<(), TableErro
             }
             _ => {}
         }
-        if matches!(kind, RegionKind::Ram | RegionKind::KernelLog) {
+        use RegionKind::{Doorbells, GuestRam, KernelLog, Ram};
+        if matches!(kind, Ram | KernelLog | GuestRam | Doorbells) {
             ram_pages = ram_pages.saturating_add(u64::from(region.pages));
         }
     }
@@ -113,16 +124,20 @@ pub(super) fn maps(table: &Table) -> Result<(), TableError> {
                     device.is_some_and(|device| usize::from(device.owner) == task_index)
                 }
                 RegionKind::Table | RegionKind::FirmwareWindow => task.role == ROLE_INIT,
+                RegionKind::GuestRam => task.role == ROLE_TASK,
                 _ => true,
             };
             Rule::MapOwner.when(owner, index)?;
             let mine = range(table, map);
-            let inside = mine.start >= TASK_INFO && mine.end <= USER_END;
-            Rule::MapRange.when(inside && map.va.is_multiple_of(PAGE), index)?;
+            let (room, align) = match kind {
+                RegionKind::GuestRam => (GUEST_RAM..GUEST_RAM_END, vm::LARGE),
+                _ => (TASK_INFO..USER_END, PAGE),
+            };
+            let inside = mine.start >= room.start && mine.end <= room.end;
+            Rule::MapRange.when(inside && map.va.is_multiple_of(align), index)?;
             Rule::MapFixed.when(placed(&mine, kind, map.rights), index)?;
             let mut later = maps.iter().skip(place.saturating_add(1)).map(|map| range(table, map));
-            let apart = |other: Range<u64>| other.end <= mine.start || mine.end <= other.start;
-            Rule::MapOverlap.when(later.all(apart), index)?;
+            Rule::MapOverlap.when(!later.any(|other| overlaps(&mine, &other)), index)?;
         }
     }
     Ok(())
@@ -137,7 +152,7 @@ fn rights(map: &Map, kind: RegionKind, index: usize) -> Result<(), TableError> {
     Rule::MapRights.when(sane, index)?;
     let may = match kind {
         RegionKind::Payload => MAP_READ | MAP_EXEC,
-        RegionKind::Ram | RegionKind::Mmio => MAP_READ | MAP_WRITE,
+        RegionKind::Ram | RegionKind::Mmio | RegionKind::GuestRam => MAP_READ | MAP_WRITE,
         _ => MAP_READ,
     };
     Rule::MapKind.when(map.rights & !may == 0, index)

@@ -1,7 +1,8 @@
-//! For tests of the system table: a builder of tables, one valid sample, and a slow checker that
+//! For tests of the system table: a builder of tables, two valid samples, and a slow checker that
 //! shares no code and no method with the real one.
 
 pub mod slow;
+pub mod vm;
 
 use cloister_abi::call::RIGHT_SIGNAL;
 use cloister_abi::layout::{IMAGE, LOG_RING, PAGE, STACK_TOP, SYSTEM_PAGE, TASK_INFO};
@@ -24,6 +25,10 @@ pub struct Build {
     pub ports: Vec<Ports>,
     pub devices: Vec<Device>,
     pub irqs: Vec<Irq>,
+    pub vms: Vec<Vm>,
+    pub vcpus: Vec<Vcpu>,
+    pub guest_maps: Vec<GuestMap>,
+    pub doorbells: Vec<Doorbell>,
 }
 
 pub fn name(text: &str) -> [u8; NAME_LEN] {
@@ -67,11 +72,30 @@ impl Build {
             ports: none,
             devices: none,
             irqs: none,
+            vms: none,
+            vcpus: none,
+            guest_maps: none,
+            doorbells: none,
             reserved2: 0,
         };
         let (tasks, threads, regions, maps) = (vec![], vec![], vec![], vec![]);
         let (caps, ports, devices, irqs) = (vec![], vec![], vec![], vec![]);
-        Build { header, tasks, threads, regions, maps, caps, ports, devices, irqs }
+        let (vms, vcpus, guest_maps, doorbells) = (vec![], vec![], vec![], vec![]);
+        Build {
+            header,
+            tasks,
+            threads,
+            regions,
+            maps,
+            caps,
+            ports,
+            devices,
+            irqs,
+            vms,
+            vcpus,
+            guest_maps,
+            doorbells,
+        }
     }
 
     fn region(&mut self, region: Region) -> usize {
@@ -178,9 +202,13 @@ impl Build {
         build.thread(2, 1, 2, 1);
         build.thread(3, 1, 4, 0);
         build.devices();
-        let pages = |region: &&Region| matches!(region.kind, 1 | 4);
-        build.header.ram_pages = build.regions.iter().filter(pages).map(|r| r.pages).sum();
+        build.count_ram();
         build
+    }
+
+    fn count_ram(&mut self) {
+        let pages = |region: &&Region| matches!(region.kind, 1 | 4 | 7 | 8);
+        self.header.ram_pages = self.regions.iter().filter(pages).map(|r| r.pages).sum();
     }
 
     fn devices(&mut self) {
@@ -213,6 +241,10 @@ impl Build {
         header.ports = append(&mut all, &self.ports);
         header.devices = append(&mut all, &self.devices);
         header.irqs = append(&mut all, &self.irqs);
+        header.vms = append(&mut all, &self.vms);
+        header.vcpus = append(&mut all, &self.vcpus);
+        header.guest_maps = append(&mut all, &self.guest_maps);
+        header.doorbells = append(&mut all, &self.doorbells);
         header.len = all.len() as u32;
         all[..size_of::<Header>()].copy_from_slice(header.as_bytes());
         Aligned::new(&all)

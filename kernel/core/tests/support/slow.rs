@@ -24,7 +24,7 @@ impl Record<'_> {
 
 /// Offset of the head's first section and the sizes of the records of each section.
 const SECTIONS_AT: usize = 68;
-const SIZES: [usize; 8] = [56, 48, 24, 16, 8, 4, 48, 16];
+const SIZES: [usize; 12] = [56, 48, 24, 16, 8, 4, 48, 16, 24, 8, 16, 8];
 
 struct Slow<'a> {
     sections: Vec<Vec<Record<'a>>>,
@@ -44,7 +44,7 @@ pub fn check(bytes: &[u8], payload_pages: u32) {
         let record = |number: usize| {
             let start = at as usize + number * size;
             assert!((start..start + size).all(|byte| used.insert(byte)), "sections overlap");
-            assert!(start >= 136, "a section overlaps the head");
+            assert!(start >= 168, "a section overlaps the head");
             Record(&bytes[start..start + size])
         };
         (0..count as usize).map(record).collect()
@@ -58,6 +58,7 @@ pub fn check(bytes: &[u8], payload_pages: u32) {
     slow.bits();
     slow.ports();
     slow.devices();
+    slow.vms();
 }
 
 impl<'a> Slow<'a> {
@@ -133,7 +134,8 @@ impl<'a> Slow<'a> {
             assert!(map.u64(0) % 4096 == 0 && region.u32(16) > 0);
             for page in 0..region.u32(16) {
                 let page = map.u64(0) / 4096 + page;
-                assert!((0x404..0x40000).contains(&page), "page {page:#x} is out of bounds");
+                let room = if region.u8(20) == 7 { 0x400_0000..0x800_0000 } else { 0x404..0x40000 };
+                assert!(room.contains(&page), "page {page:#x} is out of bounds");
                 assert!(pages.insert(page, map.u8(10)).is_none(), "page {page:#x} twice");
             }
         }
@@ -141,10 +143,10 @@ impl<'a> Slow<'a> {
     }
 
     fn memory(&self) {
-        let ram = self.sections[2].iter().filter(|r| matches!(r.u8(20), 1 | 4));
+        let ram = self.sections[2].iter().filter(|r| matches!(r.u8(20), 1 | 4 | 7 | 8));
         assert_eq!(ram.map(|r| r.u32(16)).sum::<u64>(), self.ram_pages);
         for region in &self.sections[2] {
-            assert!(region.u8(20) < 7);
+            assert!(region.u8(20) < 9);
             if region.u8(20) == 0 {
                 assert_eq!(region.u64(0) % 4096, 0);
                 assert!(region.u64(0) / 4096 + region.u32(16) <= self.payload_pages);
@@ -157,7 +159,8 @@ impl<'a> Slow<'a> {
                 let (kind, rights) = (region.u8(20), map.u8(10));
                 let (write, exec) = (rights & 2 != 0, rights & 4 != 0);
                 assert!(rights & 1 != 0 && rights < 8 && !(write && exec));
-                assert!(!write || kind == 1 || kind == 3, "kind {kind} is writable");
+                assert!(!write || matches!(kind, 1 | 3 | 7), "kind {kind} is writable");
+                assert!(kind != 7 || task.u8(53) == 0, "a system task maps guest RAM");
                 assert!(!exec || kind == 0, "kind {kind} is executable");
                 assert!(task.u8(53) == 1 || (kind != 5 && kind != 6), "only init maps {kind}");
                 if kind == 3 {
@@ -200,8 +203,19 @@ impl<'a> Slow<'a> {
                     3 => assert!(irq_owner() == index as u64 && cap.u8(1) == 1),
                     4 => assert!(cap.u8(1) < 4),
                     5 => assert_eq!(self.sections[6][object as usize].u16(40), index as u64),
+                    6 => {
+                        let vm = self.sections[9][object as usize].u16(0);
+                        assert_eq!(self.sections[8][vm as usize].u16(18), index as u64);
+                        assert_eq!((cap.u8(1), cap.u8(2)), (1, 0));
+                    }
                     kind => panic!("kind {kind}"),
                 }
+            }
+        }
+        for vm in &self.sections[8] {
+            for doorbell in self.run(11, vm.u32(8), vm.u16(16)) {
+                assert!(doorbell.u8(4) < 48);
+                set(doorbell.u16(2), doorbell.u8(4), format!("task {}", vm.u16(18)));
             }
         }
         for (index, irq) in self.sections[7].iter().enumerate() {
@@ -237,6 +251,84 @@ impl<'a> Slow<'a> {
             let (select, nth, kind) = (device.u32(32), device.u8(36), device.u8(37));
             assert!(kind == 0 || functions.insert((select, nth, kind)), "one function twice");
             assert!(kind < 4);
+        }
+    }
+
+    /// Who sees a guest's memory, page by page, and what a guest sees.
+    fn vms(&self) {
+        let mut monitors = HashSet::new();
+        let (mut threads, mut own_pages) = (HashSet::new(), HashSet::new());
+        let mut in_guests: HashMap<u64, usize> = HashMap::new();
+        let mut owned = [0, 0, 0];
+        for (index, vm) in self.sections[8].iter().enumerate() {
+            let monitor = vm.u16(18);
+            assert!(monitors.insert(monitor), "two virtual machines of one task");
+            assert_eq!(self.tasks_()[monitor as usize].u8(53), 0);
+            assert!((1..9).contains(&vm.u16(12)));
+            for (sum, count) in owned.iter_mut().zip([12, 14, 16].map(|at| vm.u16(at))) {
+                *sum += count;
+            }
+            for vcpu in self.run(9, vm.u32(0), vm.u16(12)) {
+                assert_eq!(vcpu.u16(0), index as u64);
+                assert!(threads.insert(vcpu.u16(2)), "a thread runs two vCPUs");
+                assert_eq!(self.sections[1][vcpu.u16(2) as usize].u16(40), monitor);
+                for (at, pages) in [(4, 1), (6, 2)] {
+                    let region = vcpu.u16(at);
+                    assert!(own_pages.insert(region), "pages of two vCPUs");
+                    let record = self.sections[2][region as usize];
+                    assert_eq!((record.u8(20), record.u32(16)), (1, pages));
+                    let users = self.users(region);
+                    assert!(users.iter().all(|(task, _)| *task == monitor));
+                    assert!(users.iter().any(|(_, rights)| rights & 2 != 0));
+                }
+            }
+            self.guest_pages(vm, &mut in_guests);
+            let bells = self.run(11, vm.u32(8), vm.u16(16));
+            assert!(bells.windows(2).all(|pair| pair[0].u16(0) < pair[1].u16(0)));
+            assert!(bells.iter().all(|bell| bell.u16(6) < 1024));
+            if !bells.is_empty() {
+                let counters = self.sections[2][vm.u16(20) as usize];
+                assert_eq!((counters.u8(20), counters.u32(16)), (8, 1));
+            }
+        }
+        let all = [9, 10, 11].map(|section| self.sections[section].len() as u64);
+        assert_eq!(owned, all, "a record belongs to no virtual machine");
+    }
+
+    /// The tasks that map a region, and their rights.
+    fn users(&self, region: u64) -> Vec<(u64, u64)> {
+        let tasks = self.tasks_().iter().enumerate();
+        let maps = tasks.flat_map(|(index, task)| self.maps(*task).iter().map(move |m| (index, m)));
+        let here = maps.filter(|(_, map)| map.u16(8) == region);
+        here.map(|(index, map)| (index as u64, map.u8(10))).collect()
+    }
+
+    fn guest_pages(&self, vm: &Record, in_guests: &mut HashMap<u64, usize>) {
+        let monitor = vm.u16(18);
+        let mut pages = HashSet::new();
+        for map in self.run(10, vm.u32(4), vm.u16(14)) {
+            let (first, region, rights) = (map.u64(0), map.u16(8), map.u8(10));
+            let record = self.sections[2][region as usize];
+            let kind = record.u8(20);
+            assert!(rights & 1 == 1 && rights < 8);
+            assert!(kind == 7 || rights & 2 == 0, "a guest writes what is not its RAM");
+            assert!(kind == 7 || kind == 0 || rights == 1);
+            assert_eq!(first % if kind == 7 { 0x20_0000 } else { 4096 }, 0);
+            let by_monitor = |(task, _): &(u64, u64)| *task == monitor;
+            match kind {
+                0 => {}
+                1 => assert!(self.users(region).iter().all(by_monitor), "another's RAM"),
+                7 => assert!(!self.users(region).iter().any(by_monitor), "the monitor sees it"),
+                _ => panic!("kind {kind} in a guest"),
+            }
+            let count = in_guests.entry(region).or_default();
+            *count += 1;
+            assert!(kind == 0 || *count == 1, "RAM is twice in guests");
+            for page in first / 4096..first / 4096 + record.u32(16) {
+                assert!(pages.insert(page), "two things at guest page {page:#x}");
+                assert!(page < 0x10_0000);
+                assert_eq!((0xfec00..0xff000).contains(&page), kind == 1, "page {page:#x}");
+            }
         }
     }
 }

@@ -63,6 +63,21 @@ pub struct Features {
     pub ibpb: bool,
     /// VERW clears CPU buffers.
     pub verw: bool,
+    /// RDTSCP, and the register that it reads.
+    pub rdtscp: bool,
+}
+
+impl Features {
+    /// The kernel's own XCR0: what XSAVE saves of every thread. 0 without XSAVE.
+    pub fn xcr0(&self) -> u64 {
+        if !self.xsave {
+            0
+        } else if self.avx {
+            7
+        } else {
+            3
+        }
+    }
 }
 
 /// CPUID leaf `leaf`, subleaf `sub`.
@@ -88,6 +103,7 @@ pub fn features() -> Features {
         avx: bit(one.ecx, 28),
         ibpb: seven(|l| l.edx, 26) || bit(amd, 12),
         verw: seven(|l| l.edx, 10),
+        rdtscp: bit(cpuid(0x8000_0001, 0).edx, 27),
     }
 }
 
@@ -122,10 +138,43 @@ pub unsafe fn enable(features: &Features) {
     unsafe { asm!("mov cr4, {}", in(reg) cr4, options(nostack)) };
     // SAFETY: paging and protection stay on.
     unsafe { asm!("mov cr0, {}", in(reg) CR0, options(nostack)) };
+    set_xcr0(features, features.xcr0());
+}
+
+/// Loads XCR0 with some of the bits of [`Features::xcr0`].
+pub fn set_xcr0(features: &Features, mask: u64) {
     if features.xsave {
-        let mask: u32 = if features.avx { 7 } else { 3 };
         // SAFETY: x87 and SSE state are always legal in XCR0, AVX where CPUID says so.
         unsafe { asm!("xsetbv", in("ecx") 0, in("eax") mask, in("edx") 0, options(nostack)) };
+    }
+}
+
+/// Loads the register that RDTSCP reads.
+pub fn set_tsc_aux(features: &Features, value: u32) {
+    if features.rdtscp {
+        // SAFETY: the register exists where RDTSCP does, and is a plain number.
+        unsafe { msr::wrmsr(0xc000_0103, u64::from(value)) };
+    }
+}
+
+/// The debug address registers.
+pub fn debug_registers() -> [u64; 4] {
+    let (a, b, c, d);
+    // SAFETY: reading them touches no memory.
+    unsafe {
+        asm!("mov {}, dr0", "mov {}, dr1", "mov {}, dr2", "mov {}, dr3", out(reg) a, out(reg) b,
+            out(reg) c, out(reg) d, options(nomem, nostack));
+    }
+    [a, b, c, d]
+}
+
+/// Loads the debug address registers. DR7, which gives them a meaning, is the guest's own.
+pub fn set_debug_registers(values: [u64; 4]) {
+    let [a, b, c, d] = values;
+    // SAFETY: the kernel's DR7 enables none of them.
+    unsafe {
+        asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}", in(reg) a, in(reg) b,
+            in(reg) c, in(reg) d, options(nomem, nostack));
     }
 }
 

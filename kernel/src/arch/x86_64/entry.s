@@ -61,6 +61,9 @@ syscall_entry:
     jmp return_by_sysret
 3:  mov ecx, eax
     lea rax, [rip + kernel_syscall]
+    cmp ecx, {VCPU_RUN}
+    jne 4b
+    lea rax, [rip + kernel_vcpu_run]
     jmp 4b
 .size syscall_entry, . - syscall_entry
 

@@ -29,6 +29,8 @@ pub static INITIAL_STATE: State = {
 
 /// Saves the state of the thread whose address space is loaded and clears the registers.
 pub fn leave(xsave: bool, initial: &'static State) {
+    // Off while the monitor of a guest runs.
+    cpu::allow_fpu(true);
     if xsave {
         // SAFETY: the area is the current thread's, 64-byte aligned, and large enough for the
         // components that `cpu::enable` put into XCR0.
@@ -42,11 +44,13 @@ pub fn leave(xsave: bool, initial: &'static State) {
     cpu::allow_fpu(false);
 }
 
-/// Loads the state of the thread whose address space is loaded.
-pub fn enter(xsave: bool) {
+/// Loads the state of the thread whose address space is loaded. `allow`: its own program may use
+/// it; else it is its guest's.
+pub fn enter(xsave: bool, allow: bool) {
     cpu::allow_fpu(true);
     // SAFETY: the area was written by `leave` or by `reset`.
     unsafe { load(xsave, AREA as *const u8) };
+    cpu::allow_fpu(allow);
 }
 
 /// Puts the current thread's area into the initial state.

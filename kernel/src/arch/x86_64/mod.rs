@@ -18,4 +18,5 @@ pub mod power;
 pub mod smap;
 pub mod smp;
 pub mod uart;
+pub mod virt;
 pub mod window;

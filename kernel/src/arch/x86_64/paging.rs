@@ -2,10 +2,11 @@
 //!
 //! Tables are reached through the map of physical memory that exists until the seal; afterwards
 //! no function of this module can be used, and none is. A page is writable or executable, never
-//! both; user addresses end at 1 GiB, so each space has one page directory.
+//! both; user addresses end at 1 GiB, so each space has one page directory, and one more for each
+//! GiB of a guest's RAM that its task works on.
 
 use super::window;
-use cloister_abi::layout::{CORE_WINDOW, PAGE, USER_END};
+use cloister_abi::layout::{CORE_WINDOW, GUEST_RAM, GUEST_RAM_END, PAGE, USER_END};
 use cloister_abi::table::{MAP_EXEC, MAP_WRITE};
 
 /// A page table.
@@ -21,6 +22,10 @@ pub const USER: u64 = 1 << 2;
 pub const UNCACHED: u64 = 1 << 3 | 1 << 4;
 /// Not executable.
 pub const NO_EXEC: u64 = 1 << 63;
+/// A page of [`LARGE_PAGE`] bytes, in an entry of a directory.
+pub const LARGE: u64 = 1 << 7;
+/// Bytes of a large page.
+pub const LARGE_PAGE: u64 = 2 << 20;
 /// A mapping of kernel data.
 pub const KERNEL_DATA: u64 = PRESENT | WRITE | NO_EXEC;
 /// A mapping of kernel constants.
@@ -93,6 +98,26 @@ impl Space {
         // SAFETY: as above.
         let table: &mut Table = unsafe { page(*entry & ADDRESS) };
         &mut table[(va >> 12 & 511) as usize]
+    }
+}
+
+impl Space {
+    /// The directory entry of a large page in the part for the RAM of guests; tables that are
+    /// missing are made with `carve`.
+    ///
+    /// # Safety
+    /// As for [`Space::leaf`].
+    pub unsafe fn large_leaf<'a>(self, va: u64, carve: impl FnOnce() -> u64) -> &'a mut u64 {
+        assert!((GUEST_RAM..GUEST_RAM_END).contains(&va), "a large page in the wrong place");
+        // SAFETY: the caller's conditions; tables of a space are pages of their own.
+        let pointers: &mut Table = unsafe { walk(self.root, &[0]) };
+        let entry = &mut pointers[(va >> 30) as usize & 511];
+        if *entry == 0 {
+            *entry = carve() | PRESENT | WRITE | USER;
+        }
+        // SAFETY: as above.
+        let directory: &mut Table = unsafe { page(*entry & ADDRESS) };
+        &mut directory[(va >> 21) as usize & 511]
     }
 }
 

@@ -16,7 +16,7 @@
 //!   0xffff_8000_0000_0000
 //! ```
 
-use cloister_abi::layout::{CORE_WINDOW, KERNEL_BASE, PAGE};
+use cloister_abi::layout::{CORE_WINDOW, KERNEL_BASE, PAGE, VCPU};
 
 /// Pages of the kernel stack; below them lies a guard page.
 pub const STACK_PAGES: u64 = 1;
@@ -43,6 +43,9 @@ pub const APIC: u64 = CORE_WINDOW + 0x1_4000;
 pub const IOAPIC: u64 = CORE_WINDOW + 0x1_5000;
 /// Most IOAPICs.
 pub const IOAPICS: usize = 4;
+
+/// The control block of the thread's vCPU; the further pages are `virt`'s.
+pub const CONTROL: u64 = VCPU;
 
 /// The system table, read-only.
 pub const TABLE: u64 = KERNEL_BASE + 0x18_0000;

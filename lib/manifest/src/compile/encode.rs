@@ -20,15 +20,19 @@ impl Builder<'_> {
         let maps: usize = self.parts.iter().map(|part| part.space.len()).sum::<usize>() + 1 + tasks;
         let caps = self.parts.iter().map(|part| part.caps.len()).sum();
         let ports = self.parts.iter().map(|part| part.ports.len()).sum();
-        let len = table_len(&[
-            (tasks, size_of::<table::Task>()),
-            (self.threads.len(), size_of::<table::Thread>()),
-            (self.regions.len() + tasks, size_of::<table::Region>()),
-            (maps, size_of::<table::Map>()),
-            (caps, size_of::<table::Cap>()),
-            (ports, size_of::<table::Ports>()),
-            (self.devices.len(), size_of::<table::Device>()),
-            (self.irqs.len(), size_of::<table::Irq>()),
+        let len = table_len([
+            tasks,
+            self.threads.len(),
+            self.regions.len() + tasks,
+            maps,
+            caps,
+            ports,
+            self.devices.len(),
+            self.irqs.len(),
+            self.vms.len(),
+            self.vcpus.len(),
+            self.guest_maps.len(),
+            self.doorbells.len(),
         ]);
         let pages = pages_of(len as u64);
         self.regions[usize::from(region)].pages = pages as u32;
@@ -50,6 +54,10 @@ impl Builder<'_> {
             ports: Vec::new(),
             devices: self.devices,
             irqs: self.irqs,
+            vms: self.vms,
+            vcpus: self.vcpus,
+            guest_maps: self.guest_maps,
+            doorbells: self.doorbells,
             blobs: self.blobs,
             grants: Vec::new(),
             policies: self.policies,
@@ -95,8 +103,9 @@ impl Builder<'_> {
             (system.needs_rdrand, FLAG_NEED_RDRAND),
             (system.needs_rdseed, FLAG_NEED_RDSEED),
         ];
-        let is_ram =
-            |kind: u8| kind == RegionKind::Ram as u8 || kind == RegionKind::KernelLog as u8;
+        let of_ram =
+            [RegionKind::Ram, RegionKind::KernelLog, RegionKind::GuestRam, RegionKind::Doorbells];
+        let is_ram = |kind: u8| of_ram.iter().any(|ram| *ram as u8 == kind);
         Header {
             magic: table::MAGIC,
             version: API_VERSION,
@@ -117,14 +126,35 @@ impl Builder<'_> {
             ports: Section::default(),
             devices: Section::default(),
             irqs: Section::default(),
+            vms: Section::default(),
+            vcpus: Section::default(),
+            guest_maps: Section::default(),
+            doorbells: Section::default(),
         }
     }
 }
 
-/// Bytes of a table with so many records of so many bytes.
-fn table_len(sections: &[(usize, usize)]) -> usize {
-    sections
+/// Bytes of the records of each section, in the order of the head.
+const RECORDS: [usize; 12] = [
+    size_of::<table::Task>(),
+    size_of::<table::Thread>(),
+    size_of::<table::Region>(),
+    size_of::<table::Map>(),
+    size_of::<table::Cap>(),
+    size_of::<table::Ports>(),
+    size_of::<table::Device>(),
+    size_of::<table::Irq>(),
+    size_of::<table::Vm>(),
+    size_of::<table::Vcpu>(),
+    size_of::<table::GuestMap>(),
+    size_of::<table::Doorbell>(),
+];
+
+/// Bytes of a table with so many records in its sections.
+fn table_len(counts: [usize; RECORDS.len()]) -> usize {
+    counts
         .iter()
+        .zip(RECORDS)
         .fold(size_of::<Header>(), |end, (count, size)| end.next_multiple_of(8) + count * size)
         .next_multiple_of(8)
 }
@@ -132,15 +162,19 @@ fn table_len(sections: &[(usize, usize)]) -> usize {
 impl Compiled {
     /// Bytes of the encoded table.
     pub fn table_len(&self) -> usize {
-        table_len(&[
-            (self.tasks.len(), size_of::<table::Task>()),
-            (self.threads.len(), size_of::<table::Thread>()),
-            (self.regions.len(), size_of::<table::Region>()),
-            (self.maps.len(), size_of::<table::Map>()),
-            (self.caps.len(), size_of::<table::Cap>()),
-            (self.ports.len(), size_of::<table::Ports>()),
-            (self.devices.len(), size_of::<table::Device>()),
-            (self.irqs.len(), size_of::<table::Irq>()),
+        table_len([
+            self.tasks.len(),
+            self.threads.len(),
+            self.regions.len(),
+            self.maps.len(),
+            self.caps.len(),
+            self.ports.len(),
+            self.devices.len(),
+            self.irqs.len(),
+            self.vms.len(),
+            self.vcpus.len(),
+            self.guest_maps.len(),
+            self.doorbells.len(),
         ])
     }
 
@@ -171,6 +205,10 @@ impl Compiled {
         header.ports = section(&mut bytes, &self.ports);
         header.devices = section(&mut bytes, &self.devices);
         header.irqs = section(&mut bytes, &self.irqs);
+        header.vms = section(&mut bytes, &self.vms);
+        header.vcpus = section(&mut bytes, &self.vcpus);
+        header.guest_maps = section(&mut bytes, &self.guest_maps);
+        header.doorbells = section(&mut bytes, &self.doorbells);
         bytes.resize(bytes.len().next_multiple_of(8), 0);
         header.len = bytes.len() as u32;
         bytes[..size_of::<Header>()].copy_from_slice(header.as_bytes());

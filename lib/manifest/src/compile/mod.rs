@@ -66,6 +66,14 @@ pub struct Compiled {
     pub devices: Vec<table::Device>,
     /// The device interrupts.
     pub irqs: Vec<table::Irq>,
+    /// The virtual machines.
+    pub vms: Vec<table::Vm>,
+    /// The virtual CPUs, by virtual machine.
+    pub vcpus: Vec<table::Vcpu>,
+    /// The guest maps, by virtual machine.
+    pub guest_maps: Vec<table::GuestMap>,
+    /// The doorbells, by virtual machine and port.
+    pub doorbells: Vec<table::Doorbell>,
     /// Whole pages of bytes for the payload.
     pub blobs: Vec<Vec<u8>>,
     /// What each task's information says, by task.
@@ -114,6 +122,10 @@ struct Builder<'a> {
     blobs: Vec<Vec<u8>>,
     devices: Vec<table::Device>,
     irqs: Vec<table::Irq>,
+    vms: Vec<table::Vm>,
+    vcpus: Vec<table::Vcpu>,
+    guest_maps: Vec<table::GuestMap>,
+    doorbells: Vec<table::Doorbell>,
     policies: Vec<RestartPolicy>,
     /// The supervisor's bit for each task.
     supervisor_bits: Vec<Option<u8>>,
@@ -168,6 +180,10 @@ impl<'a> Builder<'a> {
             blobs: Vec::new(),
             devices: Vec::new(),
             irqs: Vec::new(),
+            vms: Vec::new(),
+            vcpus: Vec::new(),
+            guest_maps: Vec::new(),
+            doorbells: Vec::new(),
             policies: Vec::new(),
             supervisor_bits: vec![None; system.tasks.len()],
             log_regions: Vec::new(),

@@ -285,7 +285,7 @@ fn regions(compiled: &Compiled) -> Vec<Region> {
 }
 
 fn kind_name(kind: u8) -> &'static str {
-    const NAMES: [(RegionKind, &str); 7] = [
+    const NAMES: [(RegionKind, &str); 9] = [
         (RegionKind::Payload, "payload"),
         (RegionKind::Ram, "ram"),
         (RegionKind::SystemPage, "system page"),
@@ -293,6 +293,8 @@ fn kind_name(kind: u8) -> &'static str {
         (RegionKind::KernelLog, "kernel log"),
         (RegionKind::Table, "system table"),
         (RegionKind::FirmwareWindow, "firmware"),
+        (RegionKind::GuestRam, "guest ram"),
+        (RegionKind::Doorbells, "doorbells"),
     ];
     NAMES.iter().find(|(known, _)| *known as u8 == kind).map_or("unknown", |(_, name)| name)
 }

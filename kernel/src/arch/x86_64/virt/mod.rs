@@ -1,0 +1,352 @@
+//! Virtual CPUs: the one interface behind which AMD SVM and Intel VMX stand.
+//!
+//! [`Own`] is what the kernel keeps of a vCPU, in the frame of the thread that runs it, so it is
+//! mapped only while that thread's space is loaded. `crate::vcpu` decides when a guest runs; this
+//! module loads what the monitor asked for ([`load`]), enters ([`enter`]), and turns the vendor's
+//! exits into those of `abi::vcpu`. Page slots, debug registers and extended state are handled
+//! here, the same for both vendors.
+//!
+//! Invariant: a change of a nested entry is followed by a flush before the next entry, which the
+//! flush checker watches; docs/reviews/0002-guest-flushes.md has the argument.
+
+pub mod nested;
+pub mod svm;
+
+use super::cpu::{self, Features};
+use super::window;
+use crate::core_state::Core;
+use crate::flush;
+use crate::shared::shared;
+use crate::syscall::wake;
+use cloister_abi::layout::{FRAME, GUEST_DEVICES, MAX_THREADS, PAGE};
+use cloister_abi::table::Doorbell;
+use cloister_abi::vcpu::{self as abi, Exit, SLOT_WRITE, SLOTS, VcpuState};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+/// Where [`Own`] is: in the frame, between the XSAVE area and the registers.
+pub const OWN: u64 = FRAME + 0x400;
+/// The kernel's view of the shared page.
+pub const STATE: u64 = window::CONTROL + PAGE;
+/// Nested tables of the device pages, one behind the other.
+const TABLES: u64 = window::CONTROL + 2 * PAGE;
+/// The doorbell counters.
+const BELLS: u64 = window::CONTROL + 4 * PAGE;
+/// Device pages.
+const DEVICE_PAGES: usize = ((GUEST_DEVICES.end - GUEST_DEVICES.start) / PAGE) as usize;
+
+/// What the kernel keeps of a vCPU.
+#[repr(C)]
+pub struct Own {
+    /// Physical address of the control block; first, where the entry code looks.
+    pub control: u64,
+    /// Root of the nested tables.
+    pub nested: u64,
+    /// Physical address of the I/O permission map.
+    pub ports: u64,
+    /// Physical address of the MSR permission map.
+    pub msrs: u64,
+    /// Physical addresses of the slots.
+    pub slots: [u64; SLOTS],
+    /// The virtual machine's doorbells, by port.
+    pub bells: &'static [Doorbell],
+    /// Address space identifier.
+    pub asid: u32,
+    /// A flush can name the identifier.
+    by_identifier: bool,
+    /// The CPU tells the next instruction pointer.
+    next_rip: bool,
+    /// A step is under way.
+    stepping: bool,
+    /// Before the step: the guest's own trap flag.
+    step_trap: bool,
+    /// The next exit writes everything.
+    want_all: bool,
+    /// The debug registers hold the guest's values.
+    debug_live: bool,
+    /// A nested entry has changed since the last flush was asked for; for the flush checker.
+    stale: bool,
+    /// Before the step: the waiting interrupt.
+    step_interrupt: u64,
+    /// Before the step: DR6.
+    step_dr6: u64,
+    /// Entries that slots have taken the place of: page + 1 (0: none) and old value.
+    armed: [(u32, u64); SLOTS],
+    debug: [u64; 4],
+    xcr0: u64,
+    tsc_aux: u32,
+}
+
+const _: () = assert!(size_of::<Own>() <= 0x800);
+const _: () = assert!(size_of::<VcpuState>() <= PAGE as usize);
+
+/// What is to be done after a guest's turn; the entry code knows the numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Outcome {
+    /// The monitor is told.
+    Monitor = 0,
+    /// A thread is to be chosen anew; the guest goes on later.
+    Reschedule = 1,
+    /// The guest goes on at once.
+    Again = 2,
+    /// A host interrupt is pending.
+    Interrupt = 3,
+}
+
+/// The vCPU of the thread whose address space is loaded.
+///
+/// # Safety
+/// That thread has a vCPU, and no other such reference is in use.
+#[inline(always)]
+pub unsafe fn own() -> &'static mut Own {
+    // SAFETY: the frame is mapped there; `init` has filled it before the thread's first run.
+    unsafe { &mut *(OWN as *mut Own) }
+}
+
+#[inline(always)]
+fn state() -> &'static mut VcpuState {
+    // SAFETY: mapped for every thread with a vCPU, whose space is loaded. The monitor's threads
+    // can write the page at any time: everything is read once, through `fetch`.
+    unsafe { &mut *(STATE as *mut VcpuState) }
+}
+
+/// Reads what a monitor may be changing: once, whatever the optimizer thinks.
+#[inline(always)]
+fn fetch<T: Copy>(at: &T) -> T {
+    // SAFETY: a reference is valid and aligned; all types here are plain integers.
+    unsafe { core::ptr::from_ref(at).read_volatile() }
+}
+
+fn tables() -> &'static mut [u64; DEVICE_PAGES] {
+    // SAFETY: two tables, mapped one behind the other for every thread with a vCPU; the one
+    // reference is used within a function.
+    unsafe { &mut *(TABLES as *mut [u64; DEVICE_PAGES]) }
+}
+
+/// Whether this CPU can run guests.
+pub fn is_there() -> bool {
+    svm::is_there()
+}
+
+/// Puts the vCPU of the loaded thread into its state after a reset of the machine.
+pub fn reset(own: &mut Own) {
+    disarm(own);
+    (own.stepping, own.want_all) = (false, false);
+    own.debug = [0; 4];
+    if own.debug_live {
+        own.load_debug_registers();
+    }
+    own.xcr0 = 1;
+    own.tsc_aux = 0;
+    svm::reset(own);
+    own.stale = false;
+}
+
+/// Loads what the monitor asks for, before the guest's turn.
+#[inline(always)]
+pub fn load(core: &mut Core, own: &mut Own) {
+    let state = state();
+    let set = fetch(&state.set);
+    if set & !abi::SET_INTERRUPT == 0 {
+        svm::apply_always(state);
+        if set != 0 {
+            state.set = 0;
+            svm::set_interrupt(fetch(&state.interrupt));
+        }
+    } else {
+        state.set = 0;
+        load_groups(core, own, set, state);
+    }
+}
+
+#[inline(never)]
+fn load_groups(core: &mut Core, own: &mut Own, set: u32, state: &VcpuState) {
+    if set & abi::RESET != 0 {
+        reset(own);
+        arrive(core, own);
+    }
+    svm::apply_always(state);
+    svm::apply(set, state);
+    if set & abi::SET_INTERRUPT != 0 {
+        svm::set_interrupt(fetch(&state.interrupt));
+    }
+    if set & (abi::SET_XCR0 | abi::SET_TSC) != 0 {
+        let xcr0 = fetch(&state.xcr0);
+        let host = core.features.xcr0();
+        // What the architecture allows ("XSETBV": x87 always, AVX needs SSE), within the host's.
+        let sane = xcr0 & 1 != 0 && xcr0 & !host == 0 && xcr0 & 6 != 4;
+        if set & abi::SET_XCR0 != 0 && sane {
+            own.xcr0 = xcr0;
+        }
+        if set & abi::SET_TSC != 0 {
+            own.tsc_aux = fetch(&state.tsc_aux);
+        }
+        arrive(core, own);
+    }
+    own.want_all = set & abi::WANT_ALL != 0;
+    if set & abi::STEP != 0 {
+        arm(own, fetch(&state.slots));
+        svm::begin_step(own);
+        own.stepping = true;
+    }
+}
+
+/// Puts the slots in the place of device pages. Addresses elsewhere mean nothing.
+fn arm(own: &mut Own, slots: [u64; SLOTS]) {
+    for (index, slot) in slots.into_iter().enumerate() {
+        let page = (slot & !(PAGE - 1)).wrapping_sub(GUEST_DEVICES.start) / PAGE;
+        let Some(entry) = tables().get_mut(page as usize) else { continue };
+        own.armed[index] = (page as u32 + 1, *entry);
+        *entry = nested::leaf(own.slots[index], slot & SLOT_WRITE != 0, false);
+        own.changed();
+    }
+}
+
+/// Gives device pages their own entries back, in the opposite order.
+fn disarm(own: &mut Own) {
+    for index in (0..SLOTS).rev() {
+        let (page, old) = core::mem::take(&mut own.armed[index]);
+        if let Some(entry) = tables().get_mut((page as usize).wrapping_sub(1)) {
+            *entry = old;
+            own.changed();
+        }
+    }
+}
+
+impl Own {
+    /// A vCPU before its first [`reset`].
+    pub fn new(
+        control: u64,
+        nested: u64,
+        [ports, msrs]: [u64; 2],
+        slots: [u64; SLOTS],
+        asid: u32,
+        bells: &'static [Doorbell],
+    ) -> Own {
+        Own {
+            control,
+            nested,
+            ports,
+            msrs,
+            slots,
+            bells,
+            asid,
+            by_identifier: false,
+            next_rip: false,
+            stepping: false,
+            step_trap: false,
+            want_all: false,
+            debug_live: false,
+            stale: false,
+            step_interrupt: 0,
+            step_dr6: 0,
+            armed: [(0, 0); SLOTS],
+            debug: [0; 4],
+            xcr0: 1,
+            tsc_aux: 0,
+        }
+    }
+
+    /// A nested entry has changed: nothing that the CPU remembers of it is used again.
+    fn changed(&mut self) {
+        self.stale = true;
+        svm::flush(self);
+    }
+
+    /// The doorbell behind a port.
+    #[inline(always)]
+    fn bell(&self, port: u16) -> Option<&'static Doorbell> {
+        let (first, last) = (self.bells.first()?, self.bells.last()?);
+        if port < first.port || port > last.port {
+            return None;
+        }
+        self.bells.iter().find(|bell| bell.port == port)
+    }
+
+    /// The guest wants its debug registers.
+    fn load_debug_registers(&mut self) {
+        cpu::set_debug_registers(self.debug);
+        self.debug_live = true;
+        svm::open_debug_registers(true);
+    }
+}
+
+/// Enters the guest; what follows is `kernel_guest_exit`.
+///
+/// # Safety
+/// The thread whose space is loaded has a vCPU on which [`load`] was called since the last exit
+/// to the monitor; no reference to the core or the thread's frame is used afterwards.
+pub unsafe fn enter() -> ! {
+    // SAFETY: the caller's conditions.
+    unsafe { svm::svm_enter() }
+}
+
+/// The last look before an entry; only for the flush checker.
+#[inline(always)]
+pub fn check(own: &mut Own) {
+    if flush::ON {
+        assert!(!own.stale || svm::is_flushed(), "flush checker: a nested entry without a flush");
+        own.stale = false;
+    }
+}
+
+/// What came of the guest's turn.
+#[inline(always)]
+pub fn exit(core: &mut Core, own: &mut Own) -> Outcome {
+    svm::exit(core, own, state())
+}
+
+/// Tells the monitor of an exit.
+#[inline(always)]
+fn report(own: &mut Own, state: &mut VcpuState, exit: Exit, len: u64, info: [u64; 3]) -> Outcome {
+    if own.stepping {
+        svm::end_step(own);
+        disarm(own);
+        own.stepping = false;
+    }
+    state.exit = exit as u32;
+    state.info = info;
+    svm::save(state);
+    state.next_rip = svm::next_rip(own, len);
+    let is_special = matches!(exit, Exit::Shutdown | Exit::Invalid | Exit::Exception);
+    if is_special || own.want_all {
+        svm::save_all(state);
+    }
+    Outcome::Monitor
+}
+
+/// A guest has rung a doorbell.
+#[inline(always)]
+fn ring(core: &mut Core, bell: &Doorbell) -> Outcome {
+    let at = BELLS + u64::from(bell.counter) * 4;
+    // SAFETY: the counters' page is mapped for threads whose machine has doorbells, and the table's
+    // rules keep the counter inside it. Workers only read it.
+    let counter = unsafe { &*(at as *const AtomicU32) };
+    counter.fetch_add(1, Ordering::Release);
+    let global = usize::from(bell.thread) & (MAX_THREADS - 1);
+    if shared().threads()[global].post_bit(u32::from(bell.bit)) {
+        wake(core, global, cpu::rdtsc());
+        if core.must_choose() {
+            return Outcome::Reschedule;
+        }
+    }
+    Outcome::Again
+}
+
+/// A thread with a vCPU is about to leave the CPU: what it has in registers goes into its frame.
+pub fn leave(features: &Features, own: &mut Own) {
+    if own.debug_live {
+        own.debug = cpu::debug_registers();
+        own.debug_live = false;
+        svm::open_debug_registers(false);
+    }
+    if own.xcr0 != features.xcr0() {
+        cpu::set_xcr0(features, features.xcr0());
+    }
+}
+
+/// A thread with a vCPU was put on the CPU, or its registers changed.
+pub fn arrive(core: &Core, own: &Own) {
+    cpu::set_xcr0(&core.features, own.xcr0);
+    cpu::set_tsc_aux(&core.features, own.tsc_aux);
+}

@@ -1,0 +1,453 @@
+//! AMD SVM (AMD APM volume 2, "Secure Virtual Machine").
+//!
+//! The control block ([`Vmcb`]) of the loaded vCPU is mapped at [`window::CONTROL`]. Nothing in
+//! it is ever taken from a monitor but what [`apply`] loads; intercepts, address space identifier
+//! and nested tables are the kernel's. Whatever combination of guest state the CPU cannot enter
+//! it refuses by itself (VMEXIT_INVALID), and that VM stops.
+
+use super::{Outcome, Own, fetch, report};
+use crate::arch::x86_64::{cpu, window};
+use crate::core_state::Core;
+use cloister_abi::layout::PAGE;
+use cloister_abi::vcpu::{self, Exit, Segment, VcpuState};
+use core::arch::{asm, global_asm};
+use x86::msr;
+
+global_asm!(
+    include_str!("svm.s"),
+    STACK_TOP = const window::STACK_TOP,
+    CONTROL = const super::OWN,
+    STATE = const super::STATE,
+    HOST = const window::CORE + crate::core_state::HOST_BLOCK_OFFSET,
+);
+
+unsafe extern "C" {
+    pub(super) fn svm_enter() -> !;
+}
+
+const VM_CR: u32 = 0xc001_0114;
+const VM_HSAVE_PA: u32 = 0xc001_0117;
+const EFER_SVME: u64 = 1 << 12;
+/// SCE, LME, LMA, NXE: what a guest can have.
+const EFER_GUEST: u64 = 0xd01;
+
+/// The control block: control area and state save area.
+#[repr(C)]
+struct Vmcb {
+    intercept_cr: u32,
+    intercept_dr: u32,
+    intercept_exceptions: u32,
+    intercept_1: u32,
+    intercept_2: u32,
+    intercept_3: u32,
+    reserved1: [u32; 10],
+    iopm: u64,
+    msrpm: u64,
+    tsc_offset: u64,
+    asid: u32,
+    tlb_control: u32,
+    virtual_interrupt: u64,
+    interrupt_shadow: u64,
+    exit_code: u64,
+    exit_info: [u64; 2],
+    exit_event: u64,
+    nested: u64,
+    reserved2: [u64; 2],
+    event: u64,
+    nested_cr3: u64,
+    lbr: u64,
+    clean: u64,
+    next_rip: u64,
+    reserved3: [u64; 102],
+    /// es, cs, ss, ds, fs, gs, gdtr, ldtr, idtr, tr.
+    segments: [Segment; 10],
+    reserved4: [u8; 0x4cb - 0x4a0],
+    cpl: u8,
+    reserved5: u32,
+    efer: u64,
+    reserved6: [u64; 14],
+    cr4: u64,
+    cr3: u64,
+    cr0: u64,
+    dr7: u64,
+    dr6: u64,
+    rflags: u64,
+    rip: u64,
+    reserved7: [u64; 11],
+    rsp: u64,
+    reserved8: [u64; 3],
+    rax: u64,
+    star: [u64; 8],
+    cr2: u64,
+    reserved9: [u64; 4],
+    pat: u64,
+    debug_control: u64,
+}
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(offset_of!(Vmcb, iopm) == 0x40 && offset_of!(Vmcb, event) == 0xa8);
+    assert!(offset_of!(Vmcb, segments) == 0x400 && offset_of!(Vmcb, efer) == 0x4d0);
+    assert!(offset_of!(Vmcb, cr4) == 0x548 && offset_of!(Vmcb, rsp) == 0x5d8);
+    assert!(offset_of!(Vmcb, rax) == 0x5f8 && offset_of!(Vmcb, pat) == 0x668);
+};
+
+/// Where each of the interface's segments is in the block.
+const SEGMENTS: [usize; 8] = [0, 1, 2, 3, 4, 5, 7, 9];
+const GDTR: usize = 6;
+const IDTR: usize = 8;
+
+/// INTR, NMI, SMI, INIT, RDPMC, CPUID, INVD, HLT, INVLPGA, ports, MSRs, FERR_FREEZE, shutdown.
+const INTERCEPT_1: u32 = 0xf | 1 << 15 | 1 << 18 | 1 << 22 | 1 << 24 | 0xc400_0000 | 1 << 27 | 1 << 28;
+const INTERCEPT_IRET: u32 = 1 << 20;
+/// VMRUN to SKINIT, WBINVD, MONITOR, MWAIT (both), XSETBV, RDPRU.
+const INTERCEPT_2: u32 = 0x7f | 1 << 9 | 1 << 10 | 3 << 11 | 1 << 13 | 1 << 14;
+/// INVLPGB (both), MCOMMIT, TLBSYNC.
+const INTERCEPT_3: u32 = 3 | 1 << 3 | 1 << 4;
+/// #DB and #AC, whose endless streams would hold the core for ever, and #MC.
+const EXCEPTIONS: u32 = 1 << 1 | 1 << 17 | 1 << 18;
+const CR8_WRITE: u32 = 1 << 24;
+const DEBUG_REGISTERS: u32 = u32::MAX;
+
+const V_TPR: u64 = 0xf;
+const V_IRQ: u64 = 1 << 8;
+const V_INTR_MASKING: u64 = 1 << 24;
+const V_INTERRUPT: u64 = V_IRQ | 0xf << 16 | 1 << 20 | 0xff << 32;
+
+const FLAG_TF: u64 = 1 << 8;
+const DR6_BS: u64 = 1 << 14;
+
+const FLUSH_ALL: u32 = 1;
+const FLUSH_ASID: u32 = 3;
+
+/// The loaded vCPU's block.
+#[inline(always)]
+fn vmcb() -> &'static mut Vmcb {
+    // SAFETY: mapped in the address space of every thread with a vCPU, which is loaded when these
+    // functions run; one such reference at a time is in use, by the function that made it.
+    unsafe { &mut *(window::CONTROL as *mut Vmcb) }
+}
+
+/// Whether this CPU has what is needed: SVM with nested paging, not locked away by firmware.
+pub fn is_there() -> bool {
+    let has = |leaf| cpu::cpuid(0x8000_0000, 0).eax >= leaf;
+    if !has(0x8000_000a) || cpu::cpuid(0x8000_0001, 0).ecx & 4 == 0 {
+        return false;
+    }
+    // SAFETY: the register exists where SVM does.
+    let locked = unsafe { msr::rdmsr(VM_CR) } & 1 << 4 != 0;
+    cpu::cpuid(0x8000_000a, 0).edx & 1 != 0 && !locked
+}
+
+/// Address space identifiers, without the host's.
+pub fn identifiers() -> u32 {
+    cpu::cpuid(0x8000_000a, 0).ebx - 1
+}
+
+/// What the CPU offers beyond the minimum: bits of CPUID leaf 0x8000_000a EDX.
+fn offers() -> u32 {
+    cpu::cpuid(0x8000_000a, 0).edx
+}
+
+/// Turns SVM on on this core and keeps the kernel's own state for VMLOAD.
+///
+/// # Safety
+/// `save` and `host` are physical pages that nobody else uses; the task register is loaded.
+pub unsafe fn enable(save: u64, host: u64) {
+    // SAFETY: reading EFER is always legal in long mode.
+    let efer = unsafe { msr::rdmsr(msr::IA32_EFER) };
+    // SAFETY: SVM is there; the bit changes nothing else.
+    unsafe { msr::wrmsr(msr::IA32_EFER, efer | EFER_SVME) };
+    // SAFETY: the caller's condition.
+    unsafe { msr::wrmsr(VM_HSAVE_PA, save) };
+    // SAFETY: the caller's condition; VMSAVE writes that page alone.
+    unsafe { asm!("vmsave rax", in("rax") host, options(nostack)) };
+}
+
+/// The MSR permission map: everything is intercepted but what VMLOAD and VMSAVE switch, and the
+/// barrier command, which has no state.
+pub fn fill_permissions(map: &mut [u8; 2 * PAGE as usize], ibpb: bool) {
+    map.fill(0xff);
+    let mut pass = |msr: u32, bits: u8| {
+        let (base, first) = if msr >= 0xc000_0000 { (0x800, 0xc000_0000) } else { (0, 0) };
+        let at = (msr - first) as usize;
+        map[base + at / 4] &= !(bits << (at % 4 * 2));
+    };
+    for msr in (0x174..=0x176).chain(0xc000_0081..=0xc000_0084).chain(0xc000_0100..=0xc000_0102) {
+        pass(msr, 3);
+    }
+    if ibpb {
+        pass(0x49, 2);
+    }
+}
+
+/// The state after INIT, with everything intercepted and nothing cached.
+pub fn reset(own: &mut Own) {
+    let block = vmcb();
+    // SAFETY: plain integers; zero is a value of each.
+    *block = unsafe { core::mem::zeroed() };
+    block.intercept_cr = 0;
+    block.intercept_dr = DEBUG_REGISTERS;
+    block.intercept_exceptions = EXCEPTIONS;
+    (block.intercept_1, block.intercept_2) = (INTERCEPT_1, INTERCEPT_2);
+    block.intercept_3 = INTERCEPT_3;
+    (block.iopm, block.msrpm) = (own.ports, own.msrs);
+    (block.asid, block.nested, block.nested_cr3) = (own.asid, 1, own.nested);
+    block.virtual_interrupt = V_INTR_MASKING;
+    (block.efer, block.pat) = (EFER_SVME, 0x0007_0406_0007_0406);
+    (block.cr0, block.dr6, block.dr7) = (0x10, 0xffff_0ff0, 0x400);
+    block.rflags = 2;
+    own.by_identifier = offers() & 1 << 6 != 0;
+    own.next_rip = offers() & 1 << 3 != 0;
+    flush(own);
+}
+
+/// Empties this vCPU's translation caches before its next instruction.
+pub fn flush(own: &mut Own) {
+    vmcb().tlb_control = if own.by_identifier { FLUSH_ASID } else { FLUSH_ALL };
+}
+
+/// Whether a flush is asked for.
+pub fn is_flushed() -> bool {
+    vmcb().tlb_control != 0
+}
+
+/// Loads what the monitor may always change.
+#[inline(always)]
+pub fn apply_always(state: &VcpuState) {
+    let block = vmcb();
+    let rip = fetch(&state.rip);
+    if rip != block.rip {
+        // Past an instruction, whatever held interrupts for its sake is over.
+        (block.rip, block.interrupt_shadow) = (rip, 0);
+    }
+    block.rax = fetch(&state.registers[vcpu::RAX]);
+}
+
+/// Withdraws the waiting interrupt or replaces it.
+#[inline]
+pub fn set_interrupt(vector: u32) {
+    let block = vmcb();
+    let vector = u64::from(vector & 0xff);
+    block.virtual_interrupt &= !V_INTERRUPT;
+    block.intercept_cr = 0;
+    if vector != 0 {
+        block.virtual_interrupt |= V_IRQ | (vector >> 4) << 16 | vector << 32;
+        block.intercept_cr = CR8_WRITE;
+    }
+}
+
+/// Loads the groups that are not in [`apply_always`] and not the interface's own business.
+pub fn apply(set: u32, state: &VcpuState) {
+    let block = vmcb();
+    if set & vcpu::SET_FLAGS != 0 {
+        block.rsp = fetch(&state.registers[vcpu::RSP]);
+        block.rflags = fetch(&state.rflags) & 0x3f_7fd5 | 2;
+        block.interrupt_shadow = 0;
+    }
+    if set & (vcpu::SET_CR2 | vcpu::SET_CONTROL) != 0 {
+        block.cr2 = fetch(&state.cr2);
+    }
+    if set & vcpu::SET_CONTROL != 0 {
+        (block.cr0, block.cr3) = (fetch(&state.cr0), fetch(&state.cr3));
+        (block.cr4, block.pat) = (fetch(&state.cr4), fetch(&state.pat));
+        block.efer = fetch(&state.efer) & EFER_GUEST | EFER_SVME;
+        (block.dr6, block.dr7) = (fetch(&state.dr6), fetch(&state.dr7));
+    }
+    if set & vcpu::SET_SEGMENTS != 0 {
+        for (index, segment) in SEGMENTS.into_iter().zip(fetch(&state.segments)) {
+            block.segments[index] = segment;
+        }
+        block.cpl = (block.segments[2].attributes >> 5 & 3) as u8;
+        for (index, [limit, base]) in [(GDTR, fetch(&state.gdtr)), (IDTR, fetch(&state.idtr))] {
+            block.segments[index] = Segment { limit: limit as u32, base, ..Segment::default() };
+        }
+    }
+    if set & vcpu::SET_TSC != 0 {
+        block.tsc_offset = fetch(&state.tsc_offset);
+    }
+    if set & vcpu::SET_TPR != 0 {
+        block.virtual_interrupt =
+            block.virtual_interrupt & !0xff | u64::from(fetch(&state.tpr)) & V_TPR;
+    }
+    if set & vcpu::SET_EVENT != 0 {
+        let event = fetch(&state.event);
+        // Software interrupts need an instruction's length, so nobody injects them.
+        let known = matches!(event >> 8 & 7, 0 | 2 | 3) && event & 1 << 31 != 0;
+        block.event = if known { event & 0xffff_ffff_8000_0fff } else { 0 };
+    }
+    block.intercept_1 &= !INTERCEPT_IRET;
+    if set & vcpu::SET_NMI_WINDOW != 0 {
+        block.intercept_1 |= INTERCEPT_IRET;
+    }
+}
+
+/// Prepares a single step: every exception ends it, no interrupt begins.
+pub fn begin_step(own: &mut Own) {
+    let block = vmcb();
+    own.step_interrupt = block.virtual_interrupt & V_INTERRUPT;
+    block.virtual_interrupt &= !V_IRQ;
+    block.intercept_cr = 0;
+    own.step_trap = block.rflags & FLAG_TF != 0;
+    own.step_dr6 = block.dr6;
+    block.rflags |= FLAG_TF;
+    block.intercept_exceptions = u32::MAX;
+}
+
+/// Ends a single step, whatever came of it.
+pub fn end_step(own: &mut Own) {
+    let block = vmcb();
+    if !own.step_trap {
+        block.rflags &= !FLAG_TF;
+    }
+    block.intercept_exceptions = EXCEPTIONS;
+    block.virtual_interrupt |= own.step_interrupt;
+    block.intercept_cr = if own.step_interrupt & V_IRQ != 0 { CR8_WRITE } else { 0 };
+}
+
+/// After the trap of a step: whether the guest itself is to get a debug exception.
+fn is_guests_trap(own: &Own) -> bool {
+    let block = vmcb();
+    // Breakpoints that DR7 enables, for the local or the global bit.
+    let hits = (0..4).filter(|n| block.dr6 >> n & 1 != 0 && block.dr7 >> (2 * n) & 3 != 0).count();
+    if !own.step_trap {
+        block.dr6 = block.dr6 & !DR6_BS | own.step_dr6 & DR6_BS;
+    }
+    own.step_trap || hits != 0
+}
+
+/// Lets the guest reach the debug registers, which are the kernel's until it asks for them.
+pub fn open_debug_registers(open: bool) {
+    vmcb().intercept_dr = if open { 0 } else { DEBUG_REGISTERS };
+}
+
+/// Writes what every exit tells.
+#[inline(always)]
+pub fn save(state: &mut VcpuState) {
+    let block = vmcb();
+    state.registers[vcpu::RAX] = block.rax;
+    (state.rip, state.rflags) = (block.rip, block.rflags);
+    let waits = block.virtual_interrupt & V_IRQ != 0;
+    state.interrupt = if waits { (block.virtual_interrupt >> 32) as u32 & 0xff } else { 0 };
+    state.tpr = (block.virtual_interrupt & V_TPR) as u32;
+    state.flags = block.interrupt_shadow as u32 & vcpu::FLAG_SHADOW;
+    if block.event != 0 {
+        state.flags |= vcpu::FLAG_EVENT;
+        state.event = block.event;
+    }
+}
+
+/// Writes the rest.
+pub fn save_all(state: &mut VcpuState) {
+    let block = vmcb();
+    state.registers[vcpu::RSP] = block.rsp;
+    (state.cr0, state.cr2, state.cr3) = (block.cr0, block.cr2, block.cr3);
+    (state.cr4, state.efer) = (block.cr4, block.efer & !EFER_SVME);
+    (state.dr6, state.dr7, state.pat) = (block.dr6, block.dr7, block.pat);
+    for (to, index) in state.segments.iter_mut().zip(SEGMENTS) {
+        *to = block.segments[index];
+    }
+    state.gdtr = [u64::from(block.segments[GDTR].limit), block.segments[GDTR].base];
+    state.idtr = [u64::from(block.segments[IDTR].limit), block.segments[IDTR].base];
+}
+
+/// What came of the guest's turn.
+#[inline(always)]
+pub fn exit(core: &mut Core, own: &mut Own, state: &mut VcpuState) -> Outcome {
+    let block = vmcb();
+    // Done by the entry that has just ended.
+    block.tlb_control = 0;
+    block.event = unfinished(block.exit_event);
+    let [info, info2] = block.exit_info;
+    // Emulators write 32 bits of it (docs/caveats.md).
+    let code = block.exit_code as u32;
+    match code {
+        0x72 => report(own, state, Exit::Cpuid, 2, [0; 3]),
+        0x7b => {
+            let port = info >> 16 & 0xffff;
+            let is_write = info & 5 == 0;
+            if is_write && let Some(bell) = own.bell(port as u16) {
+                block.rip = info2;
+                block.interrupt_shadow = 0;
+                return super::ring(core, bell);
+            }
+            let flags = if info & 1 != 0 { vcpu::PORT_IN } else { 0 };
+            let string = if info & 4 != 0 { vcpu::PORT_STRING } else { 0 };
+            let outcome = report(own, state, Exit::Port, 0, [port | (info & 0x70) << 12 | flags | string, 0, 0]);
+            state.next_rip = info2;
+            outcome
+        }
+        0x7c if info == 0 => report(own, state, Exit::MsrRead, 2, [0; 3]),
+        0x7c => report(own, state, Exit::MsrWrite, 2, [0; 3]),
+        0x60 | 0x61 => Outcome::Interrupt,
+        0x78 => report(own, state, Exit::Halt, 1, [0; 3]),
+        0x400 => {
+            let write = info >> 1 & 1;
+            let fetch = info >> 3 & vcpu::MEMORY_FETCH;
+            let walk = if info & 1 << 33 != 0 { vcpu::MEMORY_WALK } else { 0 };
+            report(own, state, Exit::Memory, 0, [info2, write | fetch | walk, 0])
+        }
+        0x40..=0x5f => exception(own, state, code - 0x40, block.exit_info),
+        _ => rare(own, state, code),
+    }
+}
+
+/// An event whose delivery the exit cut short is delivered again. Those of instructions come back
+/// by themselves, since the instruction is executed again.
+#[inline(always)]
+fn unfinished(event: u64) -> u64 {
+    if event & 1 << 31 == 0 {
+        return 0;
+    }
+    match (event >> 8 & 7, event & 0xff) {
+        (0 | 2, _) => event,
+        (3, vector) if vector != 3 && vector != 4 => event,
+        _ => 0,
+    }
+}
+
+#[inline(never)]
+fn exception(own: &mut Own, state: &mut VcpuState, vector: u32, info: [u64; 2]) -> Outcome {
+    let has_error = matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30);
+    if own.stepping {
+        if vector == 1 {
+            let trap = if is_guests_trap(own) { vcpu::STEP_TRAP } else { 0 };
+            return report(own, state, Exit::Stepped, 0, [trap, 0, 0]);
+        }
+        let code = u64::from(vector) | if has_error { vcpu::EXCEPTION_ERROR } else { 0 };
+        return report(own, state, Exit::Exception, 0, [code, info[0], info[1]]);
+    }
+    assert!(vector != 18, "machine check in a guest");
+    // The guest's own; DR6 and DR7 are set as its handler expects.
+    let error = if has_error { vcpu::EVENT_ERROR | info[0] << 32 } else { 0 };
+    vmcb().event = vcpu::EVENT_EXCEPTION | u64::from(vector) | error;
+    Outcome::Again
+}
+
+#[inline(never)]
+fn rare(own: &mut Own, state: &mut VcpuState, code: u32) -> Outcome {
+    let (exit, len, info) = match code {
+        0x18 => (Exit::TaskPriority, 0, 0),
+        0x20..=0x3f => {
+            own.load_debug_registers();
+            return Outcome::Again;
+        }
+        0x62 | 0x63 => return Outcome::Again,
+        0x6f => (Exit::Forbidden, 0, 13),
+        0x74 => (Exit::Iret, 0, 0),
+        0x76 | 0x89 => (Exit::Cache, 2, 0),
+        0x7f => (Exit::Shutdown, 0, 0),
+        0x81 => (Exit::Hypercall, 3, 0),
+        0x7a | 0x80 | 0x82..=0x86 | 0x8a..=0x8c | 0x8e | 0xa0..=0xa4 => (Exit::Forbidden, 0, 6),
+        0x8d => (Exit::Xsetbv, 3, 0),
+        _ => (Exit::Invalid, 0, u64::from(code)),
+    };
+    report(own, state, exit, len, [info, 0, 0])
+}
+
+/// The instruction pointer behind the instruction that exited.
+#[inline(always)]
+pub fn next_rip(own: &Own, len: u64) -> u64 {
+    let block = vmcb();
+    if own.next_rip && len != 0 { block.next_rip } else { block.rip.wrapping_add(len) }
+}

@@ -1,0 +1,81 @@
+//! Running virtual CPUs: the system call, and what follows an exit.
+//!
+//! While its guest runs, a thread is ready for the scheduler and waits for its signal word at the
+//! same time: a post marks the core and interrupts it, which ends the guest's turn, and
+//! `Core::wake` gives the thread its bits. So budgets, deadlines, stops and restarts need nothing
+//! of their own here. Invariant: `in_guest` is set exactly while the thread's next step is an
+//! entry, not a return to its monitor.
+
+use crate::arch::x86_64::virt::{self, Outcome};
+use crate::arch::x86_64::{cpu, frame};
+use crate::core_state::{Core, this_core};
+use crate::shared::shared;
+use crate::syscall::{Return, finish};
+use cloister_abi::call::{self, Status};
+use cloister_abi::layout::MAX_THREADS;
+use cloister_abi::table::CapKind;
+use cloister_core::caps::lookup;
+
+/// `vcpu_run(cap, mask, deadline)`. Does not return if the guest's turn begins at once.
+#[unsafe(no_mangle)]
+extern "C" fn kernel_vcpu_run(slot: u64, mask: u64, deadline: u64) -> u32 {
+    // SAFETY: called once per kernel entry.
+    let core = unsafe { this_core() };
+    finish(run(core, slot, mask, deadline))
+}
+
+#[inline(always)]
+fn run(core: &mut Core, slot: u64, mask: u64, deadline: u64) -> Return {
+    let cap = match lookup(core.caps, slot, CapKind::Vcpu, call::RIGHT_RUN) {
+        Ok(cap) => cap,
+        Err(status) => return Return::status(status),
+    };
+    let current = core.current;
+    let thread = core.thread(current);
+    if u32::from(thread.vcpu) != cap.object {
+        return Return::status(Status::WrongState);
+    }
+    let word = &shared().threads()[usize::from(thread.global) & (MAX_THREADS - 1)];
+    let bits = word.begin_wait(mask);
+    if bits != 0 {
+        return Return::value(bits);
+    }
+    (thread.mask, thread.deadline) = (mask, deadline);
+    (thread.waits, thread.in_guest) = (true, true);
+    core.sched.arm(current, deadline);
+    // SAFETY: the caller's space is loaded, and it has a vCPU.
+    let own = unsafe { virt::own() };
+    virt::load(core, own);
+    virt::check(own);
+    if core.must_choose() {
+        return Return::SWITCH;
+    }
+    // SAFETY: loaded just now; nothing is referred to any more.
+    unsafe { virt::enter() }
+}
+
+/// The guest's turn is over. Returns an [`Outcome`].
+#[unsafe(no_mangle)]
+extern "C" fn kernel_guest_exit() -> u32 {
+    // SAFETY: called once per exit, which is a kernel entry.
+    let core = unsafe { this_core() };
+    // SAFETY: the thread that entered the guest is still loaded.
+    let own = unsafe { virt::own() };
+    let outcome = virt::exit(core, own);
+    match outcome {
+        Outcome::Monitor => {
+            let current = core.current;
+            core.sched.disarm(current);
+            let thread = core.thread(current);
+            (thread.waits, thread.in_guest) = (false, false);
+            shared().threads()[usize::from(thread.global) & (MAX_THREADS - 1)].cancel_wait();
+            // SAFETY: the thread's space is loaded; the entry code holds no reference.
+            unsafe { frame::current() }.set_result([Status::Exit as u64, 0, 0, 0, 0]);
+        }
+        Outcome::Again => virt::check(own),
+        // Leaves no current thread behind: the interrupt comes as if the core idled.
+        Outcome::Interrupt => core.settle(cpu::rdtsc()),
+        Outcome::Reschedule => {}
+    }
+    outcome as u32
+}

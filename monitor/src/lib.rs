@@ -1,0 +1,23 @@
+//! What a virtual machine's monitor decides: exits, devices and policy.
+//!
+//! The task `monitor/task` gives these parts a virtual CPU, a clock and signals; nothing here makes
+//! a system call, maps guest memory or decodes an instruction. Each virtual CPU's thread owns a
+//! [`run::Cpu`] with its local APIC; thread 0 owns the other devices besides ([`bus`]); threads
+//! share the words of [`posted`] and [`request`] and nothing else.
+//!
+//! Invariant: whatever a guest or a worker does, no code here panics.
+
+#![cfg_attr(not(loom), no_std)]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::as_conversions,
+        clippy::indexing_slicing,
+        clippy::unwrap_used
+    )
+)]
+
+pub mod num;
+pub mod posted;

@@ -1,0 +1,198 @@
+//! The guest file, `images/guests/NAME.toml`: what a virtual machine runs.
+//!
+//! [`GuestFile::read`] judges keys and words; what the keys name is judged by the modules that
+//! read it, which point at the key with [`GuestFile::refuse`]. The format is described in
+//! docs/guests.md. Invariant: every message names the file, the line and the key.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use cloister_manifest::names::{did_you_mean, listed};
+use cloister_manifest::report::{Problem, Problems, Source, Span};
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::paths;
+
+/// Version of the guest file's format.
+const FORMAT: i64 = 1;
+
+/// The file as serde reads it: the keys of all kinds.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Raw {
+    format: Spanned<i64>,
+    kind: Spanned<String>,
+    program: Option<Spanned<String>>,
+    path: Option<Spanned<String>>,
+    kernel: Option<Spanned<String>>,
+    release: Option<Spanned<String>>,
+    initramfs: Option<Spanned<String>>,
+    modules: Option<Spanned<Vec<String>>>,
+    cmdline: Option<Spanned<String>>,
+}
+
+/// A guest file that was read.
+#[derive(Clone, Debug)]
+pub struct GuestFile {
+    /// Its text, for messages.
+    source: Source,
+    /// Where it is.
+    folder: PathBuf,
+    /// What it says.
+    pub kind: Kind,
+}
+
+/// What the guest is.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// A package of the workspace.
+    Program(Spanned<String>),
+    /// An ELF somewhere.
+    Elf(Spanned<String>),
+    /// A Linux kernel.
+    Linux(Linux),
+}
+
+/// The keys of `kind = "linux"`.
+#[derive(Clone, Debug)]
+pub struct Linux {
+    /// `package:NAME` or `path:FILE`.
+    pub kernel: Spanned<String>,
+    /// The Debian release that packages come from.
+    pub release: Option<Spanned<String>>,
+    /// `shell` or `path:FILE`.
+    pub initramfs: Option<Spanned<String>>,
+    /// Modules of the kernel's package that the shell's initramfs loads.
+    pub modules: Spanned<Vec<String>>,
+    /// Words behind the platform's own.
+    pub cmdline: Spanned<String>,
+}
+
+/// The kinds and the keys that each may have; the first is needed.
+const KINDS: &[(&str, &[&str])] = &[
+    ("program", &["program"]),
+    ("elf", &["path"]),
+    ("linux", &["kernel", "release", "initramfs", "modules", "cmdline"]),
+];
+
+impl GuestFile {
+    /// Reads and judges a file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let shown = paths::shown(path);
+        let text = std::fs::read_to_string(path).with_context(|| {
+            format!(
+                "cannot read the guest file {shown}; `guest` names a file in images/guests or a path"
+            )
+        })?;
+        let folder = path.parent().unwrap_or(Path::new(".")).to_path_buf();
+        Self::parse(&shown, folder, text)
+    }
+
+    fn parse(shown: &str, folder: PathBuf, text: String) -> Result<Self> {
+        let source = Source::new(shown, text);
+        let raw: Raw = cloister_manifest::parse(&source).map_err(|p| report(&source, p))?;
+        let wrong = |span: Span, message: String, help: String| {
+            report(&source, Problem::new(&source, span, message, "here", help))
+        };
+        let format = *raw.format.get_ref();
+        if format != FORMAT {
+            let message = format!("the guest file has format {format}, this xtask reads {FORMAT}");
+            return Err(wrong(raw.format.span(), message, "write: format = 1".into()));
+        }
+        let word = raw.kind.get_ref().as_str();
+        let Some((_, allowed)) = KINDS.iter().find(|(kind, _)| *kind == word) else {
+            let kinds = || KINDS.iter().map(|(kind, _)| *kind);
+            let help = format!("{}kinds are {}", did_you_mean(word, kinds()), listed(kinds()));
+            return Err(wrong(raw.kind.span(), format!("`kind` is `{word}`, which is unknown"), help));
+        };
+        for (key, span) in raw.present() {
+            if !allowed.contains(&key) {
+                let message = format!("`{key}` does not belong to a guest of kind `{word}`");
+                let help = format!("keys of this kind are {}", listed(allowed.iter().copied()));
+                return Err(wrong(span, message, help));
+            }
+        }
+        let span = raw.kind.span();
+        let kind = raw.kind().map_err(|key| {
+            let message = format!("key `{key}` is missing in a guest of kind `{word}`");
+            wrong(span, message, example(key).into())
+        })?;
+        Ok(Self { source, folder, kind })
+    }
+
+    /// An error about what a key names.
+    pub fn refuse<T>(&self, key: &Spanned<T>, error: &anyhow::Error) -> anyhow::Error {
+        let problem = Problem::new(&self.source, key.span(), format!("{error:#}"), "this one", "");
+        report(&self.source, problem)
+    }
+
+    /// A file that a key names, relative to the guest file.
+    pub fn file(&self, text: &str) -> PathBuf {
+        self.folder.join(text)
+    }
+
+    /// Reads a file that a key names.
+    pub fn bytes(&self, text: &str) -> Result<Vec<u8>> {
+        let path = self.file(text);
+        let metadata = std::fs::metadata(&path)
+            .with_context(|| format!("cannot read the file {}", path.display()))?;
+        if !metadata.is_file() {
+            bail!("{} is no file", path.display());
+        }
+        std::fs::read(&path).with_context(|| format!("cannot read the file {}", path.display()))
+    }
+}
+
+impl Raw {
+    /// The optional keys that the file has, and where.
+    fn present(&self) -> Vec<(&'static str, Span)> {
+        let text = |key, value: &Option<Spanned<String>>| value.as_ref().map(|v| (key, v.span()));
+        [
+            text("program", &self.program),
+            text("path", &self.path),
+            text("kernel", &self.kernel),
+            text("release", &self.release),
+            text("initramfs", &self.initramfs),
+            self.modules.as_ref().map(|value| ("modules", value.span())),
+            text("cmdline", &self.cmdline),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    /// What the keys say, or the key that is missing.
+    fn kind(self) -> Result<Kind, &'static str> {
+        match self.kind.get_ref().as_str() {
+            "program" => self.program.map(Kind::Program).ok_or("program"),
+            "elf" => self.path.map(Kind::Elf).ok_or("path"),
+            _ => Ok(Kind::Linux(Linux {
+                kernel: self.kernel.ok_or("kernel")?,
+                release: self.release,
+                initramfs: self.initramfs,
+                modules: self.modules.unwrap_or_else(|| Spanned::new(0..0, Vec::new())),
+                cmdline: self.cmdline.unwrap_or_else(|| Spanned::new(0..0, String::new())),
+            })),
+        }
+    }
+}
+
+/// How a missing key is written.
+fn example(key: &str) -> &'static str {
+    match key {
+        "program" => "write: program = \"talker\", a package of this workspace",
+        "path" => "write: path = \"unikernel.elf\"",
+        _ => "write: kernel = \"package:linux-image-cloud-amd64\" or \"path:/boot/vmlinuz\"",
+    }
+}
+
+/// A problem as an error with the place and what would be right.
+fn report(source: &Source, problem: Problem) -> anyhow::Error {
+    let mut problems = Problems::new(source.name());
+    problems.push(problem);
+    let text = problems.render();
+    // The last line names the command for manifests.
+    let report = text.trim_end().rsplit_once('\n').map_or(text.as_str(), |(report, _)| report);
+    anyhow!("the guest file cannot be used\n{report}\nnext: correct the guest file and build again")
+}

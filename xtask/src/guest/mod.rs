@@ -1,0 +1,119 @@
+//! Guests, laid out at build time: from a guest file to the read-only image that the start code
+//! of `guest-abi/rt/start` unpacks.
+//!
+//! [`build`] is the door. `file` reads the guest file, `program` and `linux` turn what it names
+//! into a `layout::Layout`, which renders the image. Nothing in the running system parses a
+//! guest. Invariant: the same request and the same files give the same bytes, and everything that
+//! is not what it says is refused here, naming file and key.
+
+mod file;
+mod layout;
+mod program;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use cloister_guest_abi::image::START;
+use cloister_manifest::names::did_you_mean;
+
+use crate::cargo_build;
+use crate::checks::sources;
+use crate::image::elf::Elf;
+use crate::install::Install;
+use file::{GuestFile, Kind};
+use layout::{Layout, PAGE};
+
+/// The package of the start code.
+const START_CODE: &str = "cloister-guest-start";
+
+/// A guest, as the manifest asks for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The virtual machine's name, for messages.
+    pub vm: &'a str,
+    /// The guest file.
+    pub guest_file: &'a Path,
+    /// Bytes of RAM.
+    pub memory: u64,
+    /// Number of virtual CPUs.
+    pub vcpus: u32,
+    /// PIC, PIT and PM timer are there.
+    pub legacy: bool,
+    /// The IOAPIC is there.
+    pub ioapic: bool,
+    /// The guest begins with its APICs in xAPIC mode.
+    pub xapic: bool,
+    /// Number of virtio devices.
+    pub devices: u32,
+    /// Whether a kernel's package may be fetched.
+    pub install: Install,
+}
+
+/// The guest's image: whole pages, for `platform::SEGMENTS`.
+pub fn build(request: &Request<'_>) -> Result<Vec<u8>> {
+    image(request).with_context(|| format!("vms.{}", request.vm))
+}
+
+fn image(request: &Request<'_>) -> Result<Vec<u8>> {
+    let file = GuestFile::read(request.guest_file)?;
+    match &file.kind {
+        Kind::Program(package) => {
+            check_package(package.get_ref()).map_err(|error| file.refuse(package, &error))?;
+            let built = built(&[START_CODE, package.get_ref()], request.install)?;
+            let [code, program] = built.as_slice() else {
+                bail!("package `{}` and the start code are one", package.get_ref());
+            };
+            let layout = program::layout(program, request.memory);
+            render(layout, code).map_err(|error| file.refuse(package, &error))
+        }
+        Kind::Elf(path) => {
+            let code = start_code(request.install)?;
+            let elf = file.bytes(path.get_ref()).and_then(|b| Elf::parse(path.get_ref(), b));
+            let layout = elf.and_then(|elf| program::layout(&elf, request.memory));
+            render(layout, &code).map_err(|error| file.refuse(path, &error))
+        }
+        Kind::Linux(linux) => Err(anyhow!("not yet: {:?}", linux.kernel)),
+    }
+}
+
+/// The start code's ELF alone.
+fn start_code(install: Install) -> Result<Elf> {
+    built(&[START_CODE], install)?.pop().context("the start code was not built")
+}
+
+/// The page of the start code in front of a layout.
+fn render(layout: Result<Layout>, start_code: &Elf) -> Result<Vec<u8>> {
+    layout?.render(code_page(start_code)?)
+}
+
+/// The bytes of the start code, which is one segment of at most a page.
+fn code_page(elf: &Elf) -> Result<&[u8]> {
+    match elf.segments.as_slice() {
+        [code] if code.va == START && elf.entry == START && code.len <= PAGE => Ok(&code.bytes),
+        _ => bail!("the start code {} is not one page at {START:#x}", elf.name),
+    }
+}
+
+/// Builds packages for the bare machine, each with one program.
+fn built(packages: &[&str], install: Install) -> Result<Vec<Elf>> {
+    let programs = cargo_build::build_bare(packages, &[], install)?;
+    let elf = |package: &&str| {
+        let mut own = programs.iter().filter(|program| program.package == **package);
+        match (own.next(), own.next()) {
+            (Some(program), None) => Elf::read(&program.path),
+            _ => bail!("package `{package}` must have one program, one [[bin]]"),
+        }
+    };
+    packages.iter().map(elf).collect()
+}
+
+/// Judges that a package exists, before cargo says it in its own words.
+fn check_package(package: &str) -> Result<()> {
+    let packages = sources::packages(false)?;
+    let names = || packages.iter().map(|package| package.name.as_str());
+    if names().any(|name| name == package) {
+        return Ok(());
+    }
+    let guess = did_you_mean(package, names());
+    bail!("`{package}` is no package of this workspace: {guess}`program` names one with a [[bin]]")
+}
