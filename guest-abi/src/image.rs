@@ -7,14 +7,20 @@
 //!
 //! The start code zeroes all RAM, builds an identity map of the first 4 GiB in the pages at
 //! [`PAGE_TABLES`], copies each segment, writes the TSC frequency in decimal digits where
-//! `khz_at` says, and jumps to `entry` in 64-bit mode with `rsi` = `argument`, `rdi` = the
-//! TSC frequency in kHz and interrupts off.
+//! `khz_at` says (left-aligned, spaces behind it), and jumps to `entry` in 64-bit mode with `rsi`
+//! = `argument`, `rdi` = the TSC frequency in kHz and interrupts off. A program finds the size of
+//! its RAM in `rsi`, Linux its boot parameters.
+//!
+//! With `entry` = [`START_32`] it goes on in the start code itself, which leaves 64-bit mode and
+//! jumps to 32-bit code at `stack` without paging, with `ebx` = `argument`.
 
 use crate::platform;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// First instruction of vCPU 0.
 pub const START: u64 = platform::SEGMENTS;
+/// The part of the start code that goes back to 32-bit mode, for `ImageHeader::entry`.
+pub const START_32: u64 = START + 0x800;
 /// Where the header is.
 pub const HEADER: u64 = platform::SEGMENTS + 0x1000;
 /// `ImageHeader::magic`.

@@ -53,7 +53,7 @@ pub struct Thread {
     pub fpu: bool,
     /// Its virtual CPU's index in the system table, `NONE` without one.
     pub vcpu: u16,
-    /// It is in its guest: it goes on there and not in ring 3.
+    /// It is in its guest: it goes on there and not in ring 3, unless it has a result.
     pub in_guest: bool,
     /// Its trust domain.
     pub domain: u8,
@@ -87,7 +87,7 @@ impl Thread {
     #[inline]
     pub fn set_result(&mut self, status: Status, value: u64) {
         (self.status, self.value, self.has_result) = (status, value, true);
-        (self.waits, self.in_guest) = (false, false);
+        self.waits = false;
     }
 }
 

@@ -207,14 +207,17 @@ impl Core {
         let index = self.index;
         let thread = self.thread(next);
         flush::used(index, thread.cr3);
-        if thread.in_guest {
-            return Way::Guest;
-        }
         // SAFETY: the thread's space is loaded, and the entry code holds no reference.
         let regs = unsafe { frame::current() };
         if thread.has_result {
             thread.has_result = false;
             (regs.rax, regs.rdx) = (thread.status as u64, thread.value);
+            if thread.in_guest {
+                thread.in_guest = false;
+                virt::save();
+            }
+        } else if thread.in_guest {
+            return Way::Guest;
         } else if thread.reset {
             self.reset_frame(next, regs);
         }

@@ -19,5 +19,28 @@
     )
 )]
 
+mod access;
+pub mod apic;
+pub mod bus;
+pub mod cpuid;
+pub mod devices;
+mod exits;
+pub mod ioapic;
+pub mod machine;
+pub mod msix;
+pub mod msr;
 pub mod num;
+pub mod pci;
+pub mod pic;
+pub mod pit;
+pub mod pm_timer;
 pub mod posted;
+pub mod request;
+pub mod rtc;
+pub mod run;
+pub mod scale;
+pub mod start;
+pub mod step;
+mod sync;
+pub mod uart;
+pub mod virtio;

@@ -10,6 +10,7 @@
 //! poster and owner agree on an order: if the poster found the flag set, the owner's next exchange
 //! reads what this poster released.
 
+use crate::apic::Route;
 use crate::num::index;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -145,4 +146,3 @@ impl Default for Posted {
 fn take(word: &AtomicU64) -> u64 {
     if word.load(Ordering::Relaxed) == 0 { 0 } else { word.swap(0, Ordering::Acquire) }
 }
-

@@ -4,8 +4,8 @@
 //! counter and converts it. A conversion is one multiplication and one shift; the division happens
 //! once, when the device is made. Nothing here reads a clock.
 //!
-//! Invariant: both directions of rounding are off by less than one tick of the result for as long
-//! as the result is below 2^60, and neither goes backwards.
+//! Invariant: a result below 2^58 is at most one tick from the exact one, rounding up and back down
+//! never loses a tick, and neither direction goes backwards.
 
 /// A factor between two frequencies: result = ticks × factor / 2^shift.
 #[derive(Clone, Copy, Debug)]

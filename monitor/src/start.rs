@@ -61,7 +61,8 @@ pub fn fill(state: &mut VcpuState, start: Start, signature: u32, tsc_offset: u64
     let (limit, wide) = if flat { (u32::MAX, FLAT) } else { (0xffff, 0) };
     let data = Segment { selector: 0, attributes: DATA | wide, limit, base: 0 };
     let mut segments = [data; 8];
-    if let [_, cs, _, _, _, _, ldt, task] = &mut segments {
+    {
+        let [_, cs, _, _, _, _, ldt, task] = &mut segments;
         cs.attributes = CODE | wide;
         *ldt = Segment { attributes: LDT, limit: 0xffff, ..Segment::default() };
         *task = Segment { attributes: TASK_STATE, limit: 0xffff, ..Segment::default() };

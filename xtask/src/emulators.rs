@@ -141,6 +141,7 @@ fn set(name: &str, title: &str, release: &str, prefer: Option<&str>, packages: &
         release: release.to_owned(),
         prefer: prefer.map(str::to_owned),
         packages: packages.iter().map(|&package| package.to_owned()).collect(),
+        only: Vec::new(),
         on_system_libraries: false,
     }
 }

@@ -77,6 +77,7 @@ pub fn compiler_set() -> Result<Set> {
         release,
         prefer: None,
         packages: vec!["rustc-web".to_owned(), "rust-web-src".to_owned()],
+        only: Vec::new(),
         on_system_libraries: true,
     })
 }

@@ -10,7 +10,7 @@ const NAME: &str = "uart0";
 /// Bytes that the transmitter takes at once when its holding register is empty.
 pub const FIFO: usize = 16;
 /// Most received bytes that one call takes.
-const RECEIVE_MAX: usize = 64;
+pub const RECEIVE_MAX: usize = 64;
 /// How often [`Uart::open`] looks whether the kernel's last byte has left.
 const DRAIN_LOOKS: u32 = 100_000;
 
@@ -18,8 +18,8 @@ const DRAIN_LOOKS: u32 = 100_000;
 const IER_RECEIVED: u8 = 1;
 /// IER: interrupt on an empty holding register.
 const IER_EMPTY: u8 = 2;
-/// FCR: FIFOs on, both cleared, received data announced at 14 bytes.
-const FCR_ON: u8 = 0xc7;
+/// FCR: FIFOs on, both cleared, received data announced at the first byte: somebody types.
+const FCR_ON: u8 = 0x07;
 /// LCR: 8 bits, one stop bit.
 const LCR_8N1: u8 = 3;
 /// LCR: the first two registers are the divisor.
@@ -63,7 +63,6 @@ pub struct Uart {
     identity: Port<u8>,
     line: Port<u8>,
     irq: Irq,
-    received: u64,
 }
 
 impl Uart {
@@ -78,7 +77,6 @@ impl Uart {
             identity: ports.port(2)?,
             line: ports.port(5)?,
             irq,
-            received: 0,
         };
         // Nothing on the bus reads as ones, and a UART never sets all of these at once.
         if uart.line.read() == 0xff {
@@ -126,29 +124,26 @@ impl Uart {
         self.interrupts.write(if wanted { IER_RECEIVED | IER_EMPTY } else { IER_RECEIVED });
     }
 
-    /// Takes what was received and lets the next interrupt come. The bytes are counted; nothing
-    /// reads them yet.
-    pub fn attend(&mut self) {
+    /// Takes what was received, as far as there is place for it, and lets the next interrupt come.
+    /// How many bytes that were.
+    pub fn attend(&self, to: &mut [u8; RECEIVE_MAX]) -> usize {
         // Reading the identity ends the "empty" interrupt.
         self.identity.read();
-        for _ in 0..RECEIVE_MAX {
+        let mut count = 0;
+        for place in to {
             if self.line.read() & LSR_RECEIVED == 0 {
                 break;
             }
-            self.data.read();
-            self.received = self.received.saturating_add(1);
+            *place = self.data.read();
+            count += 1;
         }
         self.acknowledge();
+        count
     }
 
     fn acknowledge(&self) {
         if let Err(refused) = self.irq.ack() {
             defmt::error!("the kernel refuses to unmask the interrupt of uart0: {}", refused);
         }
-    }
-
-    /// Bytes received since the start.
-    pub fn received(&self) -> u64 {
-        self.received
     }
 }

@@ -1,8 +1,12 @@
 //! Restarts what faults, by the manifest's policy; powers the machine off when all is done.
 //!
-//! The loop: restart what is due, pat the watchdog, sleep until a task stops or the next thing is
-//! due. When every essential task has left with status 0, or a task's policy says so, the
-//! [`ending`] begins: the console ships what was logged, then the machine powers off or reboots.
+//! The loop: hear what a person at the console wants, restart what is due, pat the watchdog, sleep
+//! until a task stops or the next thing is due. When every essential task has left with status 0,
+//! or a task's policy or the person says so, the [`ending`] begins: the console ships what was
+//! logged, then the machine powers off or reboots.
+//!
+//! A virtual machine is its monitor: it is paused by stopping that task, and its reset is that
+//! task's restart.
 //!
 //! Its own death reboots the machine, so it does not link if a panic is reachable. It trusts no
 //! task: a signal bit is a hint, the fault record is the kernel's, and nothing is waited for
@@ -12,13 +16,16 @@
 #![no_main]
 #![forbid(unsafe_code)]
 
+mod console;
 mod ending;
 mod wards;
 mod watchdog;
 mod words;
 
+use cloister_ring::orders::Report;
 use cloister_rt::{Deadline, Duration, Instant, grants, wait};
 
+use console::{Console, Said};
 use ending::{Ending, How};
 use wards::Wards;
 use watchdog::Watchdog;
@@ -54,17 +61,20 @@ fn main() -> u32 {
     let mut wards = Wards::default();
     wards.add_all(supervised);
     let mut watchdog = Watchdog::start(grants);
-    let mut ending = Ending::new(grants);
+    let mut console = Console::new(grants);
+    let mut ending = Ending::default();
     let mut woken = wards.bits();
     loop {
         let asked = wards.attend(woken);
+        let wanted = hear(&mut console, &mut wards, &mut ending);
         let finished = wards.is_finished().then_some(How::PowerOff);
-        if let Some(how) = asked.or(finished) {
-            ending.begin(how);
+        if let Some(how) = asked.or(wanted).or(finished) {
+            ending.begin(how, &console);
         }
         wards.restart_due();
+        wards.tell(&mut console);
         watchdog.pat();
-        if let Some(how) = ending.is_due() {
+        if let Some(how) = ending.is_due(&mut console) {
             let refused = match how {
                 How::PowerOff => power.off(),
                 How::Reboot => power.reboot(),
@@ -75,6 +85,26 @@ fn main() -> u32 {
         let now = Instant::now();
         let until = [Some(now + PERIOD), wards.next_due(), ending.deadline()];
         let until = until.into_iter().flatten().min().unwrap_or(now);
-        woken = wait(wards.bits() | ending.bits(), Deadline::At(until)).bits();
+        woken = wait(wards.bits() | console.bits(), Deadline::At(until)).bits();
     }
+}
+
+/// Does what the console says. What a person wants for the whole machine, if that was said.
+fn hear(console: &mut Console, wards: &mut Wards, ending: &mut Ending) -> Option<How> {
+    let mut wanted = None;
+    console.hear(|console, said| match said {
+        Said::Nothing | Said::Nonsense => {}
+        Said::IsNew => ending.console_is_new(),
+        Said::Report(Report::Flushed) => ending.flushed(),
+        Said::Report(Report::Command(name, operation)) => {
+            if let Err(state) = wards.command(&name, operation) {
+                console.refuse(&name, operation, state);
+            }
+        }
+        Said::Report(Report::PowerOff) => {
+            defmt::info!("a person at the console switches the machine off");
+            wanted = Some(How::PowerOff);
+        }
+    });
+    wanted
 }

@@ -2,18 +2,22 @@
 //!
 //! Invariant: handle and agenda entry of a task have the same index.
 
+use cloister_ring::orders::{Name, Operation, VmState};
 use cloister_rt::abi::call::CLIENT_BITS;
 use cloister_rt::abi::fault::TaskState;
 use cloister_rt::abi::name_str;
-use cloister_rt::abi::policy::{FLAG_ESSENTIAL, RestartPolicy, THEN_POWER_OFF, THEN_REBOOT};
+use cloister_rt::abi::policy::{
+    FLAG_ESSENTIAL, FLAG_VM, RestartPolicy, THEN_POWER_OFF, THEN_REBOOT,
+};
 use cloister_rt::{Bits, Duration, Instant, Supervised, clock};
-use cloister_supervisor_core::{Agenda, Cause, Limits, Next, Then};
+use cloister_supervisor_core::{Act, Agenda, Cause, Limits, Next, Then};
 
+use crate::console::Console;
 use crate::ending::How;
 use crate::words;
 
 /// Most tasks: each needs a signal bit.
-const MAX: usize = CLIENT_BITS as usize;
+pub const MAX: usize = CLIENT_BITS as usize;
 
 /// Everything that is supervised.
 pub struct Wards {
@@ -71,6 +75,49 @@ impl Wards {
         asked
     }
 
+    /// Does something to a virtual machine, which a person wants. Refused with the state that does
+    /// not allow it.
+    pub fn command(&mut self, name: &Name, operation: Operation) -> Result<(), VmState> {
+        let mut places = self.tasks.iter().enumerate();
+        let found = places.find_map(|(index, task)| {
+            let task = task.as_ref()?;
+            (is_vm(task.policy) && task.policy.name == *name).then_some((index, task))
+        });
+        let Some((index, task)) = found else {
+            defmt::warn!(
+                "the console commands `{=str}`, which is no virtual machine",
+                name_str(name)
+            );
+            return Err(VmState::GivenUp);
+        };
+        let act = self.agenda.command(index, Instant::now().tsc(), operation)?;
+        let name = name_of(task.policy);
+        let done = match act {
+            Act::Nothing => Ok(()),
+            Act::Stop => task.control.stop(),
+            Act::Resume => task.control.resume(),
+        };
+        match done {
+            Ok(()) => defmt::info!("vm {=str}: {=str}, as a person wants", name, operation.name()),
+            // It came to rest by itself a moment ago; its bit is set, and what follows is decided
+            // when it is looked at.
+            Err(refused) => defmt::info!("vm {=str} ended by itself first: {}", name, refused),
+        }
+        Ok(())
+    }
+
+    /// Tells the console how each virtual machine fares.
+    pub fn tell(&self, console: &mut Console) {
+        for (index, task) in self.tasks.iter().enumerate() {
+            if let Some(task) = task
+                && is_vm(task.policy)
+                && let Some(state) = self.agenda.state(index)
+            {
+                console.tell(index, &task.policy.name, state);
+            }
+        }
+    }
+
     /// Restarts what is due.
     pub fn restart_due(&mut self) {
         // At most one restart of each: the agenda takes turns, and a delay of zero must not keep
@@ -101,49 +148,61 @@ fn stopped(agenda: &mut Agenda<MAX>, index: usize, task: &Supervised) -> Option<
             return None;
         }
     };
+    let now = Instant::now().tsc();
     // Bits are hints: the task may run, or not be parked whole yet. Then the bit comes again.
-    if report.state != TaskState::Faulted {
-        return None;
+    match report.state {
+        TaskState::Running | TaskState::Parking => return None,
+        TaskState::Stopped => {
+            agenda.parked(index, now);
+            return None;
+        }
+        TaskState::Faulted => {}
     }
     let cause = words::cause(&report);
-    let next = agenda.stopped(index, Instant::now().tsc(), cause.is_success());
+    let next = agenda.ended(index, now, cause.ended(is_vm(task.policy)));
     if next == Next::Nothing {
         return None;
     }
-    say(name, &cause, &report);
-    match next {
-        Next::Nothing | Next::Done => None,
-        Next::Restart { delay, nth } => {
-            let ms = clock().duration(delay).as_millis();
-            let tries = task.policy.tries;
-            defmt::warn!("{=str}: restart {=u32} of {=u32} in {=u64} ms", name, nth, tries, ms);
-            None
+    if is_vm(task.policy) {
+        words::say_vm(name, &cause, &report, next, task.policy.tries);
+        if is_of_monitor(&cause) {
+            words::backtrace(name, &report);
         }
-        Next::GiveUp(then) => give_up(name, then),
+    } else {
+        say(name, &cause, &report, next, task.policy.tries);
+    }
+    match next {
+        Next::GiveUp(Then::Reboot) => Some(How::Reboot),
+        Next::GiveUp(Then::PowerOff) => Some(How::PowerOff),
+        _ => None,
     }
 }
 
-fn say(name: &str, cause: &Cause, report: &cloister_rt::FaultReport) {
+/// Whether the monitor itself failed, and not its guest.
+fn is_of_monitor(cause: &Cause) -> bool {
+    !matches!(cause, Cause::Left { .. } | Cause::GuestReset | Cause::VmStopped(_))
+}
+
+fn say(name: &str, cause: &Cause, report: &cloister_rt::FaultReport, next: Next, tries: u32) {
     words::say(name, cause, report);
     if !matches!(cause, Cause::Left { .. }) {
         words::backtrace(name, report);
     }
+    match next {
+        Next::Restart { delay, nth } => {
+            let ms = clock().duration(delay).as_millis();
+            defmt::warn!("{=str}: restart {=u32} of {=u32} in {=u64} ms", name, nth, tries, ms);
+        }
+        Next::GiveUp(then) => give_up(name, then),
+        Next::Nothing | Next::Done | Next::Reset { .. } | Next::Stopped => {}
+    }
 }
 
-fn give_up(name: &str, then: Then) -> Option<How> {
+fn give_up(name: &str, then: Then) {
     match then {
-        Then::Stop => {
-            defmt::error!("{=str}: no try is left; it stays stopped", name);
-            None
-        }
-        Then::Reboot => {
-            defmt::error!("{=str}: no try is left; the machine reboots", name);
-            Some(How::Reboot)
-        }
-        Then::PowerOff => {
-            defmt::error!("{=str}: no try is left; the machine powers off", name);
-            Some(How::PowerOff)
-        }
+        Then::Stop => defmt::error!("{=str}: no try is left; it stays stopped", name),
+        Then::Reboot => defmt::error!("{=str}: no try is left; the machine reboots", name),
+        Then::PowerOff => defmt::error!("{=str}: no try is left; the machine powers off", name),
     }
 }
 
@@ -161,6 +220,10 @@ fn limits(policy: &RestartPolicy) -> Limits {
             _ => Then::Stop,
         },
     }
+}
+
+fn is_vm(policy: &RestartPolicy) -> bool {
+    policy.flags & FLAG_VM != 0
 }
 
 fn name_of(policy: &'static RestartPolicy) -> &'static str {

@@ -1,11 +1,14 @@
-//! What is said of a task that stopped: one line that names the cause, and its backtrace.
+//! What is said of a task that came to rest: one line that names the cause, and for a task its
+//! backtrace. Of a virtual machine the same line says what follows.
 //!
 //! The line `backtrace NAME: […]` is an agreement with the host's log viewer, which puts function
 //! names in place of the addresses.
 
 use cloister_rt::FaultReport;
-use cloister_rt::abi::fault::BACKTRACE_LEN;
-use cloister_supervisor_core::{Cause, Stop};
+use cloister_rt::abi::fault::{BACKTRACE_LEN, STOPPED_PANIC};
+use cloister_rt::{Clock, clock};
+use cloister_supervisor_core::{Cause, Next, RESETS_MAX, Stop, Then};
+use defmt::{Format, Formatter};
 
 /// The cause, told from the record.
 pub fn cause(report: &FaultReport) -> Cause {
@@ -24,56 +27,131 @@ pub fn cause(report: &FaultReport) -> Cause {
 pub fn say(name: &str, cause: &Cause, report: &FaultReport) {
     match cause {
         Cause::Left { status: 0 } => defmt::info!("{=str} is done", name),
-        Cause::Left { status } => defmt::error!("{=str} left with status {=u64}", name, *status),
-        Cause::Panicked { line } => {
-            defmt::error!("{=str} panicked in line {=u64}; see its last words", name, *line);
+        _ => defmt::error!("{=str}{}", name, Clause { cause, rip: report.rip }),
+    }
+}
+
+/// One line for a person, of a virtual machine: what became of it, and what follows.
+pub fn say_vm(name: &str, cause: &Cause, report: &FaultReport, next: Next, tries: u32) {
+    let then = Consequence { next, tries, clock: clock() };
+    match cause {
+        Cause::Left { status: 0 } => defmt::info!("vm {=str}: guest powered off", name),
+        Cause::GuestReset if matches!(next, Next::Restart { .. } | Next::GiveUp(_)) => {
+            defmt::error!("vm {=str}: guest reset more than {} times{}", name, RESETS_MAX, then);
         }
-        Cause::LeftOddly { reason } => {
-            defmt::error!("{=str} left for the unknown reason {=u64}", name, *reason);
-        }
-        Cause::StackOverflow { address } => defmt::error!(
-            "{=str}: stack overflow (guard page at {=u64:#x}); give it a larger `stack`",
+        Cause::GuestReset => defmt::info!("vm {=str}: guest reset{}", name, then),
+        Cause::VmStopped(stopped) if stopped.code == STOPPED_PANIC => defmt::error!(
+            "vm {=str}: {=str} {=u8:#x} at rip {=u64:#x}{}",
             name,
-            *address
+            stopped.name(),
+            stopped.byte,
+            stopped.rip,
+            then
         ),
-        Cause::NullPointer { access, address } => {
-            defmt::error!(
-                "{=str}: null pointer, {=str} at {=u64:#x}",
-                name,
-                access.name(),
+        Cause::VmStopped(stopped) => defmt::error!(
+            "vm {=str}: {=str} at rip {=u64:#x}{}",
+            name,
+            stopped.name(),
+            stopped.rip,
+            then
+        ),
+        _ => {
+            let clause = Clause { cause, rip: report.rip };
+            defmt::error!("vm {=str}: monitor fault: it{}{}", name, clause, then);
+        }
+    }
+}
+
+/// What a task did, to stand behind its name.
+struct Clause<'a> {
+    cause: &'a Cause,
+    rip: u64,
+}
+
+impl Format for Clause<'_> {
+    fn format(&self, f: Formatter<'_>) {
+        match self.cause {
+            Cause::Left { status } => defmt::write!(f, " left with status {=u64}", *status),
+            Cause::Panicked { line } => {
+                defmt::write!(f, " panicked in line {=u64}; see its last words", *line);
+            }
+            Cause::GuestReset => defmt::write!(f, " asked for a reset, and it is no monitor"),
+            Cause::VmStopped(stopped) => {
+                defmt::write!(
+                    f,
+                    " left as a monitor does ({=str}), and it is none",
+                    stopped.name()
+                );
+            }
+            Cause::LeftOddly { reason } => {
+                defmt::write!(f, " left for the unknown reason {=u64}", *reason);
+            }
+            Cause::StackOverflow { address } => defmt::write!(
+                f,
+                ": stack overflow (guard page at {=u64:#x}); give it a larger `stack`",
                 *address
-            );
+            ),
+            Cause::NullPointer { access, address } => {
+                defmt::write!(f, ": null pointer, {=str} at {=u64:#x}", access.name(), *address);
+            }
+            Cause::NotMapped { access, address } => {
+                let access = access.name();
+                defmt::write!(f, ": {=str} at {=u64:#x}, where it has no memory", access, *address);
+            }
+            Cause::Forbidden { access, address } => {
+                defmt::write!(f, ": forbidden {=str} at {=u64:#x}", access.name(), *address);
+            }
+            Cause::Named(words) => defmt::write!(f, " {=str} (at {=u64:#x})", words, self.rip),
+            Cause::Exception { vector, error } => {
+                defmt::write!(f, ": CPU exception {=u8} with code {=u64:#x}", *vector, *error);
+            }
+            Cause::BadCall { number } => defmt::write!(
+                f,
+                " made system call {=u64}, which does not exist (any more)",
+                *number
+            ),
+            Cause::InterruptStorm { interrupt } => defmt::write!(
+                f,
+                ": its interrupt {=u64} comes more often than the board file allows",
+                *interrupt
+            ),
+            Cause::Unknown => defmt::write!(f, " stopped, the kernel has no record why"),
         }
-        Cause::NotMapped { access, address } => {
-            let access = access.name();
-            defmt::error!(
-                "{=str}: {=str} at {=u64:#x}, where it has no memory",
-                name,
-                access,
-                *address
-            );
+    }
+}
+
+/// What follows for a virtual machine, to stand behind what became of it.
+struct Consequence {
+    next: Next,
+    tries: u32,
+    clock: Clock,
+}
+
+impl Format for Consequence {
+    fn format(&self, f: Formatter<'_>) {
+        match self.next {
+            Next::Nothing | Next::Done => {}
+            Next::Reset { nth } => defmt::write!(f, " {=u32}; it starts anew", nth),
+            Next::Stopped => defmt::write!(f, ", as it was told to stop"),
+            Next::Restart { delay, nth } => {
+                let ms = self.clock.duration(delay).as_millis();
+                let (number, unit) = if ms % 1000 == 0 { (ms / 1000, "s") } else { (ms, "ms") };
+                let tries = self.tries;
+                defmt::write!(
+                    f,
+                    "; restart {=u32} of {=u32} in {=u64} {=str}",
+                    nth,
+                    tries,
+                    number,
+                    unit
+                );
+            }
+            Next::GiveUp(Then::Stop) => defmt::write!(f, "; no try is left, it stays stopped"),
+            Next::GiveUp(Then::Reboot) => defmt::write!(f, "; no try is left, the machine reboots"),
+            Next::GiveUp(Then::PowerOff) => {
+                defmt::write!(f, "; no try is left, the machine powers off");
+            }
         }
-        Cause::Forbidden { access, address } => {
-            let access = access.name();
-            defmt::error!("{=str}: forbidden {=str} at {=u64:#x}", name, access, *address);
-        }
-        Cause::Named(words) => {
-            defmt::error!("{=str} {=str} (at {=u64:#x})", name, words, report.rip);
-        }
-        Cause::Exception { vector, error } => {
-            defmt::error!("{=str}: CPU exception {=u8} with code {=u64:#x}", name, *vector, *error);
-        }
-        Cause::BadCall { number } => defmt::error!(
-            "{=str} made system call {=u64}, which does not exist (any more)",
-            name,
-            *number
-        ),
-        Cause::InterruptStorm { interrupt } => defmt::error!(
-            "{=str}: its interrupt {=u64} comes more often than the board file allows",
-            name,
-            *interrupt
-        ),
-        Cause::Unknown => defmt::error!("{=str} stopped, the kernel has no record why", name),
     }
 }
 

@@ -7,7 +7,7 @@
 //! to where it is linked and entered it in 64-bit mode with the first 4 GiB mapped one to one.
 //!
 //! - [`print!`], [`println!`]: the console. A panic is printed there and told to the platform.
-//! - [`clock`], [`timer`], [`interrupts`]: time, timer interrupts, waiting without running.
+//! - [`clock`], [`cmos`], [`timer`], [`interrupts`]: time, timer interrupts, waiting without running.
 //! - [`memory`]: heap and pages. With the feature `alloc` the heap is the global allocator.
 //! - [`pci`], [`virtio`]: the bus, and drivers for channel and entropy devices.
 //! - [`smp`]: further vCPUs.
@@ -21,6 +21,7 @@
 
 pub mod apic;
 pub mod clock;
+pub mod cmos;
 pub mod console;
 pub mod cpu;
 mod descriptors;
@@ -40,7 +41,6 @@ pub mod virtio;
 
 pub use cloister_guest_abi as abi;
 pub use lock::Lock;
-pub use start::argument;
 
 /// Makes a function without arguments the program: it runs on vCPU 0, and when it returns the
 /// guest powers off.

@@ -1,12 +1,12 @@
 //! The heap: everything between the program and the end of memory.
 //!
 //! It is made at the first allocation; until then memory behind the program is what the start code
-//! left, zero. The size of memory stands in the header of the guest's image, which stays readable.
+//! left, zero.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
 
-use cloister_guest_abi::image::{self, ImageHeader};
 use cloister_guest_abi::platform;
 use linked_list_allocator::Heap;
 
@@ -15,6 +15,7 @@ use crate::Lock;
 /// Size of a page.
 pub const PAGE: usize = 4096;
 
+static SIZE: AtomicU64 = AtomicU64::new(0);
 static HEAP: Lock<Option<Heap>> = Lock::new(None);
 
 /// The first address behind the program: from here up to [`size`] memory is zero at the start.
@@ -25,13 +26,32 @@ pub fn program_end() -> u64 {
     (&raw const __guest_end) as u64
 }
 
+/// Takes the size of memory; a platform that tells none has the least.
+#[cfg_attr(test, allow(dead_code))]
+pub(crate) fn start(size: u64) {
+    let size = if size == 0 { platform::MEMORY_MIN } else { size };
+    SIZE.store(size.min(platform::MEMORY_MAX), Ordering::Relaxed);
+}
+
 /// Bytes of RAM, from address 0 upwards.
 pub fn size() -> u64 {
-    // SAFETY: (1) the page is mapped read-only for the guest's life and never changes, (2) every
-    // byte pattern is a header, (3) it is aligned to a page.
-    let header = unsafe { (image::HEADER as *const ImageHeader).read() };
-    let known = header.magic == image::MAGIC;
-    if known { header.memory.min(platform::MEMORY_MAX) } else { platform::MEMORY_MIN }
+    SIZE.load(Ordering::Relaxed)
+}
+
+/// Copies bytes out of memory at an address, whatever they mean; false if that is not all RAM. For
+/// tables that a loader may have left.
+pub fn read(at: u64, into: &mut [u8]) -> bool {
+    let inside = at.checked_add(into.len() as u64).is_some_and(|end| end <= size());
+    // Nothing useful lies at 0, and Rust reads no null pointer.
+    if at == 0 || !inside {
+        return false;
+    }
+    for (byte, address) in into.iter_mut().zip(at..) {
+        // SAFETY: the address is RAM, which is mapped; a volatile read of a byte that other code
+        // may be writing gives one of its values.
+        *byte = unsafe { (address as *const u8).read_volatile() };
+    }
+    true
 }
 
 /// Takes memory that is aligned and large enough; nothing if there is none.

@@ -48,7 +48,9 @@ core::arch::global_asm!(
     "cli",
     "mov ax, cs",
     "mov ds, ax",
-    "lgdt [smp_gdt_pointer - cloister_guest_smp]",
+    // LGDT with a 16-bit address, which the assembler cannot make of a difference of labels.
+    ".byte 0x0f, 0x01, 0x16",
+    ".word smp_gdt_pointer - cloister_guest_smp",
     // Physical address extension, then the page tables.
     "mov eax, 0x20",
     "mov cr4, eax",

@@ -1,12 +1,10 @@
 //! Where a program begins: vCPU 0 in 64-bit mode, as `guest_abi::image` says.
 //!
-//! `rdi` holds the frequency of the TSC in kHz, `rsi` the argument of the guest's image. Memory is
-//! zero but for the program, so `.bss` needs no clearing. The start code's stack lies where the
-//! image's builder put it; the runtime takes one of its own, whose size it knows.
+//! `rdi` holds the frequency of the TSC in kHz, `rsi` the number of bytes of RAM. Memory is zero
+//! but for the program, so `.bss` needs no clearing. The stack that the image's builder chose lies
+//! at the end of RAM, in the heap; the runtime takes one of its own.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
-use crate::{clock, descriptors, power};
+use crate::{clock, descriptors, memory, power};
 
 /// Bytes of vCPU 0's stack.
 const STACK: usize = 64 * 1024;
@@ -18,7 +16,6 @@ struct Stack(core::cell::UnsafeCell<[u8; STACK]>);
 unsafe impl Sync for Stack {}
 
 static BOOT_STACK: Stack = Stack(core::cell::UnsafeCell::new([0; STACK]));
-static ARGUMENT: AtomicU64 = AtomicU64::new(0);
 
 #[cfg(not(test))]
 core::arch::global_asm!(
@@ -46,15 +43,10 @@ unsafe extern "C" {
 fn cloister_guest_main() {}
 
 #[cfg_attr(test, allow(dead_code))]
-extern "C" fn start(tsc_khz: u64, argument: u64) -> ! {
-    ARGUMENT.store(argument, Ordering::Relaxed);
+extern "C" fn start(tsc_khz: u64, memory: u64) -> ! {
+    memory::start(memory);
     clock::start(tsc_khz);
     descriptors::load(0);
     cloister_guest_main();
     power::off()
-}
-
-/// The argument of the guest's image: a number that the guest file gives, 0 if it gives none.
-pub fn argument() -> u64 {
-    ARGUMENT.load(Ordering::Relaxed)
 }

@@ -46,7 +46,7 @@ pub const SET_CR2: u32 = 1 << 12;
 pub enum Exit {
     /// None yet.
     None = 0,
-    /// CPUID.
+    /// CPUID: CR4, because one leaf shows a bit of it.
     Cpuid = 1,
     /// Port access: port | size in bytes << 16 | [`PORT_IN`] | [`PORT_STRING`].
     Port = 2,

@@ -1,6 +1,6 @@
 //! From a checked payload to the kernel's first instruction.
 
-use crate::{Refusal, check, pvh::Machine};
+use crate::{Refusal, check, machine::Machine};
 use cloister_abi::boot::{BOOT_MAGIC, BootInfo};
 use cloister_abi::layout::{KERNEL_BASE, KERNEL_MAX, PAGE};
 use cloister_abi::payload::{Header, PAYLOAD_BASE, SEGMENT_EXEC, SEGMENT_WRITE};

@@ -1,6 +1,6 @@
 //! The boot stub: the only unchecked code of an image.
 //!
-//! Entered by a PVH loader in 32-bit mode (`start.s` switches to 64-bit mode with memory below
+//! Entered by a PVH or multiboot2 loader in 32-bit mode (`start.s` switches to 64-bit mode with memory below
 //! 4 GiB mapped one to one), it checks every byte of the payload against its checksums, maps the
 //! kernel's segments and jumps to the kernel. A payload that does not match is refused with one
 //! line on the first serial port and never run.
@@ -10,6 +10,8 @@
 
 mod check;
 mod handoff;
+mod machine;
+mod multiboot2;
 mod pvh;
 mod uart;
 
@@ -38,7 +40,7 @@ pub enum Refusal {
 fn refuse(uart: &mut Uart, why: &Refusal) -> ! {
     let _ = match why {
         Refusal::NoStartInfo(found) => {
-            write!(uart, "the loader passed no PVH start info with a memory map (found {found:#x})")
+            write!(uart, "the loader passed no PVH or multiboot2 memory map (found {found:#x})")
         }
         Refusal::NoCrc32 => write!(uart, "this CPU has no CRC32 instruction (x86-64-v2 is needed)"),
         Refusal::NoMemory { need } => {
@@ -64,10 +66,11 @@ fn halt() -> ! {
     }
 }
 
-/// Called by `start.s` in 64-bit mode with the physical address of the PVH start info.
+/// Called by `start.s` in 64-bit mode with what the loader passed.
+///
 ///
 /// # Safety
-/// `start_info` is what the loader passed in `ebx`; memory below 4 GiB is mapped one to one.
+/// `start_info` is what the loader passed in `ebx`, marked if it is multiboot2's; memory below 4 GiB is mapped one to one.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn stub_main(start_info: u32) -> ! {
     let mut uart = Uart::start();

@@ -1,6 +1,7 @@
 //! The PVH start info (Xen, "x86/HVM direct boot ABI", `hvm_start_info` version 1).
 
 use crate::Refusal;
+use crate::machine::Machine;
 use cloister_abi::boot::{MAX_RANGES, MemRange};
 
 const MAGIC: u32 = 0x336e_c578;
@@ -19,48 +20,27 @@ struct StartInfo {
     reserved: u32,
 }
 
-/// What the kernel needs of the start info.
-pub struct Machine {
-    /// Physical address of the ACPI root pointer, or 0.
-    pub rsdp: u64,
-    /// Number of valid `ranges`.
-    pub count: usize,
-    /// The memory map.
-    pub ranges: [MemRange; MAX_RANGES],
-}
-
-impl Machine {
-    /// Reads the start info.
-    ///
-    /// # Safety
-    /// `address` came from a PVH loader in `ebx`, and memory below 4 GiB is mapped one to one.
-    pub unsafe fn read(address: u32) -> Result<Machine, Refusal> {
-        if address == 0 || !address.is_multiple_of(4) {
-            return Err(Refusal::NoStartInfo(address));
-        }
-        let pointer = address as usize as *const StartInfo;
-        // SAFETY: the loader's structure lies in mapped memory (this function's condition).
-        let info = unsafe { pointer.read_unaligned() };
-        let usable = info.magic == MAGIC && info.version >= 1 && info.map != 0;
-        if !usable || info.map >> 32 != 0 {
-            return Err(Refusal::NoStartInfo(info.magic));
-        }
-        let count = (info.map_entries as usize).min(MAX_RANGES);
-        let mut ranges = [MemRange::default(); MAX_RANGES];
-        for (index, range) in ranges.iter_mut().take(count).enumerate() {
-            let entry = (info.map as usize + index * size_of::<MemRange>()) as *const MemRange;
-            // SAFETY: the table has `map_entries` entries of this layout in mapped memory.
-            *range = unsafe { entry.read_unaligned() };
-        }
-        Ok(Machine { rsdp: info.rsdp, count, ranges })
+/// Reads the start info.
+///
+/// # Safety
+/// `address` came from a PVH loader in `ebx`, and memory below 4 GiB is mapped one to one.
+pub unsafe fn read(address: u32) -> Result<Machine, Refusal> {
+    if address == 0 || !address.is_multiple_of(4) {
+        return Err(Refusal::NoStartInfo(address));
     }
-
-    /// Whether ordinary memory covers `base..base + len`.
-    pub fn has_ram(&self, base: u64, len: u64) -> bool {
-        self.ranges.iter().take(self.count).any(|r| {
-            r.kind == cloister_abi::boot::RANGE_RAM
-                && r.base <= base
-                && r.base.saturating_add(r.len) >= base.saturating_add(len)
-        })
+    let pointer = address as usize as *const StartInfo;
+    // SAFETY: the loader's structure lies in mapped memory (this function's condition).
+    let info = unsafe { pointer.read_unaligned() };
+    let usable = info.magic == MAGIC && info.version >= 1 && info.map != 0;
+    if !usable || info.map >> 32 != 0 {
+        return Err(Refusal::NoStartInfo(info.magic));
     }
+    let count = (info.map_entries as usize).min(MAX_RANGES);
+    let mut ranges = [MemRange::default(); MAX_RANGES];
+    for (index, range) in ranges.iter_mut().take(count).enumerate() {
+        let entry = (info.map as usize + index * size_of::<MemRange>()) as *const MemRange;
+        // SAFETY: the table has `map_entries` entries of this layout in mapped memory.
+        *range = unsafe { entry.read_unaligned() };
+    }
+    Ok(Machine { rsdp: info.rsdp, count, ranges })
 }

@@ -5,8 +5,27 @@
 .asciz "Xen"
 .quad stub_start32
 
+.section .multiboot2, "a"
+.balign 8
+stub_multiboot2:
+    .long 0xe85250d6, 0, 9f - stub_multiboot2, -(0xe85250d6 + 9f - stub_multiboot2)
+    .short 3, 0                     /* entry address */
+    .long 12, stub_multiboot32, 0
+    .short 0, 0
+    .long 8
+9:
+
 .section .text.start32, "ax"
 .code32
+/* multiboot2: eax = magic, ebx = information, 8-byte aligned. Bit 0 tells the two loaders apart. */
+.global stub_multiboot32
+.type stub_multiboot32, @function
+stub_multiboot32:
+    or ebx, 1
+    cmp eax, 0x36d76289
+    je stub_start32
+    xor ebx, ebx
+
 .global stub_start32
 .type stub_start32, @function
 stub_start32:

@@ -86,12 +86,14 @@ impl Boot {
             }
         }
         let range = self.table.threads_on(self.table.threads[usize::from(vcpu.thread)].core);
-        let before =
-            self.table.vcpus.iter().filter(|other| {
-                range.contains(&usize::from(other.thread)) && other.thread < vcpu.thread
-            });
+        let before = self.table.vcpus.iter().filter(|other| {
+            range.contains(&usize::from(other.thread)) && other.thread < vcpu.thread
+        });
         let asid = before.count() as u32 + 1;
-        assert!(asid <= virt::svm::identifiers(), "more vCPUs on one core than the CPU tells apart");
+        assert!(
+            asid <= virt::svm::identifiers(),
+            "more vCPUs on one core than the CPU tells apart"
+        );
         let bells = self.table.doorbells_of(vm);
         let own = Own::new(control, nested, maps, [slots, slots + PAGE], asid, bells);
         // SAFETY: the frame was carved by `build_space`; `Own` lies in a part that nothing else uses.

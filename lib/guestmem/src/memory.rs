@@ -62,6 +62,32 @@ pub trait Ram {
     }
 }
 
+impl<M: Ram + ?Sized> Ram for &M {
+    fn size(&self) -> u64 {
+        (**self).size()
+    }
+
+    fn read_into(&self, at: GuestPhys, bytes: &mut [u8]) -> Result<(), BadAddress> {
+        (**self).read_into(at, bytes)
+    }
+
+    fn write_from(&self, at: GuestPhys, bytes: &[u8]) -> Result<(), BadAddress> {
+        (**self).write_from(at, bytes)
+    }
+
+    fn load_u16(&self, at: GuestPhys, order: Ordering) -> Result<u16, BadAddress> {
+        (**self).load_u16(at, order)
+    }
+
+    fn store_u16(&self, at: GuestPhys, value: u16, order: Ordering) -> Result<(), BadAddress> {
+        (**self).store_u16(at, value, order)
+    }
+
+    fn store_u32(&self, at: GuestPhys, value: u32, order: Ordering) -> Result<(), BadAddress> {
+        (**self).store_u32(at, value, order)
+    }
+}
+
 /// A guest's RAM, mapped.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestMemory {
@@ -75,8 +101,8 @@ impl GuestMemory {
     /// # Safety
     /// For as long as the value or a copy of it lives: (1) `base .. base + len` is mapped,
     /// readable and writable; (2) `base` is a multiple of 8 and comes from an allocation or an
-    /// exposed mapping of all these bytes; (3) the program has no reference to any of them. Others
-    /// (the guest) may change them at any time.
+    /// exposed mapping of all these bytes; (3) the program has no reference to any of them but to
+    /// atomics. Others (the guest) may change them at any time.
     pub const unsafe fn at(base: *mut u8, len: usize) -> GuestMemory {
         GuestMemory { base, len }
     }
@@ -87,7 +113,11 @@ impl GuestMemory {
         let range = Range::new(at, bytes).ok_or(BadAddress::Outside)?;
         let offset = usize::try_from(at.get()).map_err(|_| BadAddress::Outside)?;
         // An empty range at the end of RAM gives the pointer behind it, which nothing follows.
-        if self.holds(range) { Ok(self.base.wrapping_add(offset)) } else { Err(BadAddress::Outside) }
+        if self.holds(range) {
+            Ok(self.base.wrapping_add(offset))
+        } else {
+            Err(BadAddress::Outside)
+        }
     }
 
     fn aligned<T>(&self, at: GuestPhys) -> Result<*mut T, BadAddress> {

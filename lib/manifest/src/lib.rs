@@ -21,6 +21,7 @@ mod raw;
 pub mod report;
 mod resolve;
 mod resolve_task;
+mod resolve_vm;
 mod rules;
 pub mod system;
 
@@ -75,7 +76,7 @@ pub fn check_programs(system: &System, packages: &[String]) -> Result<(), Proble
             problems.push(Problem::new(
                 &system.source,
                 task.program.span(),
-                format!("tasks.{}: program `{program}` does not exist", task.name()),
+                format!("{}: program `{program}` does not exist", task.key()),
                 "no package of this workspace",
                 format!(
                     "{guess}`program` names a package of the workspace, by default the task's name"
@@ -102,7 +103,56 @@ fn read(source: &Source, file: &Path, root: &Path, problems: &mut Problems) -> O
         })
         .ok()?;
     let board = board::read(&Source::new(&name, text), problems)?;
-    resolve::system(source, &raw, board, problems)
+    let mut system = resolve::system(source, &raw, board, problems)?;
+    guest_files(&mut system, file, root, problems);
+    Some(system)
+}
+
+/// Finds the file of every guest: `NAME` is `../guests/NAME.toml` beside the appliance's folder,
+/// anything with a slash or a dot is a path relative to the manifest.
+fn guest_files(system: &mut System, file: &Path, root: &Path, problems: &mut Problems) {
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let guests = lexical(&folder.join("../guests"));
+    for task in &mut system.tasks {
+        let key = task.key();
+        let Some(vm) = &mut task.vm else {
+            continue;
+        };
+        let name = vm.guest.get_ref();
+        let path = if name.contains(['/', '.']) {
+            lexical(&folder.join(name))
+        } else {
+            guests.join(format!("{name}.toml"))
+        };
+        (vm.guest_shown, vm.guest_file) = (shown(&path, root), path);
+        if vm.guest_file.is_file() {
+            continue;
+        }
+        let known = guest_names(&guests);
+        let known = || known.iter().map(String::as_str);
+        let (guess, all) = (names::did_you_mean(name, known()), names::listed(known()));
+        problems.push(Problem::new(
+            &system.source,
+            vm.guest.span(),
+            format!("{key}: guest `{name}` is unknown: there is no file {}", vm.guest_shown),
+            "no such guest",
+            format!(
+                "{guess}{} has {all}; or write a path relative to this file, like \
+                 \"../mine/linux.toml\"",
+                shown(&guests, root)
+            ),
+        ));
+    }
+}
+
+/// The guests of a folder, sorted.
+fn guest_names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> =
+        names.filter_map(|name| name.strip_suffix(".toml").map(str::to_owned)).collect();
+    names.sort();
+    names
 }
 
 /// The path as a person at `root` would type it.

@@ -5,8 +5,10 @@
 pub const NAME_MAX: usize = 15;
 
 /// Names that the build gives to grants and files of its own.
-pub const RESERVED: &[&str] =
-    &["policy", "power", "table", "firmware", "main", "log", "task", "thread", "kernel", "stub"];
+pub const RESERVED: &[&str] = &[
+    "policy", "power", "table", "firmware", "main", "log", "task", "thread", "kernel", "stub",
+    "ram",
+];
 
 /// True for a lower-case letter followed by lower-case letters, digits and dashes.
 pub fn is_identifier(name: &str, max: usize) -> bool {

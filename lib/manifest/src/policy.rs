@@ -5,7 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::graph::{Graph, Region};
+use crate::graph::{Graph, Region, Vm};
+
+/// `Region::kind` of guests' memory: each worker of a guest maps it, so [`guest`] judges it.
+const GUEST_RAM: &str = "guest ram";
 
 /// Every breach, as a sentence; empty for a system that may ship.
 pub fn breaches(graph: &Graph) -> Vec<String> {
@@ -16,6 +19,9 @@ pub fn breaches(graph: &Graph) -> Vec<String> {
     }
     ports(graph, &mut found);
     registers(graph, &mut found);
+    for vm in &graph.vms {
+        guest(graph, vm, &mut found);
+    }
     for task in &graph.tasks {
         let (name, role) = (&task.name, &task.role);
         if role != "supervisor" && !task.controls.is_empty() {
@@ -67,6 +73,9 @@ fn memory(region: &Region, found: &mut Vec<String>) {
             map.task, map.name, map.va
         ));
     }
+    if region.kind == GUEST_RAM {
+        return;
+    }
     let tasks: BTreeSet<&str> = region.maps.iter().map(|map| map.task.as_str()).collect();
     let Some(writer) = region.maps.iter().find(|map| map.writable) else {
         return;
@@ -84,6 +93,33 @@ fn memory(region: &Region, found: &mut Vec<String>) {
             writer.task,
             names.len(),
             names.join(", ")
+        ));
+    }
+}
+
+/// A guest's memory is its own and its workers'. The manifest compiler maps it nowhere else, and the
+/// kernel refuses a monitor that maps it; so a breach here is a bug of the compiler.
+fn guest(graph: &Graph, vm: &Vm, found: &mut Vec<String>) {
+    let name = &vm.monitor;
+    let Some(memory) = graph.regions.get(vm.memory) else {
+        found.push(format!("VM `{name}` has no memory"));
+        return;
+    };
+    for map in &memory.maps {
+        let serves = vm.devices.iter().any(|device| device.worker == map.task);
+        if map.task == *name {
+            found.push(format!("monitor `{name}` maps its guest's memory: monitors are blind"));
+        } else if !serves {
+            found.push(format!(
+                "task `{}` maps the memory of VM `{name}` and serves none of its devices",
+                map.task
+            ));
+        }
+    }
+    for map in vm.maps.iter().filter(|map| map.rights.contains('w') && map.kind != GUEST_RAM) {
+        found.push(format!(
+            "VM `{name}` may write {} at {:#x}: a guest writes its own memory alone",
+            map.kind, map.at
         ));
     }
 }

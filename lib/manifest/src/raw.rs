@@ -32,6 +32,8 @@ pub struct Appliance {
     #[serde(default)]
     pub lab: bool,
     pub tasks: Spanned<Named<Spanned<Task>>>,
+    #[serde(default)]
+    pub vms: Named<Spanned<Vm>>,
 }
 
 /// Which core does what.
@@ -102,7 +104,29 @@ pub struct Task {
     pub restart: Option<Spanned<Restart>>,
 }
 
-/// The CPU time of a task's first thread.
+/// A virtual machine.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vm {
+    pub guest: Spanned<String>,
+    pub cpu: Spanned<Cpu>,
+    pub memory: Spanned<Written>,
+    #[serde(default)]
+    pub grants: Named<Spanned<String>>,
+    pub baseline: Option<Spanned<String>>,
+    pub identity: Option<Spanned<String>>,
+    #[serde(default)]
+    pub legacy: bool,
+    #[serde(default)]
+    pub ioapic: bool,
+    #[serde(default)]
+    pub xapic: bool,
+    pub log: Option<Spanned<Written>>,
+    pub essential: Option<Spanned<bool>>,
+    pub restart: Option<Spanned<Restart>>,
+}
+
+/// The CPU time of a task's first thread, or of each virtual CPU.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cpu {
@@ -132,6 +156,7 @@ pub struct Thread {
 #[serde(deny_unknown_fields)]
 pub struct Export {
     pub pages: Option<Spanned<i64>>,
+    pub device: Option<Spanned<String>>,
 }
 
 /// A board file.
@@ -184,6 +209,7 @@ const EXAMPLES: &[(&str, &str)] = &[
         "cores = { system = [0], drivers = [1] } (in a task: cores = [0]; in a board: cores = 4)",
     ),
     ("tasks", "[tasks.init]"),
+    ("guest", "guest = \"linux\" (the file images/guests/linux.toml)"),
     ("cpu", "cpu = { cores = [0], priority = 3, budget = \"1ms\", period = \"10ms\" }"),
     ("core", "core = 1"),
     ("priority", "priority = 3"),

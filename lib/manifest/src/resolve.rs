@@ -12,9 +12,10 @@ use crate::check::Judge;
 use crate::names::{did_you_mean, is_identifier, listed};
 use crate::quantity;
 use crate::raw;
-use crate::report::{Problems, Source, Span};
+use crate::report::{Problem, Problems, Source, Span};
 use crate::resolve_task;
-use crate::system::{CoreRole, Grant, System, Task};
+use crate::resolve_vm;
+use crate::system::{CoreRole, Grant, Restart, System, Task};
 
 /// Version of the manifest's vocabulary.
 const FORMAT: i64 = 1;
@@ -38,7 +39,7 @@ pub fn system(
     };
     let entropy = entropy(&mut judge, &raw.entropy);
     let defaults = resolve_task::restart_by_role(&mut judge, &raw.restart);
-    let tasks = tasks(&mut judge, &raw.tasks, &board, defaults?);
+    let tasks = tasks(&mut judge, raw, &board, defaults?);
     let (needs_rdrand, needs_rdseed) = entropy?;
     let core_roles = core_roles?;
     Some(System {
@@ -155,17 +156,16 @@ fn entropy(judge: &mut Judge<'_>, raw: &raw::Entropy) -> Option<(bool, bool)> {
 
 fn tasks(
     judge: &mut Judge<'_>,
-    raw: &Spanned<raw::Named<Spanned<raw::Task>>>,
+    raw: &raw::Appliance,
     board: &Board,
-    default: crate::system::Restart,
+    (tasks, vms): (Restart, Restart),
 ) -> Option<Vec<Task>> {
-    let mut entries: Vec<_> = raw.get_ref().iter().collect();
-    entries.sort_by_key(|(name, _)| name.span().start);
+    let entries = entries(judge, raw)?;
     if entries.len() > MAX_TASKS {
         let (name, _) = entries.get(MAX_TASKS)?;
         judge.wrong(
             name.span(),
-            format!("{} tasks, at most {MAX_TASKS} are possible", entries.len()),
+            format!("{} tasks and VMs, at most {MAX_TASKS} are possible", entries.len()),
             "one too many",
             "remove tasks, or merge some into one program",
         );
@@ -173,23 +173,63 @@ fn tasks(
     }
     let tasks: Vec<Option<Task>> = entries
         .iter()
-        .map(|(name, raw)| resolve_task::task(judge, name, raw.get_ref(), board, default))
+        .map(|(name, entry)| match entry {
+            Entry::Task(raw) => resolve_task::task(judge, name, raw, board, tasks),
+            Entry::Vm(raw) => resolve_vm::vm(judge, name, raw, vms),
+        })
         .collect();
     let mut tasks: Vec<Task> = tasks.into_iter().collect::<Option<_>>()?;
-    for (index, (_, raw)) in entries.iter().enumerate() {
-        let grants = grants(judge, index, raw.get_ref(), &tasks)?;
+    for (index, (_, entry)) in entries.iter().enumerate() {
+        let raw = match entry {
+            Entry::Task(raw) => &raw.grants,
+            Entry::Vm(raw) => &raw.grants,
+        };
+        let grants = grants(judge, index, raw, &tasks)?;
         tasks.get_mut(index)?.grants = grants;
     }
     Some(tasks)
 }
 
+/// A table of the file that becomes a task.
+enum Entry<'a> {
+    Task(&'a raw::Task),
+    Vm(&'a raw::Vm),
+}
+
+/// Tasks and virtual machines in the order of the file. They share one space of names.
+fn entries<'a>(
+    judge: &mut Judge<'_>,
+    raw: &'a raw::Appliance,
+) -> Option<Vec<(&'a Spanned<String>, Entry<'a>)>> {
+    let tasks = raw.tasks.get_ref();
+    if let Some((vm, task)) = raw.vms.keys().find_map(|vm| Some((vm, tasks.get_key_value(vm)?.0))) {
+        let name = vm.get_ref();
+        judge.problems.push(
+            Problem::new(
+                judge.source,
+                vm.span(),
+                format!("vms.{name} has the name of a task"),
+                "a VM",
+                "a VM's monitor is a task of the VM's name: rename one of the two",
+            )
+            .also(task.span(), "a task"),
+        );
+        return None;
+    }
+    let tasks = tasks.iter().map(|(name, raw)| (name, Entry::Task(raw.get_ref())));
+    let vms = raw.vms.iter().map(|(name, raw)| (name, Entry::Vm(raw.get_ref())));
+    let mut entries: Vec<_> = tasks.chain(vms).collect();
+    entries.sort_by_key(|(name, _)| name.span().start);
+    Some(entries)
+}
+
 fn grants(
     judge: &mut Judge<'_>,
     client: usize,
-    raw: &raw::Task,
+    raw: &raw::Named<Spanned<String>>,
     tasks: &[Task],
 ) -> Option<Vec<Grant>> {
-    let mut entries: Vec<_> = raw.grants.iter().collect();
+    let mut entries: Vec<_> = raw.iter().collect();
     entries.sort_by_key(|(name, _)| name.span().start);
     let resolved: Vec<Option<Grant>> = entries
         .into_iter()
@@ -206,9 +246,9 @@ fn grant(
     tasks: &[Task],
 ) -> Option<Grant> {
     let named = judge.name("grant", name);
-    let task = tasks.get(client)?.name();
+    let task = tasks.get(client)?.key();
     let found = target.get_ref();
-    let what = format!("tasks.{task}: grant `{}`", name.get_ref());
+    let what = format!("{task}: grant `{}`", name.get_ref());
     let Some((server, export)) = found.split_once('/') else {
         judge.wrong(
             target.span(),

@@ -8,11 +8,11 @@ use toml::Spanned;
 use crate::board::Board;
 use crate::check::Judge;
 use crate::names::{did_you_mean, is_identifier, listed};
-use crate::quantity::{duration_ns, shown_ns};
+use crate::quantity::{Written, duration_ns, shown_ns};
 use crate::raw;
 use crate::report::Span;
 use crate::resolve::whole_pages;
-use crate::system::{Export, MAIN, Restart, Role, Task, Then, Thread};
+use crate::system::{DeviceKind, Export, MAIN, Restart, Role, Task, Then, Thread};
 
 /// Size of a stack if the manifest does not say.
 const STACK_DEFAULT: u64 = 16 << 10;
@@ -45,7 +45,7 @@ pub fn task(
     };
     let program = program(judge, name, raw);
     let threads = threads(judge, name.get_ref(), raw);
-    let log_bytes = log_bytes(judge, name.get_ref(), raw);
+    let log_bytes = log_bytes(judge, &format!("tasks.{}", name.get_ref()), raw.log.as_ref());
     let devices = devices(judge, name.get_ref(), raw, board);
     let exports = exports(judge, name.get_ref(), raw);
     let memory = memory(judge, name.get_ref(), raw);
@@ -74,6 +74,7 @@ pub fn task(
         numbers: numbers?,
         is_essential: raw.essential.as_ref().is_some_and(|flag| *flag.get_ref()),
         restart: restart?,
+        vm: None,
     })
 }
 
@@ -139,7 +140,8 @@ fn threads(judge: &mut Judge<'_>, task: &str, raw: &raw::Task) -> Option<Vec<Thr
     threads.into_iter().collect()
 }
 
-fn thread(judge: &mut Judge<'_>, what: &str, name: &str, raw: &raw::Thread) -> Option<Thread> {
+/// One thread.
+pub fn thread(judge: &mut Judge<'_>, what: &str, name: &str, raw: &raw::Thread) -> Option<Thread> {
     // Whether the core exists is a rule between parts; here it only has to be a number.
     let core = judge.number::<u32>(&format!("{what}: a core"), &raw.core, 0..=255);
     let priority = judge.number::<u8>(&format!("{what}: `priority`"), &raw.priority, 0..=255);
@@ -186,11 +188,12 @@ fn thread(judge: &mut Judge<'_>, what: &str, name: &str, raw: &raw::Thread) -> O
     })
 }
 
-fn log_bytes(judge: &mut Judge<'_>, task: &str, raw: &raw::Task) -> Option<u64> {
-    let Some(size) = &raw.log else {
+/// Bytes of a log ring.
+pub fn log_bytes(judge: &mut Judge<'_>, what: &str, raw: Option<&Spanned<Written>>) -> Option<u64> {
+    let Some(size) = raw else {
         return Some(LOG_DEFAULT);
     };
-    let pages = whole_pages(judge, &format!("tasks.{task}: `log`"), size, LOG_RING_MAX)?;
+    let pages = whole_pages(judge, &format!("{what}: `log`"), size, LOG_RING_MAX)?;
     Some(pages * PAGE)
 }
 
@@ -243,10 +246,37 @@ fn exports(judge: &mut Judge<'_>, task: &str, raw: &raw::Task) -> Option<Vec<Exp
                 None => 1,
                 Some(pages) => *judge.number(&what, pages, 1..=EXPORT_PAGES_MAX)?.get_ref(),
             };
-            named.then(|| Export { name: name.clone(), pages })
+            let device = match &raw.device {
+                None => None,
+                Some(word) => Some(device(judge, task, name, word, raw.pages.as_ref())?),
+            };
+            named.then(|| Export { name: name.clone(), pages, device })
         })
         .collect();
     exports.into_iter().collect()
+}
+
+/// The kind of virtio device that an export is. Its page has the one size that monitors know.
+fn device(
+    judge: &mut Judge<'_>,
+    task: &str,
+    name: &Spanned<String>,
+    word: &Spanned<String>,
+    pages: Option<&Spanned<i64>>,
+) -> Option<DeviceKind> {
+    let what = format!("tasks.{task}: `device` of export `{}`", name.get_ref());
+    let kinds = DeviceKind::ALL.map(|kind| (kind.name, kind));
+    let kind = judge.word(&what, word, &kinds)?;
+    if let Some(pages) = pages {
+        judge.wrong(
+            pages.span(),
+            format!("tasks.{task}: export `{}` has `pages` and `device`", name.get_ref()),
+            "of a device",
+            "the page of a virtio device has a fixed size: remove `pages`",
+        );
+        return None;
+    }
+    Some(kind)
 }
 
 fn memory(
@@ -311,8 +341,11 @@ fn distinct_names(judge: &mut Judge<'_>, task: &str, raw: &raw::Task) -> Option<
     Some(())
 }
 
-/// The policies by role: checks all three, returns the one for tasks.
-pub fn restart_by_role(judge: &mut Judge<'_>, raw: &raw::RestartRoles) -> Option<Restart> {
+/// The policies by role: checks all three, returns those for tasks and for virtual machines.
+pub fn restart_by_role(
+    judge: &mut Judge<'_>,
+    raw: &raw::RestartRoles,
+) -> Option<(Restart, Restart)> {
     if let Some(policy) = &raw.supervisor {
         let read = restart(judge, "restart.supervisor", Some(policy), Restart::SUPERVISOR)?;
         if read.tries != 0 || read.then != Then::Reboot {
@@ -325,11 +358,13 @@ pub fn restart_by_role(judge: &mut Judge<'_>, raw: &raw::RestartRoles) -> Option
             return None;
         }
     }
-    restart(judge, "restart.vms", raw.vms.as_ref(), Restart::TASKS)?;
-    restart(judge, "restart.tasks", raw.tasks.as_ref(), Restart::TASKS)
+    let vms = restart(judge, "restart.vms", raw.vms.as_ref(), Restart::VMS);
+    let tasks = restart(judge, "restart.tasks", raw.tasks.as_ref(), Restart::TASKS);
+    Some((tasks?, vms?))
 }
 
-fn restart(
+/// A policy; what it does not say is inherited.
+pub fn restart(
     judge: &mut Judge<'_>,
     what: &str,
     raw: Option<&Spanned<raw::Restart>>,

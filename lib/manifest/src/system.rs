@@ -2,7 +2,9 @@
 //!
 //! [`System`] is what the rules of [`crate::rules`] judge and what [`crate::compile`] turns into
 //! the system table. Tasks, threads and devices are named by their index here, which is also
-//! their order in the file.
+//! their order in the file. A virtual machine is its monitor's task, with a [`Vm`] in it.
+
+use std::path::PathBuf;
 
 use toml::Spanned;
 
@@ -33,8 +35,32 @@ pub struct System {
     pub needs_rdrand: bool,
     /// The CPU must have RDSEED.
     pub needs_rdseed: bool,
-    /// The tasks, in the order of the file.
+    /// The tasks and the monitors of virtual machines, in the order of the file.
     pub tasks: Vec<Task>,
+}
+
+impl System {
+    /// The virtual machines, each with the task that is its monitor.
+    pub fn vms(&self) -> impl Iterator<Item = (usize, &Task, &Vm)> {
+        let tasks = self.tasks.iter().enumerate();
+        tasks.filter_map(|(index, task)| Some((index, task, task.vm.as_ref()?)))
+    }
+
+    /// The export that a grant names.
+    pub fn export(&self, grant: &Grant) -> Option<&Export> {
+        self.tasks.get(grant.server)?.exports.get(grant.export)
+    }
+
+    /// The virtio devices of a virtual machine by number: its grants that are devices, sorted by
+    /// name, each with the grant's place in the list of grants.
+    pub fn vm_devices<'a>(&'a self, vm: &'a Task) -> Vec<(usize, &'a Grant, DeviceKind)> {
+        let grants = vm.grants.iter().enumerate();
+        let mut devices: Vec<_> = grants
+            .filter_map(|(place, grant)| Some((place, grant, self.export(grant)?.device?)))
+            .collect();
+        devices.sort_by_key(|(_, grant, _)| grant.name.get_ref());
+        devices
+    }
 }
 
 /// What a core is for.
@@ -103,6 +129,8 @@ pub struct Task {
     pub is_essential: bool,
     /// What happens after a fault.
     pub restart: Restart,
+    /// The virtual machine that it is the monitor of.
+    pub vm: Option<Vm>,
 }
 
 impl Task {
@@ -110,6 +138,29 @@ impl Task {
     pub fn name(&self) -> &str {
         self.name.get_ref()
     }
+
+    /// Its table of the manifest, for messages.
+    pub fn key(&self) -> String {
+        let table = if self.vm.is_some() { "vms" } else { "tasks" };
+        format!("{table}.{}", self.name())
+    }
+}
+
+/// A virtual machine, beside what is its monitor's.
+#[derive(Clone, Debug)]
+pub struct Vm {
+    /// What it boots, as the manifest names it.
+    pub guest: Spanned<String>,
+    /// The guest file.
+    pub guest_file: PathBuf,
+    /// The guest file as messages name it.
+    pub guest_shown: String,
+    /// Bytes of RAM.
+    pub memory: Spanned<u64>,
+    /// `VM_LEGACY` and so on of `cloister_abi::vm`.
+    pub flags: u32,
+    /// `IDENTITY_AMD` and so on of `cloister_abi::vm`.
+    pub identity: u32,
 }
 
 /// A thread.
@@ -138,6 +189,27 @@ pub struct Export {
     pub name: Spanned<String>,
     /// Pages of memory that both sides share.
     pub pages: u32,
+    /// The virtio device that a virtual machine gets by it.
+    pub device: Option<DeviceKind>,
+}
+
+/// A kind of virtio device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceKind {
+    /// The word of the manifest.
+    pub name: &'static str,
+    /// Virtio device type (virtio 1.3, "Device Types").
+    pub number: u16,
+    /// Its queues.
+    pub queues: u16,
+}
+
+impl DeviceKind {
+    /// All that tasks of this version can be.
+    pub const ALL: [DeviceKind; 2] = [
+        DeviceKind { name: "console", number: 3, queues: 2 },
+        DeviceKind { name: "entropy", number: 4, queues: 1 },
+    ];
 }
 
 /// Something that a task was granted.
@@ -200,6 +272,14 @@ impl Restart {
         within_ns: 60_000_000_000,
         delay_ns: 10_000_000,
         delay_max_ns: 2_000_000_000,
+        then: Then::Stop,
+    };
+    /// What a virtual machine gets when nothing else is said.
+    pub const VMS: Restart = Restart {
+        tries: 5,
+        within_ns: 600_000_000_000,
+        delay_ns: 1_000_000_000,
+        delay_max_ns: 60_000_000_000,
         then: Then::Stop,
     };
     /// The supervisor's only policy: its death reboots the machine.

@@ -1,106 +1,22 @@
 //! From a manifest to the system table: what comes out is what the manifest says, the kernel's own
 //! validator accepts it, and policy finds what must not ship.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+mod support;
 
-use cloister_abi::info::{GRANT_BIT, GRANT_CAP, GRANT_MEMORY, GRANT_NUMBER, GRANT_PORTS, Grant};
+use std::collections::BTreeMap;
+
+use cloister_abi::info::{GRANT_BIT, GRANT_CAP, GRANT_MEMORY, GRANT_NUMBER, GRANT_PORTS};
 use cloister_abi::layout::{IMAGE, PAGE, STACK_TOP};
-use cloister_abi::name_str;
 use cloister_abi::table::{MAP_EXEC, MAP_READ, MAP_WRITE, RegionKind};
-use cloister_manifest::compile::{CompileError, Compiled, compile};
+use cloister_manifest::compile::compile;
 use cloister_manifest::graph::Graph;
 use cloister_manifest::policy::breaches;
-use cloister_manifest::program::{Program, Segment};
-use cloister_manifest::system::System;
+use cloister_manifest::program::Program;
+use support::{
+    compiled, compiled_text, grant, mapped, plain, program, system, system_text, task_index,
+    validate, with_program,
+};
 use zerocopy::IntoBytes;
-
-/// Text, constants, and data of 8 bytes with bss behind it, as lib/rt's linker script lays it out.
-fn program() -> Program {
-    let part = |va: u64, pristine_va: u64, bytes: usize, len: u64| Segment {
-        va,
-        pristine_va,
-        bytes: vec![0x5a; bytes],
-        len,
-        is_executable: false,
-        is_writable: false,
-    };
-    let text = Segment { is_executable: true, ..part(IMAGE, IMAGE, 5000, 5000) };
-    let constants = part(IMAGE + 2 * PAGE, IMAGE + 2 * PAGE, 100, 100);
-    let data = part(IMAGE + 5 * PAGE, IMAGE + 3 * PAGE, 8, 2 * PAGE);
-    let data = Segment { is_writable: true, ..data };
-    Program { entry: IMAGE, segments: vec![text, constants, data], build_id: [1; 20] }
-}
-
-fn system(file: &str) -> System {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    cloister_manifest::load(&root.join(file), &root).unwrap_or_else(|p| panic!("{}", p.render()))
-}
-
-fn with_program(system: &System, program: &Program) -> Result<Compiled, CompileError> {
-    let names = system.tasks.iter().map(|task| task.program.get_ref().clone());
-    compile(system, &names.map(|name| (name, program.clone())).collect::<BTreeMap<_, _>>())
-}
-
-fn compiled(file: &str) -> Compiled {
-    with_program(&system(file), &program()).expect("a good manifest compiles")
-}
-
-/// A manifest that is not in the corpus.
-fn system_text(text: &str) -> System {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let folder = std::env::temp_dir().join(format!("cloister-{}-{number}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let board = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/manifest/board.toml");
-    std::fs::copy(board, folder.join("board.toml")).expect("a board");
-    let file = folder.join("appliance.toml");
-    std::fs::write(&file, text.replace("../board.toml", "board.toml")).expect("a manifest");
-    let loaded = cloister_manifest::load(&file, &folder);
-    std::fs::remove_dir_all(&folder).expect("the folder goes away again");
-    loaded.unwrap_or_else(|problems| panic!("{}", problems.render()))
-}
-
-fn compiled_text(text: &str) -> Compiled {
-    with_program(&system_text(text), &program()).expect("it compiles")
-}
-
-fn plain() -> String {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    std::fs::read_to_string(root.join("tests/manifest/good/plain.toml")).expect("a manifest")
-}
-
-fn task_index(compiled: &Compiled, name: &str) -> usize {
-    compiled.tasks.iter().position(|task| name_str(&task.name) == name).expect("the task")
-}
-
-fn grant<'a>(compiled: &'a Compiled, task: &str, name: &str, kind: u8) -> &'a Grant {
-    let mut grants = compiled.grants[task_index(compiled, task)].iter();
-    let found = grants.find(|grant| name_str(&grant.name) == name && grant.kind == kind);
-    found.unwrap_or_else(|| panic!("task `{task}` has no `{name}` of kind {kind}"))
-}
-
-/// The region that a task maps at an address, and the rights.
-fn mapped(compiled: &Compiled, task: &str, va: u64) -> (u16, u8) {
-    let record = &compiled.tasks[task_index(compiled, task)];
-    let first = record.first_map as usize;
-    let maps = &compiled.maps[first..first + usize::from(record.maps)];
-    let map = maps.iter().find(|map| map.va == va);
-    map.map(|map| (map.region, map.rights)).unwrap_or_else(|| panic!("{task} maps no {va:#x}"))
-}
-
-/// The kernel's own check of the table, with the blobs right behind it in a payload.
-fn validate(compiled: &Compiled) {
-    let pages = compiled.table_len().div_ceil(PAGE as usize) as u64;
-    let bytes = compiled.encode(pages * PAGE);
-    assert_eq!(bytes.len(), compiled.table_len());
-    let mut words = vec![0u64; bytes.len() / 8];
-    words.as_mut_bytes().copy_from_slice(&bytes);
-    let all_pages = u32::try_from(pages + compiled.blob_pages()).expect("a small payload");
-    let table = cloister_core::table::Table::new(words.as_bytes(), all_pages);
-    table.map(|_| ()).unwrap_or_else(|error| panic!("{error:?}"));
-}
 
 #[test]
 fn the_kernel_accepts_what_good_manifests_compile_to() {
@@ -277,7 +193,8 @@ fn programs_that_do_not_fit_are_refused() {
         let error = with_program(&system, &wrong).expect_err("refused").to_string();
         assert!(error.contains(expected), "{error}");
     }
-    let error = compile(&system, &BTreeMap::new()).expect_err("no programs").to_string();
+    let error =
+        compile(&system, &BTreeMap::new(), &BTreeMap::new()).expect_err("no programs").to_string();
     assert!(error.contains("is missing"), "{error}");
 }
 

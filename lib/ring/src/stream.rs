@@ -93,28 +93,29 @@ impl<'a> Stream<'a> {
     }
 
     /// Writes as many of the bytes as there is room for, and says how many. If any, signal the
-    /// peer. Where the peer has taken more than there was, somebody wrote over a counter: the true
-    /// one is published again, and a peer that reads goes on from there.
+    /// peer.
     pub fn write(&mut self, bytes: &[u8]) -> usize {
-        let Some(unread) = self.unread(self.load(self.side.peer(), Field::Taken)) else {
-            self.store(Field::Written, self.written);
-            return 0;
-        };
-        let count = bytes.len().min(self.capacity - unread);
+        let count = bytes.len().min(self.room());
         for (nth, byte) in (0..).zip(bytes.iter().take(count)) {
             self.put(self.written.wrapping_add(nth), *byte);
         }
         self.written = self.written.wrapping_add(count as u64);
-        if count > 0 {
-            self.store(Field::Written, self.written);
-        }
+        // Even if nothing was written: an earlier life of the peer may have written over it.
+        self.store(Field::Written, self.written);
         count
     }
 
     /// Reads as many bytes as there are and `to` has place for, and says how many. If any, signal
-    /// the peer, which may wait for room. Where the peer claims more than fits, everything up to
-    /// its claim is dropped: the stream goes on from there.
+    /// the peer, which may wait for room.
     pub fn read(&mut self, to: &mut [u8]) -> usize {
+        let count = self.peek(to);
+        self.take(count);
+        count
+    }
+
+    /// As [`Stream::read`], and leaves the bytes where they are. Where the peer claims more than
+    /// fits, everything up to its claim is dropped: the stream goes on from there.
+    pub fn peek(&mut self, to: &mut [u8]) -> usize {
         let written = self.load(self.side.peer(), Field::Written);
         let Some(untaken) = self.untaken(written) else {
             self.taken = written;
@@ -125,11 +126,14 @@ impl<'a> Stream<'a> {
         for (nth, place) in (0..).zip(to.iter_mut().take(count)) {
             *place = self.get(self.taken.wrapping_add(nth));
         }
-        self.taken = self.taken.wrapping_add(count as u64);
-        if count > 0 {
-            self.store(Field::Taken, self.taken);
-        }
         count
+    }
+
+    /// Makes room of bytes that [`Stream::peek`] has shown. If any, signal the peer.
+    pub fn take(&mut self, count: usize) {
+        self.taken = self.taken.wrapping_add(count.min(self.pending()) as u64);
+        // Even if nothing was taken, as for `write`.
+        self.store(Field::Taken, self.taken);
     }
 
     /// Drops what the peer has written until now: a new life that must not see what was meant for
@@ -164,7 +168,7 @@ impl<'a> Stream<'a> {
     fn load(&self, side: Side, field: Field) -> u64 {
         let word = self.words.get(side.index() * SIDE_WORDS + field as usize);
         // Acquire: bytes that a counter covers are seen once the counter is.
-        word.map_or(0, |word| word.load(Ordering::Relaxed))
+        word.map_or(0, |word| word.load(Ordering::Acquire))
     }
 
     fn store(&self, field: Field, value: u64) {

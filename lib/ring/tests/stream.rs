@@ -67,6 +67,19 @@ fn last_words_survive_both_sides() {
 }
 
 #[test]
+fn what_is_peeked_at_stays_until_it_is_taken() {
+    let words = region(PAGE_WORDS);
+    let (mut client, mut server) = pair(&words);
+    client.write(b"abcdef");
+    let mut found = [0; 4];
+    assert_eq!((server.peek(&mut found), &found), (4, b"abcd"));
+    server.take(1);
+    assert_eq!((server.peek(&mut found), &found), (4, b"bcde"));
+    server.take(100);
+    assert_eq!((server.peek(&mut found), server.pending(), client.room()), (0, 0, 1024));
+}
+
+#[test]
 fn a_new_life_is_told_once_and_can_forget_what_was_typed_before() {
     let words = region(PAGE_WORDS);
     let (_, mut server) = pair(&words);

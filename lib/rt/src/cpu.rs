@@ -16,7 +16,8 @@ pub(crate) fn tsc() -> u64 {
     }
 }
 
-fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
+/// What CPUID says in EAX, EBX, ECX and EDX.
+pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
     // SAFETY: every x86-64 CPU has CPUID; an unknown leaf returns other numbers and no fault.
     #[allow(unused_unsafe)]
     let r = unsafe { __cpuid_count(leaf, subleaf) };

@@ -159,6 +159,11 @@ impl Grants {
         self.find(name, GRANT_NUMBER, What::Number).map(|entry| entry.va)
     }
 
+    /// All entries, in the order of the task information.
+    pub(crate) fn entries(&self) -> &'static [Grant] {
+        self.entries
+    }
+
     /// The entry of a piece of memory.
     pub(crate) fn memory_entry(&self, name: &'static str) -> Result<&'static Grant, Missing> {
         self.find(name, GRANT_MEMORY, What::Memory)
@@ -192,6 +197,20 @@ impl Grants {
         let of_export = |name: &&str| name.split_once('/').is_some_and(|(head, _)| head == export);
         let name = names.find(of_export).ok_or(Missing { name: export, what: What::Memory })?;
         self.mailbox(name)
+    }
+
+    /// Every mailbox that this task serves: the export's name, its client's, the serving end.
+    pub fn clients(
+        &self,
+    ) -> impl Iterator<Item = (&'static str, &'static str, Mailbox)> + use<> {
+        let grants = *self;
+        let memories = self.entries.iter().filter(|entry| entry.kind == GRANT_MEMORY);
+        memories.filter_map(move |entry| {
+            // What else has such a name (log rings, a device's memory) has no peer to signal.
+            let name = name_str(&entry.name);
+            let (export, client) = name.split_once('/')?;
+            Some((export, client, grants.mailbox(name).ok()?))
+        })
     }
 
     /// All log rings that this task may read, each with the source that its frames should have:
@@ -266,7 +285,7 @@ fn shared(entry: &Grant) -> Shared {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::{Bits, Grants, Missing, What};
     use cloister_abi::info::{
         GRANT_BIT, GRANT_CAP, GRANT_MEMORY, GRANT_NUMBER, GRANT_PORTS, Grant, TASK_INFO_MAGIC,
@@ -282,7 +301,7 @@ mod tests {
         field
     }
 
-    fn entry(name: &str, kind: u8) -> Grant {
+    pub(crate) fn entry(name: &str, kind: u8) -> Grant {
         let name = named(name);
         Grant { name, kind, cap_kind: 0, rights: 0, bit: 0, slot: 0, va: 0, len: 0 }
     }
@@ -306,6 +325,10 @@ mod tests {
         let mut words = vec![0u64; bytes.len().div_ceil(8)];
         words.as_mut_bytes()[..bytes.len()].copy_from_slice(&bytes);
         &words.leak().as_bytes()[..bytes.len()]
+    }
+
+    pub(crate) fn leaked_grants(entries: &[Grant]) -> Grants {
+        Grants::parse(leaked(&info(entries.len() as u16), entries)).unwrap()
     }
 
     fn sample() -> Vec<Grant> {

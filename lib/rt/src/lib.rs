@@ -15,6 +15,7 @@
 pub mod boot;
 mod cap;
 mod cpu;
+mod exports;
 mod grants;
 mod log;
 mod memory;
@@ -31,7 +32,8 @@ mod wait;
 
 pub use cap::{Cap, Irq, Power, Signal};
 pub use cloister_abi as abi;
-pub use cpu::{Entropy, bsp_apic_id, random};
+pub use cpu::{Entropy, bsp_apic_id, cpuid, random};
+pub use exports::DeviceExport;
 pub use grants::{Grants, Mailbox, Missing, What, grants};
 pub use memory::{Shared, system};
 pub use ports::{OutOfRange, Port, PortRange, Width};

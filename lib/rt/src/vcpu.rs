@@ -6,7 +6,9 @@
 
 use cloister_abi::call::{Call, Status};
 use cloister_abi::fault::LeaveReason;
+use cloister_abi::info::GRANT_MEMORY;
 use cloister_abi::table::{CapKind, MAP_WRITE};
+use cloister_abi::name_str;
 use cloister_abi::vcpu::VcpuState;
 
 use crate::grants::{Grants, Missing, What};
@@ -89,5 +91,14 @@ impl Grants {
             return Err(missing);
         }
         Ok(Vcpu { slot, state: page.va as *mut VcpuState, slots: self.shared(slots)? })
+    }
+
+    /// The page with the MSI-X table of a device of this task's virtual machine.
+    pub fn msix_page(&self, device: &'static str) -> Result<Shared, Missing> {
+        let mut memories = self.entries().iter().filter(|entry| entry.kind == GRANT_MEMORY);
+        let is_it = |name: &str| name.strip_suffix("/msix") == Some(device);
+        let entry = memories.find(|entry| is_it(name_str(&entry.name)));
+        let missing = Missing { name: device, what: What::Memory };
+        self.shared(name_str(&entry.ok_or(missing)?.name))
     }
 }

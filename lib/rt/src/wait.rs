@@ -27,7 +27,7 @@ impl Bits {
     }
 
     /// The bits as a signal word.
-    pub(crate) fn word(self) -> u64 {
+    pub fn word(self) -> u64 {
         self.0
     }
 

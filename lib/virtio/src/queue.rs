@@ -273,7 +273,8 @@ impl Queue {
 
     /// The driver's wish stands behind the entries of its ring.
     fn used_event(&self) -> Option<GuestPhys> {
-        self.driver.checked_add(u64::from(self.size()).checked_mul(AVAILABLE)?.checked_add(ENTRIES)?)
+        self.driver
+            .checked_add(u64::from(self.size()).checked_mul(AVAILABLE)?.checked_add(ENTRIES)?)
     }
 
     /// The device's wish stands behind the entries of its ring.

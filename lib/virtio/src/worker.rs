@@ -38,6 +38,7 @@ pub struct Setup {
 
 /// What the monitor wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "taken apart where it is made; there is no heap")]
 pub enum Order {
     /// Stop, and touch no guest page any more; then answer.
     Reset,
@@ -74,7 +75,7 @@ impl<'a> Worker<'a> {
         worker.store(wire::OFFERS, offer.features, Ordering::Relaxed);
         worker.store(wire::QUEUE_SIZE, u64::from(offer.queue_size), Ordering::Relaxed);
         worker.write_config(offer.config);
-        let order = worker.load(wire::ORDER, Ordering::Acquire);
+        let order = worker.load(wire::ORDER, Ordering::Relaxed);
         if order & wire::LIVE != 0 {
             worker.order = order;
             worker.broken();
@@ -127,7 +128,7 @@ impl<'a> Worker<'a> {
     /// Says that the device cannot go on before it is reset. The caller then signals.
     pub fn broken(&self) {
         if self.order & wire::LIVE != 0 {
-            self.store(wire::BROKEN, self.order, Ordering::Release);
+            self.store(wire::BROKEN, self.order, Ordering::Relaxed);
         }
     }
 
@@ -137,7 +138,7 @@ impl<'a> Worker<'a> {
         let bit = u32::try_from(queue).ok().and_then(|queue| 1u64.checked_shl(queue)).unwrap_or(0);
         // Release: whoever takes the bit sees what was put into the used ring.
         let pending = self.words.get(wire::PENDING);
-        pending.is_some_and(|word| word.fetch_or(bit, Ordering::AcqRel) == 0)
+        pending.is_some_and(|word| word.fetch_or(bit, Ordering::Release) == 0)
     }
 
     /// Whether the guest has rung the doorbell of a queue since the last call.

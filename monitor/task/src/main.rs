@@ -1,13 +1,169 @@
 //! The monitor of a virtual machine: the task that runs its virtual CPUs.
+//!
+//! Thread `n` runs virtual CPU `n`; thread 0 has the devices besides. What a guest sees is decided
+//! in `cloister-monitor`; here grants become devices ([`devices`]), the kernel becomes a
+//! [`host::Kernel`], and the end of the virtual machine a reason to leave.
+//!
+//! Invariant: the guest's first instruction runs after every worker has answered a reset, so no
+//! page of this life is written by a request of the last.
 
 #![no_std]
 #![no_main]
 #![forbid(unsafe_code)]
+#![deny(clippy::arithmetic_side_effects, clippy::as_conversions)]
+#![deny(clippy::indexing_slicing, clippy::unwrap_used)]
 
-use cloister_monitor as _;
+mod devices;
+mod host;
 
-cloister_rt::entry!(main);
+use cloister_monitor::cpuid::{CpuidError, CpuidTable, HostFacts};
+use cloister_monitor::machine::Machine;
+use cloister_monitor::num::low32;
+use cloister_monitor::run::{Cpu, Stop};
+use cloister_rt::abi::API_VERSION;
+use cloister_rt::abi::fault::{LeaveReason, STOPPED_CONFIG, STOPPED_HOST, Stopped};
+use cloister_rt::abi::vm::{MAX_VCPUS, VM_XAPIC, VmConfig};
+use cloister_rt::{Instant, cpuid, grants, leave, system};
 
-fn main() -> u32 {
-    0
+cloister_rt::entry!(
+    thread0,
+    threads = [thread1, thread2, thread3, thread4, thread5, thread6, thread7]
+);
+
+/// What the threads share.
+static MACHINE: Machine = Machine::new();
+
+fn thread0() -> u32 {
+    let config = config();
+    let table = table(config);
+    if table.is_mismatched() {
+        defmt::warn!("the guest is told of another CPU vendor than this machine's");
+    }
+    let (mut bus, mut kernel) = (devices::bus(config), host::Kernel::new(0));
+    devices::start(&mut bus, &mut kernel, config, &MACHINE);
+    let vcpus = usize::try_from(config.vcpus).unwrap_or(MAX_VCPUS);
+    MACHINE.start(vcpus, config.flags & VM_XAPIC == 0, Instant::now().tsc());
+    let mut cpu = Cpu::new(kernel, 0, &MACHINE, config, &table, system().tsc_hz, Some(&mut bus));
+    let stop = cpu.run();
+    end(stop)
+}
+
+/// A further thread, from 1 on.
+fn thread(number: u8) -> u32 {
+    let config = config();
+    let table = table(config);
+    let kernel = host::Kernel::new(usize::from(number));
+    let mut cpu = Cpu::new(kernel, number, &MACHINE, config, &table, system().tsc_hz, None);
+    let stop = cpu.run();
+    end(stop)
+}
+
+fn thread1() -> u32 {
+    thread(1)
+}
+
+fn thread2() -> u32 {
+    thread(2)
+}
+
+fn thread3() -> u32 {
+    thread(3)
+}
+
+fn thread4() -> u32 {
+    thread(4)
+}
+
+fn thread5() -> u32 {
+    thread(5)
+}
+
+fn thread6() -> u32 {
+    thread(6)
+}
+
+fn thread7() -> u32 {
+    thread(7)
+}
+
+/// What this virtual machine is.
+fn config() -> &'static VmConfig {
+    match grants().vm() {
+        Ok(config) if config.version == API_VERSION => config,
+        Ok(config) => {
+            defmt::error!(
+                "the virtual machine is described in version {=u32}, this monitor reads {=u32}; \
+                 build the image again",
+                config.version,
+                API_VERSION
+            );
+            give_up(STOPPED_CONFIG)
+        }
+        Err(missing) => {
+            defmt::error!("{}: a monitor is started by a [vms] entry of the manifest", missing);
+            give_up(STOPPED_CONFIG)
+        }
+    }
+}
+
+/// What CPUID tells its guest.
+fn table(config: &VmConfig) -> CpuidTable {
+    let facts = HostFacts::read(cpuid, low32(system().tsc_hz / 1000));
+    CpuidTable::new(config, &facts).unwrap_or_else(|error| refuse(error))
+}
+
+/// This machine, or this description, cannot carry the virtual machine.
+fn refuse(error: CpuidError) -> ! {
+    match error {
+        CpuidError::Lacks(feature) => defmt::error!(
+            "this machine's CPU lacks {=str}; choose a lower `baseline` for this virtual machine",
+            feature
+        ),
+        CpuidError::AvxArea([size, offset]) => defmt::error!(
+            "this CPU's AVX state has {=u32} bytes at {=u32}, not where guests expect it; choose \
+             `baseline = \"x86-64-v2\"`",
+            size,
+            offset
+        ),
+        CpuidError::TscUnknown => {
+            defmt::error!("the frequency of this machine's TSC is unknown, so guests have no time");
+        }
+        CpuidError::Identity(identity) => {
+            defmt::error!("no CPU identity has number {=u32}; build the image again", identity);
+            give_up(STOPPED_CONFIG)
+        }
+        CpuidError::Vcpus(vcpus) => {
+            defmt::error!("{=u32} virtual CPUs are not 1 to 8; build the image again", vcpus);
+            give_up(STOPPED_CONFIG)
+        }
+    }
+    give_up(STOPPED_HOST)
+}
+
+/// Ends before the guest has run.
+fn give_up(code: u8) -> ! {
+    leave(LeaveReason::Stopped, Stopped { code, byte: 0, rip: 0 }.detail())
+}
+
+/// Ends with the guest, and says why in one line.
+fn end(stop: Stop) -> ! {
+    match stop {
+        Stop::PowerOff => {
+            defmt::info!("the guest has powered off");
+            leave(LeaveReason::Exit, 0)
+        }
+        Stop::Reset => {
+            defmt::info!("the guest asks for a reset");
+            leave(LeaveReason::Reset, 0)
+        }
+        Stop::Stopped(stopped) => {
+            defmt::error!(
+                "the guest stops: {=str} ({=u8:#x}) at rip {=u64:#x}",
+                stopped.name(),
+                stopped.byte,
+                stopped.rip
+            );
+            leave(LeaveReason::Stopped, stopped.detail())
+        }
+    }
 }

@@ -24,6 +24,7 @@ const ALLOWED: &[&str] = &[
     "lib/ring",
     "lib/guestmem",
     "guest-abi/rt",
+    "guest-abi/rt/start",
 ];
 const ALLOWED_BELOW: &[&str] = &["tests/guest", "tests/boot"];
 

@@ -3,7 +3,7 @@
 //! A check returns what it found in order, for people, or every complaint that it has.
 
 pub mod arrows;
-pub mod kernel_lines;
+pub mod lines;
 pub mod ledger;
 pub mod licences;
 pub mod links;

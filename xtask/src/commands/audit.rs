@@ -26,8 +26,10 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<()> {
     let system = build_image::load(&args.appliance)?;
-    let elves = build_image::programs(&system, &[], &[], Install::unless(args.no_install))?;
-    let graph = Graph::new(&build_image::compiled(&system, &elves)?);
+    let install = Install::unless(args.no_install);
+    let elves = build_image::programs(&system, &[], &[], install)?;
+    let guests = build_image::guests(&system, install)?;
+    let graph = Graph::new(&build_image::compiled(&system, &elves, &guests)?);
     let breaches = policy::breaches(&graph);
     if args.json {
         let all = serde_json::json!({ "graph": graph, "breaches": breaches });

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::appliance::Appliance;
-use crate::checks::kernel_lines;
+use crate::checks::lines;
 use crate::emulators::{self, Qemu, Wanted};
 use crate::install::{Install, say};
 use crate::machine::Flow;
@@ -58,7 +58,8 @@ pub fn run(args: &Args) -> Result<()> {
         runs.push(measure(&appliance, &qemu, &promises)?);
     }
     let mut values = numbers::identical(&runs)?;
-    values.insert("kernel_lines".to_owned(), kernel_lines::count()? as u64);
+    values.insert("kernel_lines".to_owned(), lines::KERNEL.count()? as u64);
+    values.insert("monitor_lines".to_owned(), lines::MONITOR.count()? as u64);
     values.insert("image_bytes".to_owned(), image_bytes(install)?);
     let wanted = |key: &String| args.keys.is_empty() || args.keys.contains(key);
     values.retain(|key, _| wanted(key));

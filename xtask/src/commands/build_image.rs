@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
+use cloister_abi::vm::{VM_IOAPIC, VM_LEGACY, VM_XAPIC};
 use cloister_manifest::compile::{Compiled, compile};
 use cloister_manifest::program::Program;
-use cloister_manifest::system::System;
+use cloister_manifest::system::{self as manifest, System};
 
 use crate::cargo_build;
+use crate::guest;
 use crate::image::archive::{self, Archive, Size, Task};
 use crate::image::elf::Elf;
 use crate::image::{pack, payload};
@@ -161,17 +163,41 @@ pub fn programs(
     Ok(elves)
 }
 
-/// Compiles the manifest with the programs that were built.
-pub fn compiled(system: &System, elves: &BTreeMap<String, Elf>) -> Result<Compiled> {
+/// Lays out the guests of a system. The result is by virtual machine.
+pub fn guests(system: &System, install: Install) -> Result<BTreeMap<String, Vec<u8>>> {
+    let image = |(_, task, vm): (usize, &manifest::Task, &manifest::Vm)| {
+        let has = |flag: u32| vm.flags & flag != 0;
+        let request = guest::Request {
+            vm: task.name(),
+            guest_file: &vm.guest_file,
+            memory: *vm.memory.get_ref(),
+            vcpus: u32::try_from(task.threads.len())?,
+            legacy: has(VM_LEGACY),
+            ioapic: has(VM_IOAPIC),
+            xapic: has(VM_XAPIC),
+            devices: u32::try_from(system.vm_devices(task).len())?,
+            install,
+        };
+        Ok((task.name().to_owned(), guest::build(&request)?))
+    };
+    system.vms().map(image).collect()
+}
+
+/// Compiles the manifest with the programs that were built and the guests that were laid out.
+pub fn compiled(
+    system: &System,
+    elves: &BTreeMap<String, Elf>,
+    guests: &BTreeMap<String, Vec<u8>>,
+) -> Result<Compiled> {
     let programs: BTreeMap<String, Program> =
         elves.iter().map(|(name, elf)| (name.clone(), elf.program())).collect();
-    compile(system, &programs).with_context(|| format!("appliance `{}`", system.name))
+    compile(system, &programs, guests).with_context(|| format!("appliance `{}`", system.name))
 }
 
 fn seal(appliance: &str, features: &[&str], install: Install) -> Result<Sealed> {
     let system = load(appliance)?;
     let elves = programs(&system, &[KERNEL, STUB], features, install)?;
-    let compiled = compiled(&system, &elves)?;
+    let compiled = compiled(&system, &elves, &guests(&system, install)?)?;
     let get = |package: &str| elves.get(package).with_context(|| format!("no `{package}`"));
     let (kernel, stub) = (get(KERNEL)?, get(STUB)?);
     let payload = payload::build(&system.name, kernel, &compiled)?;

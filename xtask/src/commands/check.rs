@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 
 use crate::cargo_build;
-use crate::checks::{Verdict, arrows, kernel_lines, ledger, licences, links, sizes};
+use crate::checks::{Verdict, arrows, ledger, licences, lines, links, sizes};
 
 /// Checks formatting, lints, imports, sizes, `unsafe`, links and the manifest corpus
 #[derive(clap::Args, Debug)]
@@ -21,7 +21,7 @@ const CHECKS: &[Check] = &[
     ("imports", arrows::check),
     ("sizes", sizes::check),
     ("unsafe", ledger::check),
-    ("kernel lines", kernel_lines::check),
+    ("lines", lines::check),
     ("links", links::check),
     ("licences", licences::check),
     ("clippy", clippy),

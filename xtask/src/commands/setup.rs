@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Args as ClapArgs;
 
 use crate::emulators::{self, Wanted};
+use crate::guest;
 use crate::install::{Install, say};
 use crate::packages::{self, Pins, Set};
 use crate::toolchain;
@@ -52,6 +53,7 @@ fn update() -> Result<()> {
     sets.extend(emulators::reference_sets().into_iter().take(1));
     // Only on Debian can its compiler be fetched; elsewhere that section stays as it is.
     sets.extend(toolchain::compiler_set());
+    sets.extend(guest::stock_sets());
     for set in &sets {
         packages::fetch(set, Pins::Rewrite)?;
     }

@@ -25,6 +25,7 @@ struct Raw {
     kind: Spanned<String>,
     program: Option<Spanned<String>>,
     path: Option<Spanned<String>>,
+    entry: Option<Spanned<String>>,
     kernel: Option<Spanned<String>>,
     release: Option<Spanned<String>>,
     initramfs: Option<Spanned<String>>,
@@ -49,7 +50,12 @@ pub enum Kind {
     /// A package of the workspace.
     Program(Spanned<String>),
     /// An ELF somewhere.
-    Elf(Spanned<String>),
+    Elf {
+        /// Its file.
+        path: Spanned<String>,
+        /// It is entered by its PVH note.
+        is_pvh: bool,
+    },
     /// A Linux kernel.
     Linux(Linux),
 }
@@ -72,7 +78,7 @@ pub struct Linux {
 /// The kinds and the keys that each may have; the first is needed.
 const KINDS: &[(&str, &[&str])] = &[
     ("program", &["program"]),
-    ("elf", &["path"]),
+    ("elf", &["path", "entry"]),
     ("linux", &["kernel", "release", "initramfs", "modules", "cmdline"]),
 ];
 
@@ -113,6 +119,12 @@ impl GuestFile {
                 return Err(wrong(span, message, help));
             }
         }
+        if let Some(entry) = raw.entry.as_ref().filter(|entry| entry.get_ref() != "pvh") {
+            let message = format!("`entry` is `{}`, which is unknown", entry.get_ref());
+            let help = "write entry = \"pvh\" for the 32-bit entry of an ELF's PVH note; without \
+                        the key e_entry is entered in 64-bit mode";
+            return Err(wrong(entry.span(), message, help.into()));
+        }
         let span = raw.kind.span();
         let kind = raw.kind().map_err(|key| {
             let message = format!("key `{key}` is missing in a guest of kind `{word}`");
@@ -151,6 +163,7 @@ impl Raw {
         [
             text("program", &self.program),
             text("path", &self.path),
+            text("entry", &self.entry),
             text("kernel", &self.kernel),
             text("release", &self.release),
             text("initramfs", &self.initramfs),
@@ -163,16 +176,19 @@ impl Raw {
     }
 
     /// What the keys say, or the key that is missing.
-    fn kind(self) -> Result<Kind, &'static str> {
+    fn kind(&self) -> Result<Kind, &'static str> {
         match self.kind.get_ref().as_str() {
-            "program" => self.program.map(Kind::Program).ok_or("program"),
-            "elf" => self.path.map(Kind::Elf).ok_or("path"),
+            "program" => self.program.clone().map(Kind::Program).ok_or("program"),
+            "elf" => {
+                let path = self.path.clone().ok_or("path")?;
+                Ok(Kind::Elf { path, is_pvh: self.entry.is_some() })
+            }
             _ => Ok(Kind::Linux(Linux {
-                kernel: self.kernel.ok_or("kernel")?,
-                release: self.release,
-                initramfs: self.initramfs,
-                modules: self.modules.unwrap_or_else(|| Spanned::new(0..0, Vec::new())),
-                cmdline: self.cmdline.unwrap_or_else(|| Spanned::new(0..0, String::new())),
+                kernel: self.kernel.clone().ok_or("kernel")?,
+                release: self.release.clone(),
+                initramfs: self.initramfs.clone(),
+                modules: self.modules.clone().unwrap_or_else(|| Spanned::new(0..0, Vec::new())),
+                cmdline: self.cmdline.clone().unwrap_or_else(|| Spanned::new(0..0, String::new())),
             })),
         }
     }

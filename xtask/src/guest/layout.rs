@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use anyhow::{Result, bail};
-use cloister_guest_abi::image::{GDT, ImageHeader, KHZ_DIGITS, MAGIC, PAGE_TABLES, Segment};
+use cloister_guest_abi::image::{GDT, ImageHeader, KHZ_DIGITS, MAGIC, PAGE_TABLES, START_32, Segment};
 use cloister_guest_abi::{VERSION, platform};
 use zerocopy::IntoBytes;
 
@@ -48,15 +48,27 @@ impl Piece {
     }
 }
 
+/// Where and in which mode the guest goes on after the start code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// In 64-bit mode: first instruction, content of `rsp`.
+    Bits64 {
+        /// First instruction.
+        at: u64,
+        /// Content of `rsp`.
+        stack: u64,
+    },
+    /// In 32-bit mode without paging.
+    Bits32(u32),
+}
+
 /// How the guest goes on after the start code.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Start {
-    /// First instruction.
-    pub entry: u64,
-    /// Content of `rsi`.
+    /// Where and in which mode.
+    pub entry: Entry,
+    /// Content of `rsi`; in 32-bit mode of `ebx`.
     pub argument: u64,
-    /// Content of `rsp`.
-    pub stack: u64,
     /// Where the frequency of the TSC is written, 0 for nowhere.
     pub khz_at: u64,
 }
@@ -107,14 +119,18 @@ impl Layout {
     }
 
     fn header(&self, segments: usize) -> ImageHeader {
+        let (entry, stack) = match self.start.entry {
+            Entry::Bits64 { at, stack } => (at, stack),
+            Entry::Bits32(at) => (START_32, u64::from(at)),
+        };
         ImageHeader {
             magic: MAGIC,
             version: VERSION,
             segments: segments as u32,
             memory: self.memory,
-            entry: self.start.entry,
+            entry,
             argument: self.start.argument,
-            stack: self.start.stack,
+            stack,
             khz_at: self.start.khz_at,
         }
     }
@@ -183,7 +199,11 @@ impl Layout {
     }
 
     fn check_start(&self) -> Result<()> {
-        let Start { entry, stack, khz_at, .. } = self.start;
+        let khz_at = self.start.khz_at;
+        let (entry, stack) = match self.start.entry {
+            Entry::Bits64 { at, stack } => (at, stack),
+            Entry::Bits32(at) => (u64::from(at), 0),
+        };
         let holds = |piece: &&Piece| {
             (piece.to..piece.to.saturating_add(piece.bytes.len() as u64)).contains(&entry)
         };

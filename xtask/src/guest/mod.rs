@@ -6,13 +6,18 @@
 //! guest. Invariant: the same request and the same files give the same bytes, and everything that
 //! is not what it says is refused here, naming file and key.
 
+mod acpi;
 mod file;
 mod layout;
+mod linux;
+mod map;
 mod program;
+mod pvh;
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
+use cloister_abi::vm::MAX_VM_DEVICES;
 use cloister_guest_abi::image::START;
 use cloister_manifest::names::did_you_mean;
 
@@ -22,6 +27,7 @@ use crate::image::elf::Elf;
 use crate::install::Install;
 use file::{GuestFile, Kind};
 use layout::{Layout, PAGE};
+pub use linux::stock_sets;
 
 /// The package of the start code.
 const START_CODE: &str = "cloister-guest-start";
@@ -55,6 +61,9 @@ pub fn build(request: &Request<'_>) -> Result<Vec<u8>> {
 }
 
 fn image(request: &Request<'_>) -> Result<Vec<u8>> {
+    if request.devices as usize > MAX_VM_DEVICES {
+        bail!("it has {} virtio devices, {MAX_VM_DEVICES} can be", request.devices);
+    }
     let file = GuestFile::read(request.guest_file)?;
     match &file.kind {
         Kind::Program(package) => {
@@ -66,13 +75,20 @@ fn image(request: &Request<'_>) -> Result<Vec<u8>> {
             let layout = program::layout(program, request.memory);
             render(layout, code).map_err(|error| file.refuse(package, &error))
         }
-        Kind::Elf(path) => {
+        Kind::Elf { path, is_pvh } => {
             let code = start_code(request.install)?;
             let elf = file.bytes(path.get_ref()).and_then(|b| Elf::parse(path.get_ref(), b));
-            let layout = elf.and_then(|elf| program::layout(&elf, request.memory));
+            let layout = elf.and_then(|elf| match is_pvh {
+                true => pvh::layout(&elf, request),
+                false => program::layout(&elf, request.memory),
+            });
             render(layout, &code).map_err(|error| file.refuse(path, &error))
         }
-        Kind::Linux(linux) => Err(anyhow!("not yet: {:?}", linux.kernel)),
+        Kind::Linux(linux) => {
+            let layout = linux::layout(&file, linux, request)?;
+            let code = start_code(request.install)?;
+            render(Ok(layout), &code).map_err(|error| file.refuse(&linux.kernel, &error))
+        }
     }
 }
 

@@ -5,12 +5,21 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::layout::{Layout, Piece, Start};
+use super::layout::{Entry, Layout, Piece, Start};
+use super::pvh;
 use crate::image::elf::Elf;
 
 /// The layout of an ELF with a 64-bit entry.
 pub fn layout(elf: &Elf, memory: u64) -> Result<Layout> {
-    let start = Start { entry: elf.entry, argument: memory, stack: memory, khz_at: 0 };
+    if pvh::entry(&elf.file)?.map(u64::from) == Some(elf.entry) {
+        bail!(
+            "{}: its e_entry {:#x} is the 32-bit entry of its PVH note; write entry = \"pvh\"",
+            elf.name,
+            elf.entry
+        );
+    }
+    let entry = Entry::Bits64 { at: elf.entry, stack: memory };
+    let start = Start { entry, argument: memory, khz_at: 0 };
     Ok(Layout { memory, pieces: pieces(elf)?, start })
 }
 

@@ -63,12 +63,16 @@ pub fn build(name: &str, kernel: &Elf, compiled: &Compiled) -> Result<Payload> {
     }
     debug_assert_eq!(bytes.len() as u64, len);
     seal(&mut bytes, header, table_blocks);
-    let parts = vec![
+    let guest_pages = compiled.guest_pages();
+    let mut parts = vec![
         ("header and checksums", (1 + table_blocks) * BLOCK),
         ("kernel", kernel_pages * PAGE),
         ("system table", table_pages * PAGE),
-        ("tasks", compiled.blob_pages() * PAGE),
+        ("tasks", (compiled.blob_pages() - guest_pages) * PAGE),
     ];
+    if guest_pages > 0 {
+        parts.push(("guests", guest_pages * PAGE));
+    }
     Ok(Payload { bytes, table, parts })
 }
 

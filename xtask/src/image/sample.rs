@@ -115,7 +115,7 @@ pub fn compiled() -> Compiled {
     let system = cloister_manifest::load(&file, root).expect("the default manifest is right");
     let programs: BTreeMap<String, Program> =
         system.tasks.iter().map(|task| (task.program.get_ref().clone(), program())).collect();
-    compile(&system, &programs).expect("the default manifest compiles")
+    compile(&system, &programs, &BTreeMap::new()).expect("the default manifest compiles")
 }
 
 /// The default appliance's payload with the sample kernel.

@@ -37,6 +37,9 @@ pub struct Set {
     pub prefer: Option<String>,
     /// The packages asked for; what they depend on follows.
     pub packages: Vec<String>,
+    /// Of all these, only the packages whose names begin so; empty for all. A kernel depends on
+    /// much that only an installed system needs.
+    pub only: Vec<String>,
     /// Leave out what the system has installed: the programs then run on the system's libraries.
     pub on_system_libraries: bool,
 }
@@ -102,10 +105,12 @@ fn resolve(set: &Set, apt: &apt::PrivateApt, pins: Pins) -> Result<Vec<Package>>
     let newest = apt.closure(&set.packages, set.prefer.as_deref())?;
     let mut lock = LockFile::read()?;
     let locked = lock.section(&set.name);
-    let all = match pins {
+    let mut all = match pins {
         Pins::Rewrite => newest,
         Pins::Follow => follow(set, apt, newest, &locked)?,
     };
+    let wanted = |name: &str| set.only.iter().any(|start| name.starts_with(start));
+    all.retain(|(name, _)| set.only.is_empty() || wanted(name));
     let all = apt.describe(&all)?;
     if pins == Pins::Rewrite {
         lock.replace(&set.name, &all);

@@ -9,7 +9,11 @@
 //! The source is the index of a task, or 65535 less the core for a kernel ring. The CRC is
 //! CCITT-FALSE (polynomial 0x1021, begins with 0xffff). Bytes outside of valid frames are plain
 //! text: the boot stub and the kernel's last words use the same line. Kind [`KIND_HELLO`] comes
-//! once, when the console starts; its payload is the TSC's frequency in ticks a second, 8 bytes.
+//! once, when the console starts; its payload is the TSC's frequency in ticks a second, 8 bytes. The
+//! payload of kind [`KIND_TERMINAL`] is for the terminal, as it is: what guests say and what the
+//! console answers. A frame of any other kind is shown on a line of its own, so whoever shows it
+//! ends the terminal's line first, and the console counts on that. Both kinds come from no ring;
+//! their numbers mean nothing.
 //!
 //! Invariant: [`Body::encode`] never writes a zero inside a frame, whatever the payload.
 
@@ -20,6 +24,8 @@ use crc::{CRC_16_IBM_3740, Crc};
 pub const MARK: u8 = 0xc1;
 /// Kind of the console's first frame.
 pub const KIND_HELLO: u8 = 3;
+/// Kind of a frame for the terminal.
+pub const KIND_TERMINAL: u8 = 4;
 /// Bytes of a body before its payload.
 const HEAD: usize = 19;
 /// Most bytes of a body.

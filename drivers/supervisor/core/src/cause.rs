@@ -4,8 +4,10 @@
 //! fit, the more specific one wins: a write just below the stack is an overflow, not "memory that
 //! is not mapped".
 
-use cloister_abi::fault::{FaultKind, LeaveReason};
+use cloister_abi::fault::{FaultKind, LeaveReason, Stopped};
 use cloister_abi::layout::{PAGE, STACK_MAX, STACK_TOP};
+
+use crate::agenda::Ended;
 
 /// Addresses below are taken for null pointers, with or without a field's offset.
 const NULL_END: u64 = 0x1_0000;
@@ -74,6 +76,10 @@ pub enum Cause {
         /// The line in its source.
         line: u64,
     },
+    /// It asks to be started anew, because its guest does. Only a monitor may.
+    GuestReset,
+    /// Its virtual machine cannot go on.
+    VmStopped(Stopped),
     /// It called `leave` with an unknown reason.
     LeftOddly {
         /// The reason.
@@ -140,9 +146,14 @@ impl Cause {
         }
     }
 
-    /// Whether the task is done and wants no restart.
-    pub fn is_success(&self) -> bool {
-        *self == Cause::Left { status: 0 }
+    /// How the task ended, as its restart policy sees it. A reset is a monitor's privilege: any
+    /// other task could evade its policy with it.
+    pub fn ended(&self, is_monitor: bool) -> Ended {
+        match self {
+            Cause::Left { status: 0 } => Ended::Done,
+            Cause::GuestReset if is_monitor => Ended::Reset,
+            _ => Ended::Failed,
+        }
     }
 
     fn of_leave(stop: &Stop) -> Cause {
@@ -150,6 +161,10 @@ impl Cause {
             Cause::Left { status: stop.detail }
         } else if stop.reason == LeaveReason::Panic as u64 {
             Cause::Panicked { line: stop.detail }
+        } else if stop.reason == LeaveReason::Reset as u64 {
+            Cause::GuestReset
+        } else if stop.reason == LeaveReason::Stopped as u64 {
+            Cause::VmStopped(Stopped::from_detail(stop.detail))
         } else {
             Cause::LeftOddly { reason: stop.reason }
         }

@@ -11,6 +11,6 @@ mod agenda;
 mod cause;
 mod restarts;
 
-pub use agenda::{Agenda, Next};
+pub use agenda::{Act, Agenda, Ended, Next};
 pub use cause::{Access, Cause, Stop};
-pub use restarts::{Limits, Restarts, Then, Verdict};
+pub use restarts::{Limits, RESETS_MAX, Restarts, Then, Verdict};

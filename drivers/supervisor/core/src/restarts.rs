@@ -2,7 +2,13 @@
 //!
 //! A window begins with a fault outside of any window and lasts `within`. In it a task is
 //! restarted `tries` times, each time after twice the delay of the time before. A fault after the
-//! window begins the next one, with the first delay again. Times are ticks of any one clock.
+//! window begins the next one, with the first delay again. Resets that a guest asks for are no
+//! faults; they have a window of their own, in which [`RESETS_MAX`] of them are free, and each
+//! further one counts as a fault. Times are ticks of any one clock.
+
+/// Resets within a window that are no faults: more than anybody needs who reboots guests for a
+/// test, few enough that a guest which resets itself without end does not flood the log.
+pub const RESETS_MAX: u32 = 200;
 
 /// What to do when the tries run out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,12 +51,14 @@ pub struct Restarts {
     limits: Limits,
     window: Option<u64>,
     used: u32,
+    reset_window: Option<u64>,
+    resets: u32,
 }
 
 impl Restarts {
     /// Of a task that has not faulted yet.
     pub const fn new(limits: Limits) -> Restarts {
-        Restarts { limits, window: None, used: 0 }
+        Restarts { limits, window: None, used: 0, reset_window: None, resets: 0 }
     }
 
     /// The task's limits.
@@ -63,11 +71,26 @@ impl Restarts {
         self.used
     }
 
+    /// Judges a reset at a time: which one of its window it is, or `None` if it is one too many.
+    pub fn after_reset(&mut self, now: u64) -> Option<u32> {
+        if !self.is_within(self.reset_window, now) {
+            self.reset_window = Some(now);
+            self.resets = 0;
+        }
+        if self.resets >= RESETS_MAX {
+            return None;
+        }
+        self.resets += 1;
+        Some(self.resets)
+    }
+
+    fn is_within(&self, window: Option<u64>, now: u64) -> bool {
+        window.is_some_and(|start| now.saturating_sub(start) < self.limits.within)
+    }
+
     /// Judges a fault at a time.
     pub fn after_fault(&mut self, now: u64) -> Verdict {
-        let is_in_window =
-            self.window.is_some_and(|start| now.saturating_sub(start) < self.limits.within);
-        if !is_in_window {
+        if !self.is_within(self.window, now) {
             self.window = Some(now);
             self.used = 0;
         }

@@ -1,8 +1,8 @@
 //! Fault records as the CPU writes them, and what is said of them.
 
-use cloister_abi::fault::{FaultKind, LeaveReason};
+use cloister_abi::fault::{FaultKind, LeaveReason, STOPPED_PANIC, Stopped};
 use cloister_abi::layout::{IMAGE, STACK_TOP};
-use cloister_supervisor_core::{Access, Cause, Stop};
+use cloister_supervisor_core::{Access, Cause, Ended, Stop};
 
 const STOP: Stop = Stop {
     kind: FaultKind::Exception,
@@ -61,11 +61,26 @@ fn exceptions_have_names_that_a_person_understands() {
 fn leaving_is_success_only_with_status_zero() {
     let left = |reason, detail| Cause::of(&Stop { kind: FaultKind::Leave, reason, detail, ..STOP });
     let (exit, panic) = (LeaveReason::Exit as u64, LeaveReason::Panic as u64);
-    assert!(left(exit, 0).is_success());
+    assert_eq!(left(exit, 0).ended(false), Ended::Done);
     assert_eq!(left(exit, 3), Cause::Left { status: 3 });
     assert_eq!(left(panic, 0), Cause::Panicked { line: 0 });
-    assert!(!left(exit, 3).is_success() && !left(panic, 0).is_success());
+    assert_eq!(left(exit, 3).ended(true), Ended::Failed);
+    assert_eq!(left(panic, 0).ended(true), Ended::Failed);
     assert_eq!(left(77, 0), Cause::LeftOddly { reason: 77 });
+}
+
+#[test]
+fn a_monitor_says_what_became_of_its_guest() {
+    let left = |reason: LeaveReason, detail| {
+        let reason = reason as u64;
+        Cause::of(&Stop { kind: FaultKind::Leave, reason, detail, ..STOP })
+    };
+    let reset = left(LeaveReason::Reset, 0);
+    assert_eq!(reset, Cause::GuestReset);
+    assert_eq!((reset.ended(true), reset.ended(false)), (Ended::Reset, Ended::Failed));
+    let stopped = Stopped { code: STOPPED_PANIC, byte: 7, rip: 0xffff_ffff_8100_0000 };
+    let cause = left(LeaveReason::Stopped, stopped.detail());
+    assert_eq!((cause, cause.ended(true)), (Cause::VmStopped(stopped), Ended::Failed));
 }
 
 #[test]

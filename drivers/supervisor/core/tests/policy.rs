@@ -1,6 +1,6 @@
 //! Restart policies against a slow model, and the agenda under crash loops.
 
-use cloister_supervisor_core::{Agenda, Limits, Next, Restarts, Then, Verdict};
+use cloister_supervisor_core::{Agenda, Ended, Limits, Next, Restarts, Then, Verdict};
 use proptest::prelude::*;
 
 const LIMITS: Limits =
@@ -90,14 +90,14 @@ fn a_crash_loop_does_not_keep_others_from_their_restart() {
         Limits { tries: u32::MAX, within: u64::MAX, delay: 0, delay_max: 0, then: Then::Stop };
     assert!(agenda.add(wild, false) && agenda.add(LIMITS, false) && agenda.add(LIMITS, false));
     for index in 0..3 {
-        agenda.stopped(index, 0, false);
+        agenda.ended(index, 0, Ended::Failed);
     }
     let mut order = Vec::new();
     for _ in 0..6 {
         let index = agenda.take_due(10).unwrap();
         order.push(index);
         if index == 0 {
-            agenda.stopped(0, 10, false);
+            agenda.ended(0, 10, Ended::Failed);
         }
     }
     assert_eq!(order, [0, 1, 2, 0, 0, 0]);
@@ -107,25 +107,25 @@ fn a_crash_loop_does_not_keep_others_from_their_restart() {
 fn a_task_is_restarted_once_for_each_stop_and_not_before_its_time() {
     let mut agenda = Agenda::<1>::default();
     assert!(agenda.add(LIMITS, false));
-    assert_eq!(agenda.stopped(0, 5, false), Next::Restart { delay: 10, nth: 1 });
-    assert_eq!(agenda.stopped(0, 6, false), Next::Nothing);
+    assert_eq!(agenda.ended(0, 5, Ended::Failed), Next::Restart { delay: 10, nth: 1 });
+    assert_eq!(agenda.ended(0, 6, Ended::Failed), Next::Nothing);
     assert_eq!((agenda.next_due(), agenda.take_due(14)), (Some(15), None));
     assert_eq!((agenda.take_due(15), agenda.take_due(15)), (Some(0), None));
-    assert_eq!(agenda.stopped(0, 16, false), Next::Restart { delay: 20, nth: 2 });
-    assert_eq!(agenda.stopped(1, 16, false), Next::Nothing);
+    assert_eq!(agenda.ended(0, 16, Ended::Failed), Next::Restart { delay: 20, nth: 2 });
+    assert_eq!(agenda.ended(1, 16, Ended::Failed), Next::Nothing);
 }
 
 #[test]
 fn the_appliance_is_done_when_every_essential_task_is() {
     let mut agenda = Agenda::<4>::default();
     assert!(agenda.add(LIMITS, true) && agenda.add(LIMITS, false) && agenda.add(LIMITS, true));
-    assert_eq!(agenda.stopped(0, 0, true), Next::Done);
-    assert_eq!(agenda.stopped(1, 0, true), Next::Done);
+    assert_eq!(agenda.ended(0, 0, Ended::Done), Next::Done);
+    assert_eq!(agenda.ended(1, 0, Ended::Done), Next::Done);
     assert!(!agenda.is_finished());
-    assert!(matches!(agenda.stopped(2, 0, false), Next::Restart { .. }));
+    assert!(matches!(agenda.ended(2, 0, Ended::Failed), Next::Restart { .. }));
     assert!(!agenda.is_finished());
     assert_eq!(agenda.take_due(100), Some(2));
-    assert_eq!(agenda.stopped(2, 101, true), Next::Done);
+    assert_eq!(agenda.ended(2, 101, Ended::Done), Next::Done);
     assert!(agenda.is_finished());
 }
 
@@ -134,7 +134,7 @@ fn without_essential_tasks_it_is_never_done() {
     let mut agenda = Agenda::<1>::default();
     assert!(!agenda.is_finished());
     assert!(agenda.add(LIMITS, false));
-    agenda.stopped(0, 0, true);
+    agenda.ended(0, 0, Ended::Done);
     assert!(!agenda.is_finished());
     assert!(!agenda.add(LIMITS, false), "there is room for one");
 }

@@ -9,13 +9,15 @@ use virtio_drivers::{Error, PhysAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::pci::{self, BarInfo};
-use crate::port;
+use crate::{apic, interrupts, port};
 use crate::virtio::{Device, Failure, Table};
 
 /// Capability identifier of a virtio structure.
 const CAPABILITY: u8 = 9;
 /// VIRTIO_F_VERSION_1 and VIRTIO_F_ACCESS_PLATFORM.
 const ALWAYS: u64 = 1 << 32 | 1 << 33;
+/// Vector of the device in slot 0; that of slot n is n higher.
+const FIRST_VECTOR: u8 = 0x50;
 /// No MSI-X vector (virtio 1.3, "MSI-X Vector Configuration").
 const NO_VECTOR: u16 = 0xffff;
 
@@ -127,6 +129,32 @@ impl IoTransport {
         self.write16(common::CONFIG_VECTOR, entry);
         let accepted = port::read16(self.common.at + common::CONFIG_VECTOR);
         if accepted == entry { Ok(()) } else { Err(Failure::Vector) }
+    }
+
+    /// Resets the device and agrees on the features of `wanted` that it offers, besides those
+    /// that are always there (virtio 1.3, "Driver Requirements: Device Initialization").
+    pub fn negotiate(&mut self, wanted: u64) -> Result<u64, Failure> {
+        let known = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER;
+        self.set_status(DeviceStatus::empty());
+        self.set_status(known);
+        let features = self.read_device_features() & (wanted | ALWAYS);
+        self.write_driver_features(features);
+        self.set_status(known | DeviceStatus::FEATURES_OK);
+        self.check()?;
+        Ok(features)
+    }
+
+    /// Gives the device a vector on vCPU 0 for whatever it has to say. The handler does nothing:
+    /// it is there to wake who waits.
+    pub fn interrupt_first_vcpu(&mut self) -> Result<(), Failure> {
+        let vector = FIRST_VECTOR + (self.device.function.device & 0x1f);
+        interrupts::set(vector, |_| apic::eoi());
+        apic::start();
+        self.table.enable(false);
+        self.table.route(0, 0, vector);
+        self.set_config_vector(Some(0))?;
+        self.set_vector(Some(0));
+        Ok(())
     }
 
     /// Nothing, or why the device cannot go on.

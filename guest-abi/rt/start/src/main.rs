@@ -12,7 +12,9 @@ use core::arch::global_asm;
 use core::mem::{offset_of, size_of};
 
 use cloister_guest_abi::cpuid::TIMING_LEAF;
-use cloister_guest_abi::image::{GDT, HEADER, ImageHeader, KHZ_DIGITS, PAGE_TABLES, Segment};
+use cloister_guest_abi::image::{
+    GDT, HEADER, ImageHeader, KHZ_DIGITS, PAGE_TABLES, START, START_32, Segment,
+};
 
 /// End of what the start code builds in RAM: the page of the descriptor table is the last.
 const BUILT_END: u64 = GDT + 0x1000;
@@ -36,6 +38,8 @@ global_asm!(
     LEN = const offset_of!(Segment, len),
     TIMING_LEAF = const TIMING_LEAF,
     KHZ_DIGITS = const KHZ_DIGITS,
+    START = const START,
+    START_32 = const START_32,
 );
 
 /// Rust wants one; nothing here can panic, and the linker script throws it away.

@@ -138,3 +138,47 @@ guest_start64:
 guest_gdtr:
     .short 31
     .long {GDT}
+
+/* Second part, the `entry` of guests that begin in 32-bit mode: rsp holds the address of their
+   code, esi what they find in ebx. The mode is left as the AMD64 manual says (volume 2, "Leaving
+   Long Mode"); the registers are those of the PVH protocol. */
+.org {START_32} - {START}
+.code64
+guest_start32:
+    mov ebx, esi
+    mov edi, esp
+    lgdt [rip + guest_gdtr32]
+    jmp fword ptr [rip + guest_leave]
+
+.code32
+guest_left:
+    mov eax, 0x18
+    mov ds, eax
+    mov es, eax
+    mov ss, eax
+    mov fs, eax
+    mov gs, eax
+    mov eax, 0x11                   /* ET, PE: no paging any more */
+    mov cr0, eax
+    mov ecx, 0xc0000080             /* EFER: no LME */
+    rdmsr
+    and eax, ~0x100
+    wrmsr
+    xor eax, eax
+    mov cr4, eax
+    xor ecx, ecx
+    xor edx, edx
+    xor esi, esi
+    xor ebp, ebp
+    xor esp, esp
+    jmp edi
+
+.balign 8
+guest_gdt32:
+    .quad 0, 0, 0x00cf9b000000ffff, 0x00cf93000000ffff
+guest_gdtr32:
+    .short 31
+    .quad guest_gdt32
+guest_leave:
+    .long guest_left
+    .short 0x10

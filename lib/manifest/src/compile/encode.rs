@@ -1,5 +1,7 @@
 //! The table as bytes: head, then one array per section, each aligned to 8 bytes.
 
+use std::collections::BTreeSet;
+
 use cloister_abi::API_VERSION;
 use cloister_abi::layout::PAGE;
 use cloister_abi::table::{
@@ -61,6 +63,8 @@ impl Builder<'_> {
             blobs: self.blobs,
             grants: Vec::new(),
             policies: self.policies,
+            configs: self.configs,
+            guests: self.system.vms().map(|(_, _, vm)| vm.guest_shown.clone()).collect(),
         };
         let supervisor = self.system.tasks.iter().position(|t| t.role == Role::Supervisor);
         let supervisor = supervisor.map_or(table::NONE, |index| self.thread_index[index][0]);
@@ -181,6 +185,14 @@ impl Compiled {
     /// Pages of all blobs together.
     pub fn blob_pages(&self) -> u64 {
         self.blobs.iter().map(|blob| pages_of(blob.len() as u64)).sum()
+    }
+
+    /// Pages of those blobs that are guests' images.
+    pub fn guest_pages(&self) -> u64 {
+        let of_guests: BTreeSet<u16> = self.guest_maps.iter().map(|map| map.region).collect();
+        let regions = of_guests.iter().filter_map(|region| self.regions.get(usize::from(*region)));
+        let images = regions.filter(|region| region.kind == RegionKind::Payload as u8);
+        images.map(|region| u64::from(region.pages)).sum()
     }
 
     /// The table, for blobs that lie one after the other from `first_blob` in the payload.

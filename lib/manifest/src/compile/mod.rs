@@ -2,12 +2,13 @@
 //!
 //! [`compile`] makes [`Compiled`]: every record of the table, and the *blobs*, page-aligned bytes
 //! that the payload carries for tasks (text, constants, pristine data, task information, restart
-//! policies). [`Compiled::encode`] writes the table once it is known where in the payload the
+//! policies) and for guests (their images). [`Compiled::encode`] writes the table once it is known where in the payload the
 //! blobs will lie. Everything is in the order of the manifest, so equal inputs give equal bytes.
 
 mod encode;
 mod space;
 mod tasks;
+mod vms;
 mod wires;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use cloister_abi::info::Grant;
 use cloister_abi::layout::PAGE;
 use cloister_abi::policy::RestartPolicy;
 use cloister_abi::table::{self, RegionKind};
+use cloister_abi::vm::VmConfig;
 
 use crate::program::Program;
 use crate::system::{Role, System};
@@ -80,17 +82,24 @@ pub struct Compiled {
     pub grants: Vec<Vec<Grant>>,
     /// What the supervisor is told.
     pub policies: Vec<RestartPolicy>,
+    /// What each monitor is told, by virtual machine.
+    pub configs: Vec<VmConfig>,
+    /// The guest file of each virtual machine, as messages name it.
+    pub guests: Vec<String>,
 }
 
-/// Lays out every task and makes all records.
+/// Lays out every task and makes all records. `programs` are by package, `images` (whole pages for
+/// a guest's segments) by virtual machine.
 pub fn compile(
     system: &System,
     programs: &BTreeMap<String, Program>,
+    images: &BTreeMap<String, Vec<u8>>,
 ) -> Result<Compiled, CompileError> {
     let mut builder = Builder::new(system)?;
     builder.images(programs)?;
     builder.stacks()?;
     builder.wires()?;
+    builder.vms(images)?;
     builder.private_memory()?;
     builder.devices()?;
     builder.logs()?;
@@ -127,6 +136,9 @@ struct Builder<'a> {
     guest_maps: Vec<table::GuestMap>,
     doorbells: Vec<table::Doorbell>,
     policies: Vec<RestartPolicy>,
+    configs: Vec<VmConfig>,
+    /// The bit with which a client wakes its server, by client and place of the grant.
+    wire_bits: BTreeMap<(usize, usize), u8>,
     /// The supervisor's bit for each task.
     supervisor_bits: Vec<Option<u8>>,
     /// The log ring of each task.
@@ -185,6 +197,8 @@ impl<'a> Builder<'a> {
             guest_maps: Vec::new(),
             doorbells: Vec::new(),
             policies: Vec::new(),
+            configs: Vec::new(),
+            wire_bits: BTreeMap::new(),
             supervisor_bits: vec![None; system.tasks.len()],
             log_regions: Vec::new(),
             system_page: 0,

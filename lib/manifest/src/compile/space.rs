@@ -3,10 +3,13 @@
 //! Invariant: no two mappings share a page, and what [`Space::place`] puts down has an unmapped
 //! page before it, so that running off the end of one region never reaches the next.
 
-use cloister_abi::layout::{IMAGE, PAGE, TASK_INFO, USER_END};
+use cloister_abi::layout::{GUEST_RAM, GUEST_RAM_END, IMAGE, PAGE, TASK_INFO, USER_END};
 use cloister_abi::table::{MAP_EXEC, MAP_READ, MAP_WRITE, Map};
 
 use super::CompileError;
+
+/// Distance between two guests' memories in a worker: room for the largest, and for a mistake.
+const GUEST_STRIDE: u64 = 4 << 30;
 
 /// Mappings of one task.
 #[derive(Debug)]
@@ -16,12 +19,20 @@ pub struct Space {
     taken: Vec<(u64, u64, String)>,
     maps: Vec<Map>,
     next: u64,
+    /// Where the next guest's memory goes.
+    next_guest: u64,
 }
 
 impl Space {
     /// An empty space.
     pub fn new(task: &str) -> Self {
-        Self { task: task.to_owned(), taken: Vec::new(), maps: Vec::new(), next: IMAGE }
+        Self {
+            task: task.to_owned(),
+            taken: Vec::new(),
+            maps: Vec::new(),
+            next: IMAGE,
+            next_guest: GUEST_RAM,
+        }
     }
 
     /// Maps a region at an address that the layout or the program chose.
@@ -69,6 +80,20 @@ impl Space {
     ) -> Result<u64, CompileError> {
         let va = self.next + PAGE;
         self.fix(va, region, pages, rights, what)?;
+        Ok(va)
+    }
+
+    /// Maps a guest's memory, in a part of the address space that has nothing else.
+    pub fn place_guest(&mut self, region: u16) -> Result<u64, CompileError> {
+        let va = self.next_guest;
+        if va >= GUEST_RAM_END {
+            return Err(CompileError::new(format!(
+                "task `{}` works for more VMs than its address space has room for",
+                self.task
+            )));
+        }
+        self.next_guest += GUEST_STRIDE;
+        self.maps.push(Map { va, region, rights: MAP_READ | MAP_WRITE, reserved: [0; 5] });
         Ok(va)
     }
 

@@ -7,7 +7,9 @@ use cloister_abi::call::{
 };
 use cloister_abi::info::{GRANT_BIT, GRANT_CAP, GRANT_MEMORY, GRANT_NUMBER, GRANT_PORTS, Grant};
 use cloister_abi::layout::PAGE;
-use cloister_abi::policy::{FLAG_ESSENTIAL, RestartPolicy, THEN_POWER_OFF, THEN_REBOOT, THEN_STOP};
+use cloister_abi::policy::{
+    FLAG_ESSENTIAL, FLAG_VM, RestartPolicy, THEN_POWER_OFF, THEN_REBOOT, THEN_STOP,
+};
 use cloister_abi::table::{
     CapKind, DEVICE_BUS_MASTER, DEVICE_OPTIONAL, DEVICE_PCI_CLASS, DEVICE_PCI_ID,
     DEVICE_PCI_POSITION, DEVICE_PLATFORM, Device, Irq, MAP_READ, MAP_WRITE, Ports, RegionKind,
@@ -28,12 +30,19 @@ impl Builder<'_> {
         self.part(task).grants.push(grant);
     }
 
-    fn tell_cap(&mut self, task: usize, name: &str, kind: CapKind, rights: u8, slot: u32) {
+    pub(super) fn tell_cap(
+        &mut self,
+        task: usize,
+        name: &str,
+        kind: CapKind,
+        rights: u8,
+        slot: u32,
+    ) {
         let cap_kind = kind as u8;
         self.tell(task, Grant { cap_kind, rights, slot, ..entry(name, GRANT_CAP) });
     }
 
-    fn tell_bit(&mut self, task: usize, name: &str, bit: u8) {
+    pub(super) fn tell_bit(&mut self, task: usize, name: &str, bit: u8) {
         self.tell(task, Grant { bit, ..entry(name, GRANT_BIT) });
     }
 
@@ -58,7 +67,7 @@ impl Builder<'_> {
     pub(super) fn wires(&mut self) -> Result<(), CompileError> {
         let system = self.system;
         for (client, task) in system.tasks.iter().enumerate() {
-            for grant in &task.grants {
+            for (place, grant) in task.grants.iter().enumerate() {
                 let export = &system.tasks[grant.server].exports[grant.export];
                 let here = grant.name.get_ref().as_str();
                 let there = format!("{}/{}", export.name.get_ref(), task.name());
@@ -67,6 +76,7 @@ impl Builder<'_> {
                 self.share(grant.server, &there, region, MAP_WRITE, None)?;
                 let to_server = self.wake(client, here, (grant.server, 0))?;
                 let to_client = self.wake(grant.server, &there, (client, 0))?;
+                self.wire_bits.insert((client, place), to_server);
                 self.tell_bit(client, here, to_client);
                 self.tell_bit(grant.server, &there, to_server);
             }
@@ -75,11 +85,13 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// A task with further threads can wake each of them, the first one too.
+    /// A task with further threads can wake each of them, the first one too. Monitors have their
+    /// own way, see `vms`.
     fn own_threads(&mut self, task: usize) -> Result<(), CompileError> {
         let system = self.system;
-        let threads = &system.tasks[task].threads;
-        for (index, thread) in threads.iter().enumerate().filter(|_| threads.len() > 1) {
+        let (threads, vm) = (&system.tasks[task].threads, &system.tasks[task].vm);
+        let several = threads.len() > 1 && vm.is_none();
+        for (index, thread) in threads.iter().enumerate().filter(|_| several) {
             let name = format!("thread/{}", thread.name);
             let bit = self.wake(task, &name, (task, index))?;
             self.tell_bit(task, &name, bit);
@@ -89,7 +101,7 @@ impl Builder<'_> {
     }
 
     /// Gives `task` the right to signal a thread with a bit that nobody else sets; the bit.
-    fn wake(
+    pub(super) fn wake(
         &mut self,
         task: usize,
         name: &str,
@@ -239,7 +251,8 @@ impl Builder<'_> {
                     Then::Reboot => THEN_REBOOT,
                     Then::PowerOff => THEN_POWER_OFF,
                 },
-                flags: if task.is_essential { FLAG_ESSENTIAL } else { 0 },
+                flags: if task.is_essential { FLAG_ESSENTIAL } else { 0 }
+                    | if task.vm.is_some() { FLAG_VM } else { 0 },
                 reserved: [0; 5],
             });
         }

@@ -5,6 +5,7 @@
 //! `print` shows it to people, serde to programs.
 
 mod print;
+mod vms;
 
 use std::collections::BTreeMap;
 
@@ -23,6 +24,7 @@ use cloister_abi::table::{
 use serde::Serialize;
 
 use crate::compile::Compiled;
+pub use vms::{Vcpu, Vm, VmDevice, VmMap};
 
 /// A whole appliance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -39,6 +41,8 @@ pub struct Graph {
     pub regions: Vec<Region>,
     /// Devices, and whose they are.
     pub devices: Vec<Device>,
+    /// Virtual machines, and what each one sees.
+    pub vms: Vec<Vm>,
 }
 
 /// What one task may do beside touching memory.
@@ -109,7 +113,8 @@ pub struct Restart {
 /// A piece of memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Region {
-    /// `ram`, `payload`, `registers`, `kernel log`, `system page`, `system table`, `firmware`.
+    /// `ram`, `payload`, `registers`, `kernel log`, `system page`, `system table`, `firmware`,
+    /// `guest ram`, `doorbells`.
     pub kind: String,
     /// Bytes.
     pub bytes: u64,
@@ -171,6 +176,7 @@ impl Graph {
                 .enumerate()
                 .map(|(index, record)| device(compiled, index, record))
                 .collect(),
+            vms: vms::vms(compiled),
         }
     }
 }

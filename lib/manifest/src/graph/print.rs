@@ -1,8 +1,9 @@
-//! The authority graph as text: task by task what it may do and touch, then the devices.
+//! The authority graph as text: task by task what it may do and touch, then the devices and the
+//! virtual machines.
 
 use std::fmt;
 
-use super::{Device, Graph, Map, Region, Task};
+use super::{Device, Graph, Map, Region, Task, Vm};
 use crate::quantity::{shown_bytes, shown_ns};
 
 impl Map {
@@ -29,7 +30,46 @@ impl fmt::Display for Graph {
         for device in &self.devices {
             device.print(out)?;
         }
+        for vm in &self.vms {
+            writeln!(out)?;
+            vm.print(&self.regions, out)?;
+        }
         Ok(())
+    }
+}
+
+impl Vm {
+    fn print(&self, regions: &[Region], out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(out, "vm {}", self.monitor)?;
+        writeln!(out, "  boots     {}", self.guest)?;
+        for (number, vcpu) in self.vcpus.iter().enumerate() {
+            writeln!(out, "  vCPU {number}    thread {} on core {}", vcpu.thread, vcpu.core)?;
+        }
+        for map in &self.maps {
+            let size = shown_bytes(map.bytes);
+            writeln!(out, "  sees      {} {:#x} {size} of {}", map.rights, map.at, map.kind)?;
+        }
+        for (number, device) in self.devices.iter().enumerate() {
+            let ports: Vec<String> =
+                device.doorbells.iter().map(|port| format!("{port:#x}")).collect();
+            writeln!(
+                out,
+                "  device {number}  {}: virtio {}, served by {}, doorbells {} set its bit {}",
+                device.name,
+                device.kind,
+                device.worker,
+                ports.join(", "),
+                device.bit
+            )?;
+        }
+        let maps = regions.get(self.memory).map(|region| region.maps.as_slice());
+        let users: Vec<String> = maps
+            .unwrap_or_default()
+            .iter()
+            .map(|map| format!("{} {}", map.task, map.rights()))
+            .collect();
+        let users = if users.is_empty() { "nobody".to_owned() } else { users.join(", ") };
+        writeln!(out, "  memory    is also mapped by {users}")
     }
 }
 

@@ -17,6 +17,7 @@ pub fn judge(system: &System, problems: &mut Problems) {
     for core in 0..system.cores {
         let on_core: Vec<_> =
             threads(system).filter(|(_, thread)| *thread.core.get_ref() == core).collect();
+        alone(system, problems, core, &on_core);
         ranks(system, problems, core, &on_core);
         promises(system, problems, core, &on_core);
         counted(system, problems, core, &on_core);
@@ -41,8 +42,8 @@ fn threads(system: &System) -> impl Iterator<Item = (&Task, &Thread)> {
 
 /// A thread's name for messages.
 fn shown(task: &Task, thread: &Thread) -> String {
-    if thread.name == MAIN {
-        format!("tasks.{}", task.name())
+    if thread.name == MAIN || task.vm.is_some() {
+        task.key()
     } else {
         format!("tasks.{}.threads.{}", task.name(), thread.name)
     }
@@ -69,15 +70,48 @@ fn placed(system: &System, problems: &mut Problems, task: &Task, thread: &Thread
         return refuse(format!("{what}: `init` is on core {core}"), "not core 0", help);
     }
     let fits = match (task.role, role) {
+        _ if task.vm.is_some() => role == CoreRole::Guests,
         (_, CoreRole::System) | (Role::Task, CoreRole::Drivers) => true,
-        _ => thread.shares,
+        _ => false,
     };
-    if !fits {
+    if !fits && !thread.shares {
         let label = format!("core {core} is for {}", role.name());
-        let wanted = if task.role == Role::Task { "a `system` or `drivers`" } else { "a `system`" };
+        let wanted = match task.role {
+            _ if task.vm.is_some() => "a `guests`",
+            Role::Task => "a `system` or `drivers`",
+            _ => "a `system`",
+        };
         let help = format!("choose {wanted} core, or write share = true if this is meant");
         refuse(format!("{what}: core {core} has the role `{}`", role.name()), &label, help);
     }
+}
+
+/// On a core for guests a virtual CPU is alone, unless both it and whoever else is there say
+/// `share`. On cores of other roles its own word is enough: there tasks share as they always do.
+fn alone(system: &System, problems: &mut Problems, core: u32, on_core: &[(&Task, &Thread)]) {
+    let role = usize::try_from(core).ok().and_then(|core| *system.core_roles.get(core)?);
+    let alone = |(task, thread): &&(&Task, &Thread)| {
+        role == Some(CoreRole::Guests) && task.vm.is_some() && !thread.shares
+    };
+    let Some((vm, thread)) = on_core.iter().find(alone) else {
+        return;
+    };
+    let Some((other, there)) = on_core.iter().find(|(task, _)| task.name() != vm.name()) else {
+        return;
+    };
+    problems.push(
+        Problem::new(
+            &system.source,
+            thread.core.span(),
+            format!("{} has core {core} for itself, and {} runs there too", vm.key(), other.key()),
+            "not shared",
+            format!(
+                "choose another core for one of them, or write share = true in the `cpu` of {}",
+                if there.shares { vm.key() } else { format!("{} and {}", vm.key(), other.key()) }
+            ),
+        )
+        .also(there.core.span(), "on the same core"),
+    );
 }
 
 /// A rank belongs to one thread, so that "who runs first" has one answer.

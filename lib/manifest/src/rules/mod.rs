@@ -6,6 +6,7 @@
 mod cores;
 mod devices;
 mod roles;
+mod vms;
 mod wires;
 
 use crate::report::Problems;
@@ -20,4 +21,5 @@ pub fn judge(system: &System, problems: &mut Problems) {
     cores::judge(system, problems);
     wires::judge(system, problems);
     devices::judge(system, problems);
+    vms::judge(system, problems);
 }

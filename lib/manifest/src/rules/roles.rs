@@ -24,7 +24,7 @@ pub fn judge(system: &System, problems: &mut Problems) {
 fn exactly_one(system: &System, problems: &mut Problems, role: Role, name: &str) {
     let mut holders = system.tasks.iter().filter(|task| task.role == role);
     let Some(first) = holders.next() else {
-        let tasks = system.tasks.iter().filter(|task| task.role == Role::Task);
+        let tasks = system.tasks.iter().filter(|task| task.role == Role::Task && task.vm.is_none());
         let guess = nearest(name, tasks.map(Task::name)).map_or_else(
             || format!("write role = \"{name}\" in one task"),
             |task| format!("if it is task `{task}`, write role = \"{name}\" there"),

@@ -29,7 +29,9 @@ pub fn bits_needed(system: &System, task: &Task) -> usize {
         Role::Supervisor => system.tasks.iter().filter(|task| task.role == Role::Task).count(),
         _ => 0,
     };
-    task.exports.len() + task.grants.len() + (task.threads.len() - 1) + supervised
+    // The first thread of a task with others, and of every monitor, has a bit for its own task.
+    let own = usize::from(task.threads.len() > 1 || task.vm.is_some());
+    task.exports.len() + task.grants.len() + own + supervised
 }
 
 fn held_once(
@@ -49,7 +51,10 @@ fn held_once(
             export.name.span(),
             format!("export `{full}` is held by nobody"),
             "idle",
-            format!("remove it, or grant it to a task: grants = {{ local-name = \"{full}\" }}"),
+            format!(
+                "remove it, or grant it to a {}: grants = {{ local-name = \"{full}\" }}",
+                if export.device.is_some() { "VM" } else { "task" }
+            ),
         ));
         return;
     };
@@ -59,10 +64,10 @@ fn held_once(
                 &system.source,
                 grant.at.clone(),
                 format!(
-                    "tasks.{}: grant `{}` names `{full}`, which tasks.{} holds as `{}`",
-                    task.name(),
+                    "{}: grant `{}` names `{full}`, which {} holds as `{}`",
+                    task.key(),
                     grant.name.get_ref(),
-                    first.name(),
+                    first.key(),
                     held.name.get_ref()
                 ),
                 "held twice",
@@ -83,11 +88,11 @@ fn bits(system: &System, problems: &mut Problems, task: &Task) {
     }
     let clients = task.exports.len();
     let message = if clients > most {
-        format!("tasks.{} has {clients} clients, at most {most} are possible", task.name())
+        format!("{} has {clients} clients, at most {most} are possible", task.key())
     } else {
         format!(
-            "tasks.{} needs {needed} signal bits ({clients} clients, {} servers), it has {most}",
-            task.name(),
+            "{} needs {needed} signal bits ({clients} clients, {} servers), it has {most}",
+            task.key(),
             task.grants.len()
         )
     };
@@ -117,10 +122,10 @@ fn urgency(system: &System, problems: &mut Problems, client: &Task, grant: &Gran
             &system.source,
             asks.priority.span(),
             format!(
-                "tasks.{} has priority {} and is a client of tasks.{}, which has priority {}",
-                client.name(),
+                "{} has priority {} and is a client of {}, which has priority {}",
+                client.key(),
                 asks.priority.get_ref(),
-                server.name(),
+                server.key(),
                 serves.priority.get_ref()
             ),
             "the client",

@@ -151,6 +151,9 @@ pub fn load(core: &mut Core, own: &mut Own) {
         svm::apply_always(state);
         if set != 0 {
             state.set = 0;
+            if own.stepping {
+                end_step(own);
+            }
             svm::set_interrupt(fetch(&state.interrupt));
         }
     } else {
@@ -161,6 +164,10 @@ pub fn load(core: &mut Core, own: &mut Own) {
 
 #[inline(never)]
 fn load_groups(core: &mut Core, own: &mut Own, set: u32, state: &VcpuState) {
+    if own.stepping {
+        // A step that was interrupted by a signal is begun anew, or given up.
+        end_step(own);
+    }
     if set & abi::RESET != 0 {
         reset(own);
         arrive(core, own);
@@ -296,23 +303,47 @@ pub fn exit(core: &mut Core, own: &mut Own) -> Outcome {
     svm::exit(core, own, state())
 }
 
+/// What the monitor is told of an exit.
+struct Facts {
+    exit: Exit,
+    info: [u64; 3],
+    next_rip: u64,
+}
+
+impl Facts {
+    #[inline(always)]
+    fn new(exit: Exit, next_rip: u64) -> Facts {
+        Facts { exit, info: [0; 3], next_rip }
+    }
+}
+
+/// The guest's turn ends without an exit: what the monitor sees is what the next entry loads.
+pub fn save() {
+    svm::save(state());
+}
+
 /// Tells the monitor of an exit.
 #[inline(always)]
-fn report(own: &mut Own, state: &mut VcpuState, exit: Exit, len: u64, info: [u64; 3]) -> Outcome {
+fn report(own: &mut Own, state: &mut VcpuState, facts: &Facts) -> Outcome {
     if own.stepping {
-        svm::end_step(own);
-        disarm(own);
-        own.stepping = false;
+        end_step(own);
     }
-    state.exit = exit as u32;
-    state.info = info;
+    state.exit = facts.exit as u32;
+    state.info = facts.info;
+    state.next_rip = facts.next_rip;
     svm::save(state);
-    state.next_rip = svm::next_rip(own, len);
-    let is_special = matches!(exit, Exit::Shutdown | Exit::Invalid | Exit::Exception);
+    let is_special = matches!(facts.exit, Exit::Shutdown | Exit::Invalid | Exit::Exception);
     if is_special || own.want_all {
         svm::save_all(state);
     }
     Outcome::Monitor
+}
+
+#[inline(never)]
+fn end_step(own: &mut Own) {
+    svm::end_step(own);
+    disarm(own);
+    own.stepping = false;
 }
 
 /// A guest has rung a doorbell.

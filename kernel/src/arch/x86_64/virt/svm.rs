@@ -5,7 +5,7 @@
 //! and nested tables are the kernel's. Whatever combination of guest state the CPU cannot enter
 //! it refuses by itself (VMEXIT_INVALID), and that VM stops.
 
-use super::{Outcome, Own, fetch, report};
+use super::{Facts, Outcome, Own, fetch, report};
 use crate::arch::x86_64::{cpu, window};
 use crate::core_state::Core;
 use cloister_abi::layout::PAGE;
@@ -98,7 +98,7 @@ const GDTR: usize = 6;
 const IDTR: usize = 8;
 
 /// INTR, NMI, SMI, INIT, RDPMC, CPUID, INVD, HLT, INVLPGA, ports, MSRs, FERR_FREEZE, shutdown.
-const INTERCEPT_1: u32 = 0xf | 1 << 15 | 1 << 18 | 1 << 22 | 1 << 24 | 0xc400_0000 | 1 << 27 | 1 << 28;
+const INTERCEPT_1: u32 = 0xf | 1 << 15 | 1 << 18 | 1 << 22 | 1 << 24 | 7 << 26 | 3 << 30;
 const INTERCEPT_IRET: u32 = 1 << 20;
 /// VMRUN to SKINIT, WBINVD, MONITOR, MWAIT (both), XSETBV, RDPRU.
 const INTERCEPT_2: u32 = 0x7f | 1 << 9 | 1 << 10 | 3 << 11 | 1 << 13 | 1 << 14;
@@ -359,37 +359,64 @@ pub fn exit(core: &mut Core, own: &mut Own, state: &mut VcpuState) -> Outcome {
     block.tlb_control = 0;
     block.event = unfinished(block.exit_event);
     let [info, info2] = block.exit_info;
+    let told = own.next_rip;
+    let next = |len| if told { block.next_rip } else { block.rip.wrapping_add(len) };
     // Emulators write 32 bits of it (docs/caveats.md).
     let code = block.exit_code as u32;
-    match code {
-        0x72 => report(own, state, Exit::Cpuid, 2, [0; 3]),
+    let facts = match code {
+        0x72 => Facts { info: [block.cr4, 0, 0], ..Facts::new(Exit::Cpuid, next(2)) },
         0x7b => {
             let port = info >> 16 & 0xffff;
             let is_write = info & 5 == 0;
             if is_write && let Some(bell) = own.bell(port as u16) {
-                block.rip = info2;
-                block.interrupt_shadow = 0;
+                (block.rip, block.interrupt_shadow) = (info2, 0);
                 return super::ring(core, bell);
             }
             let flags = if info & 1 != 0 { vcpu::PORT_IN } else { 0 };
             let string = if info & 4 != 0 { vcpu::PORT_STRING } else { 0 };
-            let outcome = report(own, state, Exit::Port, 0, [port | (info & 0x70) << 12 | flags | string, 0, 0]);
-            state.next_rip = info2;
-            outcome
+            let info = [port | (info & 0x70) << 12 | flags | string, 0, 0];
+            Facts { info, ..Facts::new(Exit::Port, info2) }
         }
-        0x7c if info == 0 => report(own, state, Exit::MsrRead, 2, [0; 3]),
-        0x7c => report(own, state, Exit::MsrWrite, 2, [0; 3]),
-        0x60 | 0x61 => Outcome::Interrupt,
-        0x78 => report(own, state, Exit::Halt, 1, [0; 3]),
+        0x7c if info == 0 => Facts::new(Exit::MsrRead, next(2)),
+        0x7c => Facts::new(Exit::MsrWrite, next(2)),
+        0x60 | 0x61 => return Outcome::Interrupt,
+        0x78 => Facts::new(Exit::Halt, next(1)),
         0x400 => {
             let write = info >> 1 & 1;
             let fetch = info >> 3 & vcpu::MEMORY_FETCH;
             let walk = if info & 1 << 33 != 0 { vcpu::MEMORY_WALK } else { 0 };
-            report(own, state, Exit::Memory, 0, [info2, write | fetch | walk, 0])
+            Facts { info: [info2, write | fetch | walk, 0], ..Facts::new(Exit::Memory, block.rip) }
         }
-        0x40..=0x5f => exception(own, state, code - 0x40, block.exit_info),
-        _ => rare(own, state, code),
-    }
+        _ => match other(own, code, block.exit_info, next) {
+            Some(facts) => facts,
+            None => return Outcome::Again,
+        },
+    };
+    report(own, state, &facts)
+}
+
+/// The exits that are not frequent. `None`: the guest goes on.
+#[inline(never)]
+fn other(own: &mut Own, code: u32, info: [u64; 2], next: impl Fn(u64) -> u64) -> Option<Facts> {
+    let forbidden = |vector| Facts { info: [vector, 0, 0], ..Facts::new(Exit::Forbidden, next(0)) };
+    Some(match code {
+        0x40..=0x5f => return exception(own, code - 0x40, info),
+        0x18 => Facts::new(Exit::TaskPriority, next(0)),
+        0x20..=0x3f => {
+            own.load_debug_registers();
+            return None;
+        }
+        // SMI and INIT are the machine's business.
+        0x62 | 0x63 => return None,
+        0x6f => forbidden(13),
+        0x74 => Facts::new(Exit::Iret, next(0)),
+        0x76 | 0x89 => Facts::new(Exit::Cache, next(2)),
+        0x7f => Facts::new(Exit::Shutdown, next(0)),
+        0x81 => Facts::new(Exit::Hypercall, next(3)),
+        0x7a | 0x80 | 0x82..=0x86 | 0x8a..=0x8c | 0x8e | 0xa0..=0xa4 => forbidden(6),
+        0x8d => Facts::new(Exit::Xsetbv, next(3)),
+        _ => Facts { info: [u64::from(code), 0, 0], ..Facts::new(Exit::Invalid, next(0)) },
+    })
 }
 
 /// An event whose delivery the exit cut short is delivered again. Those of instructions come back
@@ -406,48 +433,21 @@ fn unfinished(event: u64) -> u64 {
     }
 }
 
-#[inline(never)]
-fn exception(own: &mut Own, state: &mut VcpuState, vector: u32, info: [u64; 2]) -> Outcome {
+fn exception(own: &mut Own, vector: u32, info: [u64; 2]) -> Option<Facts> {
     let has_error = matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30);
+    let rip = vmcb().rip;
     if own.stepping {
         if vector == 1 {
             let trap = if is_guests_trap(own) { vcpu::STEP_TRAP } else { 0 };
-            return report(own, state, Exit::Stepped, 0, [trap, 0, 0]);
+            return Some(Facts { info: [trap, 0, 0], ..Facts::new(Exit::Stepped, rip) });
         }
         let code = u64::from(vector) | if has_error { vcpu::EXCEPTION_ERROR } else { 0 };
-        return report(own, state, Exit::Exception, 0, [code, info[0], info[1]]);
+        let info = [code, info[0], info[1]];
+        return Some(Facts { info, ..Facts::new(Exit::Exception, rip) });
     }
     assert!(vector != 18, "machine check in a guest");
     // The guest's own; DR6 and DR7 are set as its handler expects.
     let error = if has_error { vcpu::EVENT_ERROR | info[0] << 32 } else { 0 };
     vmcb().event = vcpu::EVENT_EXCEPTION | u64::from(vector) | error;
-    Outcome::Again
-}
-
-#[inline(never)]
-fn rare(own: &mut Own, state: &mut VcpuState, code: u32) -> Outcome {
-    let (exit, len, info) = match code {
-        0x18 => (Exit::TaskPriority, 0, 0),
-        0x20..=0x3f => {
-            own.load_debug_registers();
-            return Outcome::Again;
-        }
-        0x62 | 0x63 => return Outcome::Again,
-        0x6f => (Exit::Forbidden, 0, 13),
-        0x74 => (Exit::Iret, 0, 0),
-        0x76 | 0x89 => (Exit::Cache, 2, 0),
-        0x7f => (Exit::Shutdown, 0, 0),
-        0x81 => (Exit::Hypercall, 3, 0),
-        0x7a | 0x80 | 0x82..=0x86 | 0x8a..=0x8c | 0x8e | 0xa0..=0xa4 => (Exit::Forbidden, 0, 6),
-        0x8d => (Exit::Xsetbv, 3, 0),
-        _ => (Exit::Invalid, 0, u64::from(code)),
-    };
-    report(own, state, exit, len, [info, 0, 0])
-}
-
-/// The instruction pointer behind the instruction that exited.
-#[inline(always)]
-pub fn next_rip(own: &Own, len: u64) -> u64 {
-    let block = vmcb();
-    if own.next_rip && len != 0 { block.next_rip } else { block.rip.wrapping_add(len) }
+    None
 }

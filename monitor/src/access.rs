@@ -1,0 +1,221 @@
+//! Accesses to devices: ports, device pages, ends of interrupts.
+//!
+//! On thread 0 they go to the devices directly; the other threads ask it ([`crate::request`]) for
+//! what they do not know by themselves. Device pages are stepped: [`Cpu::memory`] answers a fault,
+//! `finish_step` gives what was written its effect. Neighbours: `exits` calls, `step` keeps the
+//! slots' state, `bus` has the devices.
+//!
+//! Invariant: an address without an owner reads as ones and takes writes without effect, inside
+//! [`GUEST_DEVICES`]; anywhere else nothing can be put in its place, and the access is a general
+//! protection fault.
+//!
+//! [`GUEST_DEVICES`]: cloister_abi::layout::GUEST_DEVICES
+
+use crate::bus::{self, Env};
+use crate::num::{index, low32};
+use crate::request::{Op, Request};
+use crate::run::{Cpu, Host, NEVER, Stop};
+use crate::step::{Pages, Stuck, is_device};
+use cloister_abi::fault::{
+    STOPPED_DEVICE_PAGE, STOPPED_PANIC, STOPPED_TOO_MANY_PAGES, STOPPED_TRIPLE_FAULT,
+};
+use cloister_abi::layout::PAGE;
+use cloister_abi::vcpu::{FLAG_EVENT, MEMORY_FETCH, MEMORY_WALK, MEMORY_WRITE, STEP};
+use cloister_guest_abi::platform;
+
+/// Whose a device page is.
+enum Owner {
+    /// The local APIC of the virtual CPU itself.
+    Apic,
+    /// A device of thread 0.
+    Device,
+    /// Nobody.
+    Nobody,
+}
+
+impl<H: Host> Cpu<'_, '_, H> {
+    /// Reads a port.
+    #[inline(always)]
+    pub(crate) fn port_in(&mut self, port: u16, width: u8) -> u32 {
+        if let Some(value) = self.with_bus(|bus, env| bus.read(port, width, env)) {
+            return value;
+        }
+        self.port_in_elsewhere(port, width)
+    }
+
+    #[inline(never)]
+    fn port_in_elsewhere(&mut self, port: u16, width: u8) -> u32 {
+        if let Some(value) = bus::constant(port, self.config.flags) {
+            return value;
+        }
+        let request = Request { op: Op::PortIn, address: u32::from(port), width, values: [0; 2] };
+        let [value, _] = self.ask(&request);
+        low32(value)
+    }
+
+    /// Writes a port.
+    #[inline(always)]
+    pub(crate) fn port_out(&mut self, port: u16, width: u8, value: u32) {
+        if matches!(port, platform::RESET | platform::SLEEP_CONTROL | platform::PANIC) {
+            return self.leave(port, width, value);
+        }
+        if self.with_bus(|bus, env| bus.write(port, width, value, env)).is_none() {
+            self.port_out_elsewhere(port, width, value);
+        }
+    }
+
+    #[inline(never)]
+    fn port_out_elsewhere(&mut self, port: u16, width: u8, value: u32) {
+        if bus::constant(port, self.config.flags).is_none() {
+            let (address, values) = (u32::from(port), [u64::from(value), 0]);
+            self.ask(&Request { op: Op::PortOut, address, width, values });
+        }
+    }
+
+    /// The ports by which a guest ends. Other values do nothing.
+    #[cold]
+    fn leave(&mut self, port: u16, width: u8, value: u32) {
+        let [byte, ..] = value.to_le_bytes();
+        match port {
+            platform::PANIC => self.stopped(STOPPED_PANIC, byte),
+            platform::SLEEP_CONTROL if byte == platform::SLEEP_OFF => {
+                self.stop = Some(Stop::PowerOff);
+            }
+            // The bit below the one that resets only says how; some kernels set it first.
+            platform::RESET if width == 1 && byte & 4 != 0 => self.stop = Some(Stop::Reset),
+            _ => {}
+        }
+    }
+
+    /// An access to an address that is not RAM.
+    #[inline(never)]
+    pub(crate) fn memory(&mut self) {
+        self.dirty = true;
+        let state = self.host.state();
+        let ([address, kind, _], flags) = (state.info, state.flags);
+        if kind & (MEMORY_FETCH | MEMORY_WALK) != 0 {
+            return self.stopped(STOPPED_DEVICE_PAGE, u8::from(kind & MEMORY_WALK != 0));
+        }
+        if flags & FLAG_EVENT != 0 {
+            // Tables or stack of an event's delivery are where there is no memory. Ones instead of
+            // them end in a triple fault on any CPU.
+            return self.stopped(STOPPED_TRIPLE_FAULT, 0);
+        }
+        if !is_device(address) {
+            self.step.cancel();
+            return self.refuse();
+        }
+        match self.step.fault(address, kind & MEMORY_WRITE != 0) {
+            Ok(slot) => self.fill(slot, address),
+            Err(Stuck::Pages | Stuck::Faults) => return self.stopped(STOPPED_TOO_MANY_PAGES, 0),
+        }
+        self.arm_step();
+    }
+
+    /// Has the next turn run one instruction.
+    pub(crate) fn arm_step(&mut self) {
+        self.dirty = true;
+        let slots = self.step.addresses();
+        let state = self.host.state();
+        state.slots = slots;
+        state.set |= STEP;
+    }
+
+    /// Puts the register's value into its slot.
+    fn fill(&mut self, slot: usize, address: u64) {
+        match self.owner(address) {
+            Owner::Apic => {
+                self.store_task_priority();
+                let value = self.apic.read_mmio(low32(address & 0xff0), self.host.now());
+                Pages(self.host.slots()).fill(slot, address, [u64::from(value), 0]);
+            }
+            Owner::Device => {
+                let op = Op::MemoryRead;
+                let values = self.access(&Request {
+                    op,
+                    address: low32(address),
+                    width: 16,
+                    values: [0; 2],
+                });
+                Pages(self.host.slots()).fill(slot, address, values);
+            }
+            Owner::Nobody => Pages(self.host.slots()).fill_ones(slot, address),
+        }
+    }
+
+    /// The stepped instruction is done: registers that it wrote get their values.
+    pub(crate) fn finish_step(&mut self) {
+        for (slot, written) in self.step.writes().into_iter().enumerate() {
+            let Some(address) = written else { continue };
+            let values = Pages(self.host.slots()).read(slot, address);
+            match self.owner(address) {
+                Owner::Apic => self.store_apic(address, values),
+                Owner::Device => {
+                    let (op, address) = (Op::MemoryWrite, low32(address));
+                    self.access(&Request { op, address, width: 16, values });
+                }
+                Owner::Nobody => {}
+            }
+        }
+    }
+
+    /// A register of the APIC's page was written: four bytes out of each sixteen.
+    fn store_apic(&mut self, address: u64, values: [u64; 2]) {
+        let [value, _] = values;
+        if address & 0xf < 4 {
+            let offset = low32(address & 0xff0);
+            let effect = self.apic.write_mmio(offset, low32(value), self.host.now());
+            self.load_task_priority();
+            self.publish_route();
+            self.effect(effect);
+        }
+    }
+
+    fn owner(&self, address: u64) -> Owner {
+        match address & !(PAGE - 1) {
+            platform::APIC if self.has_apic_page() => Owner::Apic,
+            platform::IOAPIC if self.has_ioapic() => Owner::Device,
+            page => {
+                let number = index(page.wrapping_sub(platform::MSIX) / PAGE);
+                let device = self.config.devices.get(number);
+                // An empty name ends the list.
+                match device.map(|device| device.name) {
+                    Some([first, ..]) if first != 0 => Owner::Device,
+                    _ => Owner::Nobody,
+                }
+            }
+        }
+    }
+
+    /// A level-triggered interrupt is over.
+    #[inline(never)]
+    pub(crate) fn end_of_interrupt(&mut self, vector: u8) {
+        let (op, address) = (Op::EndOfInterrupt, u32::from(vector));
+        self.access(&Request { op, address, width: 0, values: [0; 2] });
+    }
+
+    /// Carries an access out, here or on thread 0.
+    pub(crate) fn access(&mut self, request: &Request) -> [u64; 2] {
+        let act = |bus: &mut bus::Bus<'_>, env: &mut Env<'_>| bus.carry_out(request, env);
+        match self.with_bus(act) {
+            Some(values) => values,
+            None => self.ask(request),
+        }
+    }
+
+    /// Asks thread 0 and waits for the answer.
+    #[inline(never)]
+    fn ask(&mut self, request: &Request) -> [u64; 2] {
+        if self.machine.requests.ask(self.number, request) {
+            self.host.signal(1);
+        }
+        // The bit that the answer comes with is the one that posted interrupts come with.
+        self.dirty = true;
+        loop {
+            if let Some(values) = self.machine.requests.answer(self.number) {
+                return values;
+            }
+            self.host.wait(NEVER);
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! The devices of a virtual machine that belong to thread 0, and which port or page is whose.
+//!
+//! [`Bus`] joins the serial port with its console, the clock, the legacy parts, the I/O APIC and
+//! the virtio devices, and wires their interrupts. What its devices want of others it leaves in
+//! [`Env`]. Neighbours: `access` brings accesses, `run` brings time and signals.
+//!
+//! Invariant: [`constant`] says of every port whether a device is behind it, and on every thread
+//! the same; where none is, the answers are those that stock kernels take for "absent" without
+//! trying again.
+
+use crate::devices::{self, DeviceError, Devices};
+use crate::ioapic::IoApic;
+use crate::machine::Machine;
+use crate::num::{index, low8};
+use crate::pic::Pic;
+use crate::pit::Pit;
+use crate::pm_timer::PmTimer;
+use crate::request::{Op, Request};
+use crate::rtc::Rtc;
+use crate::uart::Uart;
+use cloister_abi::vm::{MAX_VM_DEVICES, VM_IOAPIC, VM_LEGACY};
+use cloister_guest_abi::platform;
+use cloister_ring::Stream;
+
+/// In [`Env::signals`]: the first of a bit for each device's worker, behind those of the threads.
+pub const SIGNAL_WORKER: u32 = 8;
+/// In [`Env::signals`]: the console.
+pub const SIGNAL_CONSOLE: u64 = 1 << 16;
+
+const UART_LAST: u16 = platform::UART + 7;
+const RTC_DATA: u16 = platform::RTC + 1;
+const PCI_LAST: u16 = platform::PCI_DATA + 3;
+const VIRTIO_LAST: u16 = platform::VIRTIO + 8 * platform::VIRTIO_LEN - 1;
+const PM_TIMER_LAST: u16 = platform::PM_TIMER + 3;
+const PIT_LAST: u16 = 0x43;
+const PIT: u16 = 0x40;
+/// Speaker and gate of the timer, and two error bits that must not look set.
+const CONTROL_B: u16 = 0x61;
+/// Status of the keyboard controller: 0 is "nothing to wait for".
+const KEYBOARD: u16 = 0x64;
+/// The interrupt pin of the timer, at either controller.
+const PIT_PIN: u8 = 0;
+
+/// What a device's work needs of the monitor, and what comes of it.
+pub struct Env<'m> {
+    /// Where interrupts go.
+    pub machine: &'m Machine,
+    /// The machine's TSC.
+    pub now: u64,
+    /// Who is to be signalled: threads from bit 0, workers from [`SIGNAL_WORKER`],
+    /// [`SIGNAL_CONSOLE`].
+    pub signals: u64,
+}
+
+/// The bits of thread 0's signal word that peers set.
+#[derive(Clone, Copy, Debug, Default)]
+struct PeerBits {
+    console: u64,
+    workers: [u64; MAX_VM_DEVICES],
+}
+
+/// The parts of an older machine that some guests need.
+#[derive(Debug)]
+struct Legacy {
+    pic: Pic,
+    pit: Pit,
+    pm_timer: PmTimer,
+}
+
+/// The devices.
+#[derive(Debug)]
+pub struct Bus<'a> {
+    uart: Uart,
+    console: Option<Stream<'a>>,
+    rtc: Rtc,
+    legacy: Option<Legacy>,
+    ioapic: Option<IoApic>,
+    devices: Devices<'a>,
+    bits: PeerBits,
+    /// The legacy parts have changed something that only the virtual CPU itself can see.
+    changed: bool,
+}
+
+/// What a port reads that has no device behind it, for a virtual machine with these flags; `None`
+/// if there is one.
+pub fn constant(port: u16, flags: u32) -> Option<u32> {
+    match port {
+        platform::UART..=UART_LAST
+        | platform::RTC..=RTC_DATA
+        | platform::PCI_ADDRESS..=PCI_LAST
+        | platform::VIRTIO..=VIRTIO_LAST => None,
+        PIT..=PIT_LAST
+        | CONTROL_B
+        | 0x20..=0x21
+        | 0xa0..=0xa1
+        | 0x4d0..=0x4d1
+        | platform::PM_TIMER..=PM_TIMER_LAST
+            if flags & VM_LEGACY != 0 =>
+        {
+            None
+        }
+        // A counter that stands still makes Linux give up at once; one of ones, after 100,000 reads.
+        PIT..=PIT_LAST | CONTROL_B | KEYBOARD => Some(0),
+        platform::SLEEP_CONTROL..=platform::SLEEP_STATUS => Some(0),
+        _ => Some(u32::MAX),
+    }
+}
+
+impl<'a> Bus<'a> {
+    /// The devices of a virtual machine with these flags, started now, as yet without console and
+    /// virtio devices. `unix` is the time in seconds since 1970.
+    pub fn new(flags: u32, tsc_hz: u64, unix: u64, now: u64) -> Bus<'a> {
+        Bus {
+            uart: Uart::new(),
+            console: None,
+            rtc: Rtc::new(unix, tsc_hz, now),
+            legacy: (flags & VM_LEGACY != 0).then(|| Legacy {
+                pic: Pic::new(),
+                pit: Pit::new(tsc_hz, now),
+                pm_timer: PmTimer::new(tsc_hz, now),
+            }),
+            ioapic: (flags & VM_IOAPIC != 0).then(IoApic::new),
+            devices: Devices::new(),
+            bits: PeerBits::default(),
+            changed: false,
+        }
+    }
+
+    /// Connects the serial port to a console, whose signals come with these bits.
+    pub fn set_console(&mut self, console: Stream<'a>, bits: u64) {
+        (self.console, self.bits.console) = (Some(console), bits);
+    }
+
+    /// The virtio devices, for adding one whose worker's signals come with these bits. The worker
+    /// is to be signalled.
+    pub fn add_device(
+        &mut self,
+        number: usize,
+        bits: u64,
+        add: impl FnOnce(&mut Devices<'a>) -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        add(&mut self.devices)?;
+        if let Some(worker) = self.bits.workers.get_mut(number) {
+            *worker = bits;
+        }
+        Ok(())
+    }
+
+    /// Whether every worker has answered the first reset; the guest must not run before.
+    pub fn is_ready(&self) -> bool {
+        self.devices.are_ready()
+    }
+
+    /// Reads a port.
+    #[inline(always)]
+    pub fn read(&mut self, port: u16, width: u8, env: &mut Env<'_>) -> u32 {
+        match port {
+            platform::UART..=UART_LAST => self.read_uart(port, width, env),
+            platform::PCI_ADDRESS..=PCI_LAST | platform::VIRTIO..=VIRTIO_LAST => {
+                self.devices.read(port, width).unwrap_or(u32::MAX)
+            }
+            _ => self.read_other(port, width, env),
+        }
+    }
+
+    /// Writes a port.
+    #[inline(always)]
+    pub fn write(&mut self, port: u16, width: u8, value: u32, env: &mut Env<'_>) {
+        match port {
+            platform::UART..=UART_LAST => {
+                for (port, byte) in bytes(port, width, value) {
+                    self.uart.write(port.wrapping_sub(platform::UART), byte);
+                }
+                self.exchange(env);
+            }
+            platform::PCI_ADDRESS..=PCI_LAST | platform::VIRTIO..=VIRTIO_LAST => {
+                self.devices.write(port, width, value, &mut |effect| apply(effect, env));
+            }
+            _ => self.write_other(port, width, value, env),
+        }
+    }
+
+    #[inline(never)]
+    fn read_uart(&mut self, port: u16, width: u8, env: &mut Env<'_>) -> u32 {
+        let uart = &mut self.uart;
+        let value = gather(port, width, |port| uart.read(port.wrapping_sub(platform::UART)));
+        // A byte that was taken makes room for the next; statuses change the interrupt.
+        self.exchange(env);
+        value
+    }
+
+    #[inline(never)]
+    fn read_other(&mut self, port: u16, width: u8, env: &Env<'_>) -> u32 {
+        let now = env.now;
+        match (port, &mut self.legacy) {
+            (platform::RTC..=RTC_DATA, _) => {
+                let read = |port| if port == RTC_DATA { self.rtc.read(now) } else { u8::MAX };
+                gather(port, width, read)
+            }
+            (PIT..=PIT_LAST, Some(legacy)) => {
+                self.changed = true;
+                gather(port, width, |port| legacy.pit.read(port & 3, now))
+            }
+            (CONTROL_B, Some(legacy)) => u32::from(legacy.pit.read_control(now)),
+            (0x20..=0x21 | 0xa0..=0xa1 | 0x4d0..=0x4d1, Some(legacy)) => {
+                self.changed = true;
+                gather(port, width, |port| legacy.pic.read(port))
+            }
+            (platform::PM_TIMER..=PM_TIMER_LAST, Some(legacy)) => {
+                let shift = u32::from(port.wrapping_sub(platform::PM_TIMER) & 3).wrapping_mul(8);
+                legacy.pm_timer.read(now).wrapping_shr(shift)
+            }
+            (_, legacy) => {
+                constant(port, if legacy.is_some() { VM_LEGACY } else { 0 }).unwrap_or(u32::MAX)
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn write_other(&mut self, port: u16, width: u8, value: u32, env: &mut Env<'_>) {
+        for (port, byte) in bytes(port, width, value) {
+            match (port, &mut self.legacy) {
+                (platform::RTC, _) => self.rtc.select(byte),
+                (RTC_DATA, _) => self.rtc.write(byte, env.now),
+                (PIT..=PIT_LAST, Some(legacy)) => legacy.pit.write(port & 3, byte, env.now),
+                (CONTROL_B, Some(legacy)) => legacy.pit.write_control(byte, env.now),
+                (0x20..=0x21 | 0xa0..=0xa1 | 0x4d0..=0x4d1, Some(legacy)) => {
+                    legacy.pic.write(port, byte);
+                }
+                _ => {}
+            }
+        }
+        if self.legacy.is_some() {
+            self.changed = true;
+            self.tick(env);
+        }
+    }
+
+    /// The 16 bytes of a device page that an address lies in.
+    fn look(&self, address: u64) -> [u64; 2] {
+        match &self.ioapic {
+            Some(ioapic) if is_ioapic(address) => [u64::from(ioapic.read(register(address))), 0],
+            _ => self.devices.read_page(address).unwrap_or([u64::MAX; 2]),
+        }
+    }
+
+    /// A register in a device page was written; these are its 16 bytes.
+    fn store(&mut self, address: u64, values: [u64; 2], env: &mut Env<'_>) {
+        match &mut self.ioapic {
+            Some(ioapic) if is_ioapic(address) => {
+                // Registers are the first four bytes of each sixteen.
+                let [value, _] = values;
+                if address & 0xf < 4 {
+                    ioapic.write(register(address), crate::num::low32(value));
+                }
+                self.flush(env);
+            }
+            _ => {
+                self.devices.write_page(address, values, &mut |effect| apply(effect, env));
+            }
+        }
+    }
+
+    /// Carries out what a virtual CPU asks for.
+    pub fn carry_out(&mut self, request: &Request, env: &mut Env<'_>) -> [u64; 2] {
+        let Request { op, address, width, values } = *request;
+        let (port, [value, _]) = (crate::num::low16(u64::from(address)), values);
+        match op {
+            Op::PortIn => return [u64::from(self.read(port, width, env)), 0],
+            Op::PortOut => self.write(port, width, crate::num::low32(value), env),
+            Op::MemoryRead => return self.look(u64::from(address)),
+            Op::MemoryWrite => self.store(u64::from(address), values, env),
+            Op::EndOfInterrupt => {
+                if let Some(ioapic) = &mut self.ioapic {
+                    ioapic.eoi(low8(u64::from(address)));
+                }
+                self.flush(env);
+            }
+        }
+        [0; 2]
+    }
+
+    /// Peers have signalled.
+    pub fn poll(&mut self, bits: u64, env: &mut Env<'_>) {
+        if bits & self.bits.console != 0 {
+            self.exchange(env);
+        }
+        let PeerBits { workers, .. } = self.bits;
+        for (number, _) in workers.iter().enumerate().filter(|(_, worker)| bits & **worker != 0) {
+            self.devices.poll(number, &mut |effect| apply(effect, env));
+        }
+    }
+
+    /// When [`Bus::tick`] is to be called.
+    pub fn deadline(&self) -> u64 {
+        self.legacy.as_ref().and_then(|legacy| legacy.pit.deadline()).unwrap_or(u64::MAX)
+    }
+
+    /// It is time.
+    pub fn tick(&mut self, env: &mut Env<'_>) {
+        let Some(legacy) = &mut self.legacy else { return };
+        if legacy.pit.tick(env.now) {
+            self.set_line(PIT_PIN, false, env);
+            self.set_line(PIT_PIN, true, env);
+        }
+    }
+
+    /// Whether the legacy parts have changed what the virtual CPU sees of them; once.
+    #[inline(always)]
+    pub fn has_changed(&mut self) -> bool {
+        core::mem::take(&mut self.changed)
+    }
+
+    /// The vector that the 8259A would give.
+    pub fn external(&self) -> Option<u8> {
+        self.legacy.as_ref().and_then(|legacy| legacy.pic.pending())
+    }
+
+    /// The virtual CPU has taken it.
+    pub fn acknowledge(&mut self) {
+        if let Some(legacy) = &mut self.legacy {
+            legacy.pic.acknowledge();
+        }
+    }
+
+    /// Moves bytes between serial port and console as far as both have room, and wires the port's
+    /// interrupt.
+    fn exchange(&mut self, env: &mut Env<'_>) {
+        match &mut self.console {
+            Some(console) => {
+                let mut moved = 0usize;
+                while console.room() != 0
+                    && let Some(byte) = self.uart.transmitted()
+                {
+                    moved |= console.write(&[byte]);
+                }
+                let mut byte = [0];
+                while self.uart.can_take() && console.read(&mut byte) != 0 {
+                    let [byte] = byte;
+                    self.uart.received(byte);
+                    moved |= 1;
+                }
+                if moved != 0 {
+                    env.signals |= SIGNAL_CONSOLE;
+                }
+            }
+            // Nobody listens: the line is open, and what is sent is gone.
+            None => while self.uart.transmitted().is_some() {},
+        }
+        if self.ioapic.is_some() || self.legacy.is_some() {
+            self.set_line(platform::UART_PIN, self.uart.line(), env);
+        }
+    }
+
+    /// Drives a pin of the interrupt controllers.
+    fn set_line(&mut self, pin: u8, is_active: bool, env: &mut Env<'_>) {
+        if let Some(legacy) = &mut self.legacy {
+            legacy.pic.set_line(pin, is_active);
+            self.changed = true;
+        }
+        if let Some(ioapic) = &mut self.ioapic {
+            ioapic.set_line(pin, is_active);
+            self.flush(env);
+        }
+    }
+
+    /// Delivers the messages of the I/O APIC.
+    fn flush(&mut self, env: &mut Env<'_>) {
+        while let Some(message) = self.ioapic.as_mut().and_then(IoApic::next_message) {
+            env.signals |= u64::from(env.machine.post(&message, None));
+        }
+    }
+}
+
+/// What a virtio device wants of others.
+fn apply(effect: devices::Effect, env: &mut Env<'_>) {
+    env.signals |= match effect {
+        devices::Effect::Interrupt(message) => u64::from(env.machine.post(&message, None)),
+        devices::Effect::Signal(number) => worker_signal(number),
+    };
+}
+
+/// The bit of [`Env::signals`] for a device's worker.
+pub fn worker_signal(number: usize) -> u64 {
+    1u64.wrapping_shl(SIGNAL_WORKER) << (number & 7)
+}
+
+fn is_ioapic(address: u64) -> bool {
+    address & !0xfff == platform::IOAPIC
+}
+
+/// The register's offset in the page of the I/O APIC.
+fn register(address: u64) -> u32 {
+    crate::num::low32(address & 0xff0)
+}
+
+/// The bytes of an access to ports of one byte each.
+fn bytes(port: u16, width: u8, value: u32) -> impl Iterator<Item = (u16, u8)> {
+    let count = index(u64::from(width));
+    value
+        .to_le_bytes()
+        .into_iter()
+        .take(count)
+        .zip(0u16..)
+        .map(move |(byte, number)| (port.wrapping_add(number), byte))
+}
+
+/// Reads ports of one byte each.
+fn gather(port: u16, width: u8, mut read: impl FnMut(u16) -> u8) -> u32 {
+    let mut value = [0; 4];
+    for (byte, number) in value.iter_mut().zip(0u16..).take(index(u64::from(width))) {
+        *byte = read(port.wrapping_add(number));
+    }
+    u32::from_le_bytes(value)
+}

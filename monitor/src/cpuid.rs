@@ -1,0 +1,314 @@
+//! What CPUID tells a guest: [`CpuidTable`], made once from the manifest and the host's facts, then
+//! a lookup.
+//!
+//! Feature bits come from [`features`], the one table of them with reasons. Every other number is
+//! made here and is the same on every host, but for three: the frequency of the TSC, features with
+//! which a guest kernel protects itself, and, for the same purpose, family and model where vendor
+//! and identity agree (a kernel chooses its defences by them). Neighbours: `msr` has the registers
+//! that go with the bits, `guest_abi::cpuid` the platform's own leaves.
+//!
+//! Invariant: no bit is shown that the host of the appliance cannot honour: [`CpuidTable::new`]
+//! refuses a host that lacks a feature of the baseline.
+
+pub mod features;
+
+use crate::num::{index, low32};
+use cloister_abi::vm::{
+    IDENTITY_AMD, IDENTITY_INTEL, IDENTITY_NEUTRAL, MAX_VCPUS, VM_V3, VmConfig,
+};
+use cloister_guest_abi::cpuid as platform;
+pub use features::HostFacts;
+use features::{AMD_REPEATED, FEATURES, Feature, Source};
+
+/// Rows of the table by kind of leaf: basic ones up to 0xd, the last that is needed and below those
+/// that tell frequencies; the platform's; extended ones.
+const BASIC: u32 = 0xe;
+const PLATFORM: u32 = 0x12;
+const EXTENDED: u32 = 0x22;
+const ROWS: usize = 0xe + 0x12 + 0x22;
+/// Highest extended leaf with AMD's identity, and with the others.
+const EXTENDED_MAX_AMD: u32 = 0x8000_0021;
+const EXTENDED_MAX: u32 = 0x8000_0008;
+/// CR4.OSXSAVE, and the bit of leaf 1 ECX that shows it.
+const CR4_OSXSAVE: u64 = 1 << 18;
+const OSXSAVE: u32 = 1 << 27;
+/// Size and offset of the AVX part of an XSAVE area (Intel SDM, "Standard Format of XSAVE Area").
+const AVX_AREA: [u32; 2] = [256, 576];
+const XCR0_AVX: u64 = 4;
+/// Physical and linear address bits: every host has as many, and RAM ends far below.
+const ADDRESS_BITS: u32 = 36 | 48 << 8;
+/// Vendor and signature. AMD family 17h, model 31h: Linux takes its weaknesses for granted, and
+/// defends itself without registers that a vCPU does not have.
+const AMD: ([u8; 12], u32) = (*b"AuthenticAMD", 0x0083_0f10);
+/// Family 6, model 55h: a model for which Linux takes every weakness of its time for granted.
+const INTEL: ([u8; 12], u32) = (*b"GenuineIntel", 0x0005_0654);
+/// Family 6, model 0: means nothing under a vendor that no kernel knows.
+const NEUTRAL: ([u8; 12], u32) = (*b"CloisterVCPU", 0x0000_0600);
+const BRAND: [&[u8; 16]; 2] = [b"Cloister virtual", b" CPU\0\0\0\0\0\0\0\0\0\0\0\0"];
+/// The virtual caches: type and level, ways, sets. The last one is shared by all vCPUs.
+const CACHES: [(u32, u32, u32); 4] =
+    [(1 | 1 << 5, 8, 64), (2 | 1 << 5, 8, 64), (3 | 2 << 5, 8, 1024), (3 | 3 << 5, 16, 8192)];
+
+/// Why a virtual machine's CPU cannot be what its manifest says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CpuidError {
+    /// The host lacks this feature of the baseline.
+    Lacks(&'static str),
+    /// The host's AVX state has another size or offset than every guest is told.
+    AvxArea([u32; 2]),
+    /// No such identity.
+    Identity(u32),
+    /// No such number of virtual CPUs.
+    Vcpus(u32),
+    /// The frequency of the TSC is unknown.
+    TscUnknown,
+}
+
+/// What an answer depends on besides the table.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuidInputs {
+    /// APIC id: the vCPU's number.
+    pub apic_id: u32,
+    /// CR4, as at this exit.
+    pub cr4: u64,
+    /// XCR0.
+    pub xcr0: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Row {
+    values: [u32; 4],
+    /// The answer depends on the subleaf or on [`CpuidInputs`].
+    depends: bool,
+}
+
+/// The answers for one virtual machine.
+#[derive(Clone, Debug)]
+pub struct CpuidTable {
+    rows: [Row; ROWS],
+    vcpus: u32,
+    v3: bool,
+    mismatched: bool,
+}
+
+impl CpuidTable {
+    /// Makes the table; refuses a host that cannot carry the virtual machine.
+    pub fn new(config: &VmConfig, host: &HostFacts) -> Result<CpuidTable, CpuidError> {
+        let (vendor, signature) = match config.identity {
+            IDENTITY_AMD => AMD,
+            IDENTITY_INTEL => INTEL,
+            IDENTITY_NEUTRAL => NEUTRAL,
+            other => return Err(CpuidError::Identity(other)),
+        };
+        let (vcpus, v3) = (config.vcpus, config.flags & VM_V3 != 0);
+        if vcpus == 0 || usize::try_from(vcpus).is_ok_and(|vcpus| vcpus > MAX_VCPUS) {
+            return Err(CpuidError::Vcpus(vcpus));
+        }
+        if host.tsc_khz == 0 {
+            return Err(CpuidError::TscUnknown);
+        }
+        if v3 && host.avx_area != AVX_AREA {
+            return Err(CpuidError::AvxArea(host.avx_area));
+        }
+        let matches = host.vendor == vendor;
+        let known = matches && is_at_least(config.identity, host.signature);
+        let signature = if known { host.signature } else { signature };
+        let mismatched = config.identity != IDENTITY_NEUTRAL && !matches;
+        let mut table = CpuidTable { rows: [Row::default(); ROWS], vcpus, v3, mismatched };
+        table.fill_basic(config.identity, vendor, signature);
+        table.fill_platform(host.tsc_khz);
+        table.fill_extended(config.identity, vendor, signature);
+        for (number, feature) in (0u32..).zip(&FEATURES) {
+            let has = host.features.unbounded_shr(number) & 1 != 0;
+            if table.offers(feature, config.identity, has, matches)? {
+                table.add(feature);
+            }
+        }
+        if config.identity == IDENTITY_AMD {
+            let [.., features] = table.values(1);
+            let [a, b, c, d] = table.values(0x8000_0001);
+            table.set(0x8000_0001, [a, b, c, d | features & AMD_REPEATED]);
+        }
+        Ok(table)
+    }
+
+    /// The four registers for a leaf and a subleaf.
+    #[inline(always)]
+    pub fn answer(&self, leaf: u32, sub: u32, inputs: &CpuidInputs) -> [u32; 4] {
+        let Some(row) = self.rows.get(place(leaf)) else { return [0; 4] };
+        if row.depends { self.depending(leaf, sub, row.values, inputs) } else { row.values }
+    }
+
+    /// Whether the guest is told of another vendor than the host's: it then protects itself
+    /// against the weaknesses of CPUs that it does not run on, which deserves a warning.
+    pub fn is_mismatched(&self) -> bool {
+        self.mismatched
+    }
+
+    /// The bits of XCR0 that a guest may set.
+    pub fn xcr0_supported(&self) -> u64 {
+        if self.v3 { 7 } else { 0 }
+    }
+
+    fn depending(&self, leaf: u32, sub: u32, row: [u32; 4], inputs: &CpuidInputs) -> [u32; 4] {
+        let ([a, b, c, d], id) = (row, inputs.apic_id);
+        let [avx_size, avx_offset] = AVX_AREA;
+        let whole = avx_offset.saturating_add(avx_size);
+        match (leaf, sub) {
+            (1, _) => {
+                let osxsave = if inputs.cr4 & CR4_OSXSAVE != 0 { OSXSAVE } else { 0 };
+                // OSXSAVE is shown only with XSAVE, the bit below it.
+                [a, b | id.wrapping_shl(24), c | osxsave & c << 1, d]
+            }
+            (7, 0) => row,
+            (4 | 0x8000_001d, _) => self.cache(leaf, sub),
+            // Intel SDM, "Extended Topology Enumeration Leaf": no siblings, then the cores.
+            (0xb, 0) => [0, 1, 1 << 8, id],
+            (0xb, 1) => [id_bits(self.vcpus), self.vcpus, 1 | 2 << 8, id],
+            (0xb, _) => [0, 0, sub & 0xff, id],
+            // Intel SDM, "Processor Extended State Enumeration Main Leaf"; the row is subleaf 1.
+            (0xd, 0) if self.v3 && inputs.xcr0 & XCR0_AVX != 0 => [7, whole, whole, 0],
+            (0xd, 0) if self.v3 => [7, avx_offset, whole, 0],
+            (0xd, 1) => row,
+            (0xd, 2) if self.v3 => [avx_size, avx_offset, 0, 0],
+            (0x8000_001e, _) => [id, id & 0xff, 0, 0],
+            _ => [0; 4],
+        }
+    }
+
+    /// A cache as leaves 4 and 0x8000_001d tell it; the ids in the package are Intel's addition.
+    fn cache(&self, leaf: u32, sub: u32) -> [u32; 4] {
+        let Some(&(kind, ways, sets)) = CACHES.get(index(u64::from(sub))) else { return [0; 4] };
+        let last_id = 1u32.unbounded_shl(id_bits(self.vcpus)).saturating_sub(1);
+        let sharers = if kind >> 5 == 3 { last_id } else { 0 };
+        let package = if leaf == 4 { last_id } else { 0 };
+        // Self-initializing; lines of 64 bytes.
+        let first = kind | 1 << 8 | sharers << 14 | package << 26;
+        [first, 63 | ways.saturating_sub(1) << 22, sets.saturating_sub(1), 0]
+    }
+
+    /// Whether the guest sees a feature.
+    fn offers(
+        &self,
+        &(name, _, _, source): &Feature,
+        identity: u32,
+        has: bool,
+        matches: bool,
+    ) -> Result<bool, CpuidError> {
+        Ok(match source {
+            Source::V3 if !self.v3 => false,
+            Source::V2 | Source::V3 if !has => return Err(CpuidError::Lacks(name)),
+            Source::V2 | Source::V3 | Source::Platform => true,
+            Source::Identity(wanted) => identity == wanted,
+            Source::Several => self.vcpus > 1,
+            Source::SeveralAmd => self.vcpus > 1 && identity == IDENTITY_AMD,
+            Source::Protection(wanted) => identity == wanted && matches && has,
+        })
+    }
+
+    fn fill_basic(&mut self, identity: u32, vendor: [u8; 12], signature: u32) {
+        let [b, d, c] = words(&vendor);
+        self.set(0, [BASIC.saturating_sub(1), b, c, d]);
+        // Line size of CLFLUSH in 8 bytes; number of processors in the package.
+        self.set(1, [signature, 8 << 8 | self.vcpus << 16, 0, 0]);
+        if identity == IDENTITY_INTEL {
+            // No descriptors: "see leaf 4" (Intel SDM, "INPUT EAX = 02H").
+            self.set(2, [0x00fe_ff01, 0, 0, 0]);
+            self.mark(&[4]);
+        }
+        self.mark(&[1, 7, 0xb, 0xd]);
+    }
+
+    fn fill_platform(&mut self, tsc_khz: u32) {
+        let [b, c, d] = words(&platform::SIGNATURE);
+        self.set(platform::SIGNATURE_LEAF, [platform::LEAF_MAX, b, c, d]);
+        self.set(platform::FEATURES_LEAF, [platform::NO_IO_DELAY, 0, 0, 0]);
+        let timer_khz = low32(platform::APIC_TIMER_HZ / 1000);
+        self.set(platform::TIMING_LEAF, [tsc_khz, timer_khz, 0, 0]);
+        let [b, c, d] = words(&platform::CLOISTER);
+        self.set(platform::CLOISTER_LEAF, [cloister_guest_abi::VERSION, b, c, d]);
+    }
+
+    fn fill_extended(&mut self, identity: u32, vendor: [u8; 12], signature: u32) {
+        for (leaf, part) in (0x8000_0002..).zip(BRAND) {
+            self.set(leaf, words(part));
+        }
+        // Size in KiB, associativity, lines per tag, line size (AMD APM, "L2 Cache Information").
+        let l2 = 512 << 16 | 6 << 12 | 1 << 8 | 64;
+        if identity != IDENTITY_AMD {
+            self.set(0x8000_0000, [EXTENDED_MAX, 0, 0, 0]);
+            self.set(0x8000_0006, [0, 0, l2, 0]);
+            self.set(0x8000_0008, [ADDRESS_BITS, 0, 0, 0]);
+            return;
+        }
+        let [b, d, c] = words(&vendor);
+        self.set(0x8000_0000, [EXTENDED_MAX_AMD, b, c, d]);
+        self.set(0x8000_0001, [signature, 0, 0, 0]);
+        let l1 = 32 << 24 | 8 << 16 | 1 << 8 | 64;
+        // First-level TLBs: fully associative, 64 entries; second level: 8 ways, 1024 entries.
+        self.set(0x8000_0005, [0xff40_ff40, 0xff40_ff40, l1, l1]);
+        let l3 = 16 << 18 | 8 << 12 | 1 << 8 | 64;
+        self.set(0x8000_0006, [0x6400_6400, 0x6400_6400, l2, l3]);
+        let cores = self.vcpus.saturating_sub(1) | id_bits(self.vcpus) << 12;
+        self.set(0x8000_0008, [ADDRESS_BITS, 0, cores, 0]);
+        self.mark(&[0x8000_001d, 0x8000_001e]);
+    }
+
+    fn add(&mut self, &(_, (leaf, _, register), bit, _): &Feature) {
+        let row = self.rows.get_mut(place(leaf));
+        if let Some(word) = row.and_then(|row| row.values.get_mut(register)) {
+            *word |= 1u32.unbounded_shl(bit);
+        }
+    }
+
+    fn values(&self, leaf: u32) -> [u32; 4] {
+        self.rows.get(place(leaf)).map_or([0; 4], |row| row.values)
+    }
+
+    fn set(&mut self, leaf: u32, values: [u32; 4]) {
+        if let Some(row) = self.rows.get_mut(place(leaf)) {
+            row.values = values;
+        }
+    }
+
+    fn mark(&mut self, leaves: &[u32]) {
+        for &leaf in leaves {
+            if let Some(row) = self.rows.get_mut(place(leaf)) {
+                row.depends = true;
+            }
+        }
+    }
+}
+
+/// The row of a leaf; of a leaf that does not exist, a row that does not.
+#[inline(always)]
+fn place(leaf: u32) -> usize {
+    let number = leaf & 0x0fff_ffff;
+    let (first, count) = match leaf >> 28 {
+        0 => (0, BASIC),
+        4 => (BASIC, PLATFORM),
+        8 => (BASIC.wrapping_add(PLATFORM), EXTENDED),
+        _ => return usize::MAX,
+    };
+    if number < count { index(u64::from(first.wrapping_add(number))) } else { usize::MAX }
+}
+
+/// Whether the host's own signature may be shown: that of a CPU for which guest kernels know the
+/// defences. Emulated CPUs claim far older families.
+fn is_at_least(identity: u32, signature: u32) -> bool {
+    let (family, more) = (signature >> 8 & 0xf, signature >> 20 & 0xff);
+    match identity {
+        IDENTITY_AMD => family == 0xf && more >= 8,
+        _ => family == 6 && more == 0,
+    }
+}
+
+/// Bits of an APIC id that tell the cores of the package apart.
+fn id_bits(vcpus: u32) -> u32 {
+    u32::BITS.saturating_sub(vcpus.saturating_sub(1).leading_zeros())
+}
+
+fn words<const N: usize>(text: &[u8]) -> [u32; N] {
+    let (chunks, _) = text.as_chunks::<4>();
+    core::array::from_fn(|at| chunks.get(at).map_or(0, |bytes| u32::from_le_bytes(*bytes)))
+}

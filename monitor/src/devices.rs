@@ -1,0 +1,209 @@
+//! The virtio devices of a virtual machine on their bus: everything that ports, MSI-X pages and
+//! workers' signals lead to.
+//!
+//! [`Devices`] belongs to thread 0 and joins what belongs together: a function's configuration
+//! (`pci`), its vectors (`msix`) and its transport (`virtio`). What is to be done outside comes out
+//! as [`Effect`]s. Neighbour: `bus` calls it and delivers.
+//!
+//! Invariant: a function that is switched off in its command register neither answers at its BAR
+//! nor sends messages; what it has to say meanwhile is pending.
+
+use crate::apic::Message;
+use crate::msix::Msix;
+use crate::pci::{Pci, WINDOW_DATA, lanes};
+use crate::sync::AtomicU64;
+use crate::virtio::{Action, Virtio, VirtioError};
+use cloister_abi::vm::{MAX_VM_DEVICES, VmDevice};
+use cloister_guest_abi::platform;
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Deliver an interrupt.
+    Interrupt(Message),
+    /// Signal the worker of this device.
+    Signal(usize),
+}
+
+/// Why a device cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceError {
+    /// There is no place for another one.
+    Full,
+    /// Its transport cannot be.
+    Virtio(VirtioError),
+    /// Its MSI-X page has so many words, fewer than a page.
+    Page(usize),
+}
+
+/// Where effects go.
+pub type Out<'o> = &'o mut dyn FnMut(Effect);
+
+#[derive(Debug)]
+struct Device<'a> {
+    virtio: Virtio<'a>,
+    msix: Msix<'a>,
+}
+
+/// The devices and their bus.
+#[derive(Debug)]
+pub struct Devices<'a> {
+    pci: Pci,
+    devices: [Option<Device<'a>>; MAX_VM_DEVICES],
+}
+
+impl<'a> Devices<'a> {
+    /// A bus without devices.
+    pub fn new() -> Devices<'a> {
+        Devices { pci: Pci::new(), devices: [const { None }; MAX_VM_DEVICES] }
+    }
+
+    /// Adds device `number`: `words` are shared with its worker, `page` is its MSI-X page, `memory`
+    /// the guest's RAM. Its worker is to be signalled.
+    pub fn add(
+        &mut self,
+        number: usize,
+        device: &VmDevice,
+        words: &'a [AtomicU64],
+        page: &'a [AtomicU64],
+        memory: u64,
+    ) -> Result<(), DeviceError> {
+        let place = self.devices.get_mut(number).ok_or(DeviceError::Full)?;
+        let virtio = Virtio::new(words, device.queues, memory).map_err(DeviceError::Virtio)?;
+        let msix = Msix::new(page, virtio.vectors()).ok_or(DeviceError::Page(page.len()))?;
+        self.pci.add(number, device.kind, virtio.vectors());
+        *place = Some(Device { virtio, msix });
+        Ok(())
+    }
+
+    /// Whether every worker has answered the newest reset. The guest must not be entered for the
+    /// first time before.
+    pub fn are_ready(&self) -> bool {
+        self.devices.iter().flatten().all(|device| device.virtio.is_ready())
+    }
+
+    /// The worker of a device has signalled.
+    pub fn poll(&mut self, number: usize, out: Out) {
+        let Some(Some(device)) = self.devices.get_mut(number) else { return };
+        let action = device.virtio.poll(device.msix.is_enabled());
+        device.apply(number, action, out);
+    }
+
+    /// Reads the port of a BAR or of the configuration; `None` if the port is neither.
+    pub fn read(&mut self, port: u16, width: u8) -> Option<u32> {
+        match port & !3 {
+            platform::PCI_ADDRESS if port & 3 == 0 && width == 4 => Some(self.pci.latch()),
+            platform::PCI_ADDRESS => Some(lanes::mask(width)),
+            platform::PCI_DATA => Some(self.read_configuration(port, width)),
+            _ => self.answering(port).map(|(number, offset)| self.read_bar(number, offset, width)),
+        }
+    }
+
+    /// Writes the port of a BAR or of the configuration. Whether the port is one of them.
+    pub fn write(&mut self, port: u16, width: u8, value: u32, out: Out) -> bool {
+        match port & !3 {
+            // The address takes whole writes only.
+            platform::PCI_ADDRESS if port & 3 == 0 && width == 4 => self.pci.set_latch(value),
+            platform::PCI_ADDRESS => {}
+            platform::PCI_DATA => self.write_configuration(port, width, value, out),
+            _ => {
+                let Some((number, offset)) = self.answering(port) else { return false };
+                self.write_bar(number, offset, width, value, out);
+            }
+        }
+        true
+    }
+
+    /// The 16 bytes of an MSI-X page that a guest-physical address lies in; `None` if there is no
+    /// such page.
+    pub fn read_page(&self, address: u64) -> Option<[u64; 2]> {
+        let (number, offset) = page(address)?;
+        Some(self.devices.get(number)?.as_ref()?.msix.read(offset))
+    }
+
+    /// The guest has stored into the 16 bytes of an MSI-X page. Whether there is such a page.
+    pub fn write_page(&mut self, address: u64, values: [u64; 2], out: Out) -> bool {
+        let Some((number, offset)) = page(address) else { return false };
+        let Some(Some(device)) = self.devices.get_mut(number) else { return false };
+        device.msix.write(offset, values, &mut |message| out(Effect::Interrupt(message)));
+        true
+    }
+
+    /// Which device answers at a port, and where in its I/O BAR the port is.
+    fn answering(&self, port: u16) -> Option<(usize, u16)> {
+        let at = port.checked_sub(platform::VIRTIO)?;
+        let number = usize::from(at / platform::VIRTIO_LEN);
+        let function = self.pci.device(number).filter(|function| function.is_io_enabled());
+        function.map(|_| (number, at % platform::VIRTIO_LEN))
+    }
+
+    fn read_bar(&mut self, number: usize, offset: u16, width: u8) -> u32 {
+        match self.devices.get_mut(number) {
+            Some(Some(device)) => device.virtio.read(offset, width),
+            _ => lanes::mask(width),
+        }
+    }
+
+    fn write_bar(&mut self, number: usize, offset: u16, width: u8, value: u32, out: Out) {
+        if let Some(Some(device)) = self.devices.get_mut(number) {
+            let action = device.virtio.write(offset, width, value);
+            device.apply(number, action, out);
+        }
+    }
+
+    fn read_configuration(&mut self, port: u16, width: u8) -> u32 {
+        let Some(place) = self.pci.place(port, width) else { return lanes::mask(width) };
+        let Some(number) = Pci::number(place.slot) else { return self.pci.read(place) };
+        let Some(Some(device)) = self.devices.get_mut(number) else { return lanes::mask(width) };
+        let Some(function) = self.pci.function(place.slot) else { return lanes::mask(width) };
+        if let Some(window) = function.window().filter(|_| place.register == WINDOW_DATA) {
+            // Looking at the data register reads through the window.
+            function.show_window(device.virtio.read(window.offset, window.width));
+        }
+        function.show_interrupt(device.virtio.has_interrupt());
+        function.read(place)
+    }
+
+    fn write_configuration(&mut self, port: u16, width: u8, value: u32, out: Out) {
+        let Some(place) = self.pci.place(port, width) else { return };
+        let Some(function) = self.pci.function(place.slot) else { return };
+        function.write(place, value);
+        let (enabled, masked) = function.msix();
+        let window = function.window().filter(|_| place.register == WINDOW_DATA);
+        let data = function.window_data();
+        let Some(number) = Pci::number(place.slot) else { return };
+        if let Some(Some(device)) = self.devices.get_mut(number) {
+            let send = &mut |message| out(Effect::Interrupt(message));
+            device.msix.set_control(enabled, masked, send);
+        }
+        if let Some(window) = window {
+            let data = data & lanes::mask(window.width);
+            self.write_bar(number, window.offset, window.width, data, out);
+        }
+    }
+}
+
+impl Default for Devices<'_> {
+    fn default() -> Self {
+        Devices::new()
+    }
+}
+
+impl Device<'_> {
+    fn apply(&mut self, number: usize, action: Action, out: Out) {
+        if action.forget {
+            self.msix.forget();
+        }
+        self.msix.raise(action.vectors, &mut |message| out(Effect::Interrupt(message)));
+        if action.signal {
+            out(Effect::Signal(number));
+        }
+    }
+}
+
+/// Which device's MSI-X page an address is in, and where.
+fn page(address: u64) -> Option<(usize, u16)> {
+    let at = address.checked_sub(platform::MSIX)?;
+    let number = crate::num::index(at >> 12);
+    (number < MAX_VM_DEVICES).then_some((number, crate::num::low16(at & 0xfff)))
+}

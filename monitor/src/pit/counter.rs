@@ -1,0 +1,325 @@
+//! One counter of the 8254 (82C54 data sheet, "Mode Definitions").
+//!
+//! [`Counter`] keeps when its counting element was loaded and with what; count and output at any
+//! later tick follow from that. Tick `t` means the state after the clock pulse `t` and before the
+//! next one. A count that is written at tick `t` is loaded by the next pulse.
+//!
+//! Invariant: a count is between 1 and the modulus, and at least 2 where the counter reloads
+//! itself, because the data sheet forbids 1 there and a division needs it.
+
+/// What the counting element does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nothing: there is no count, or only half of one.
+    Empty,
+    /// It waits for its gate to rise.
+    Waiting,
+    /// It was loaded by this clock pulse, which may be the next one.
+    Counting(u64),
+    /// The gate is low, after so many pulses that counted.
+    Held(u64),
+}
+
+/// A count that takes over at the end of the current cycle or half of one.
+#[derive(Clone, Copy, Debug)]
+struct Reload {
+    at: u64,
+    count: u64,
+    /// Where the cycle begins that it takes over.
+    start: u64,
+}
+
+/// One of the three counters.
+#[derive(Clone, Debug)]
+pub struct Counter {
+    mode: u8,
+    is_bcd: bool,
+    /// Which bytes are read and written: 1 low, 2 high, 3 both.
+    access: u8,
+    gate: bool,
+    state: State,
+    /// What the counting element was loaded with.
+    count: u64,
+    /// The pulse that loaded it.
+    loaded: u64,
+    /// What was written last.
+    written: u64,
+    /// It has not been loaded since.
+    is_new: bool,
+    reload: Option<Reload>,
+    /// The output until the pulse that loads.
+    before: bool,
+    /// The low byte of a count whose high byte is to come.
+    low: Option<u8>,
+    reads_high: bool,
+    latched: Option<u16>,
+    latched_state: Option<u8>,
+}
+
+impl Counter {
+    /// A counter before it is programmed.
+    pub fn new(gate: bool) -> Counter {
+        Counter {
+            mode: 0,
+            is_bcd: false,
+            access: 3,
+            gate,
+            state: State::Empty,
+            count: 2,
+            loaded: 0,
+            written: 2,
+            is_new: true,
+            reload: None,
+            before: false,
+            low: None,
+            reads_high: false,
+            latched: None,
+            latched_state: None,
+        }
+    }
+
+    /// A control word for this counter, or the command that latches its count.
+    pub fn control(&mut self, word: u8, ticks: u64) {
+        let access = word >> 4 & 3;
+        if access == 0 {
+            self.read_back(true, false, ticks);
+            return;
+        }
+        // Modes 2 and 3 have two encodings each.
+        let mode = word >> 1 & 7;
+        let mode = if mode > 5 { mode & 3 } else { mode };
+        *self = Counter { mode, is_bcd: word & 1 != 0, access, ..Counter::new(self.gate) };
+    }
+
+    /// A byte of a count.
+    pub fn write(&mut self, byte: u8, ticks: u64) {
+        let value = match (self.access, self.low.take()) {
+            (1, _) => u16::from(byte),
+            (2, _) => u16::from_be_bytes([byte, 0]),
+            (_, Some(low)) => u16::from_be_bytes([byte, low]),
+            (_, None) => {
+                self.low = Some(byte);
+                if self.mode == 0 {
+                    self.state = State::Empty;
+                }
+                return;
+            }
+        };
+        let count = match (value, self.is_bcd) {
+            (0, false) => 0x1_0000,
+            (0, true) => 10_000,
+            (value, false) => u64::from(value),
+            (value, true) => from_bcd(value),
+        };
+        self.set_count(if self.is_cyclic() { count.max(2) } else { count }, ticks);
+    }
+
+    /// Reads a byte: of the latched state, the latched count, or the count itself.
+    pub fn read(&mut self, ticks: u64) -> u8 {
+        if let Some(state) = self.latched_state.take() {
+            return state;
+        }
+        let [low, high] = self.latched.unwrap_or_else(|| self.shown(ticks)).to_le_bytes();
+        let is_high = self.access == 2 || self.access == 3 && self.reads_high;
+        if self.access == 3 {
+            self.reads_high = !self.reads_high;
+        }
+        if self.access != 3 || is_high {
+            self.latched = None;
+        }
+        if is_high { high } else { low }
+    }
+
+    /// Latches the count, the state, or both; what is latched already stays.
+    pub fn read_back(&mut self, count: bool, state: bool, ticks: u64) {
+        if count && self.latched.is_none() {
+            self.latched = Some(self.shown(ticks));
+        }
+        if state && self.latched_state.is_none() {
+            let output = if self.output(ticks) { 1 << 7 } else { 0 };
+            let null = if self.is_new(ticks) { 1 << 6 } else { 0 };
+            let word = self.access << 4 | self.mode << 1 | u8::from(self.is_bcd);
+            self.latched_state = Some(output | null | word);
+        }
+    }
+
+    /// The gate's level: it holds a counter, reloads it, or triggers it, as the mode says.
+    pub fn set_gate(&mut self, is_high: bool, ticks: u64) {
+        if is_high == self.gate {
+            return;
+        }
+        let output = self.output(ticks);
+        self.gate = is_high;
+        self.state = match (self.mode, is_high, self.state) {
+            (1 | 5, true, State::Waiting | State::Counting(_)) => {
+                self.before = output;
+                self.load(ticks)
+            }
+            (0 | 2..=4, false, State::Counting(start)) => State::Held(ticks.saturating_sub(start)),
+            (2 | 3, true, State::Held(_)) => self.load(ticks),
+            (0 | 4, true, State::Held(gone)) => {
+                State::Counting(ticks.saturating_sub(gone).max(self.loaded))
+            }
+            (_, _, state) => state,
+        };
+        if self.is_cyclic() {
+            self.reload = None;
+        }
+    }
+
+    /// The output's level.
+    pub fn output(&self, ticks: u64) -> bool {
+        let gone = match self.state {
+            State::Empty => return self.mode != 0,
+            State::Waiting => return true,
+            State::Held(_) if self.mode != 0 => return true,
+            State::Held(gone) => gone,
+            State::Counting(start) => match ticks.checked_sub(start) {
+                Some(gone) => gone,
+                None => return self.before,
+            },
+        };
+        match self.mode {
+            0 | 1 => gone >= self.count,
+            2 => self.phase(gone) != self.count.wrapping_sub(1),
+            3 => self.phase(gone) < self.count.div_ceil(2),
+            _ => gone != self.count,
+        }
+    }
+
+    /// The first tick behind `after` at which the output rises, with the gate high.
+    pub fn next_rise(&self, after: u64) -> Option<u64> {
+        let State::Counting(start) = self.state else { return None };
+        let end = start.saturating_add(self.count);
+        match self.mode {
+            0 => Some(end).filter(|&rise| rise > after),
+            // The end of a strobe that the load cuts short.
+            4 if !self.before && after < start => Some(start),
+            4 => end.checked_add(1).filter(|&rise| rise > after),
+            2 | 3 => {
+                let rise = next_cycle(start, self.count, after);
+                match self.reload {
+                    Some(next) if rise > next.at => {
+                        Some(next_cycle(next.start, next.count, after.max(next.at)))
+                    }
+                    _ => Some(rise),
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// Lets a count take over whose time has come.
+    pub fn bring_to(&mut self, ticks: u64) {
+        if let Some(next) = self.reload.filter(|next| next.at <= ticks) {
+            self.count = next.count;
+            self.is_new = false;
+            self.state = State::Counting(next.start);
+            self.reload = None;
+        }
+    }
+
+    /// Whether the counter reloads itself.
+    fn is_cyclic(&self) -> bool {
+        matches!(self.mode, 2 | 3)
+    }
+
+    /// A whole count has been written.
+    fn set_count(&mut self, count: u64, ticks: u64) {
+        self.written = count;
+        self.is_new = true;
+        let output = self.output(ticks);
+        self.state = match (self.mode, self.state) {
+            (1 | 5, State::Empty) => State::Waiting,
+            (1 | 5, state) => state,
+            (2 | 3, State::Counting(start)) if start <= ticks => {
+                self.reload = Some(self.reload_at(start, count, ticks));
+                State::Counting(start)
+            }
+            // The gate loads it when it rises.
+            (2 | 3, State::Held(gone)) => State::Held(gone),
+            (mode, _) => {
+                self.before = mode != 0 && output;
+                let loaded = self.load(ticks);
+                if self.gate { loaded } else { State::Held(0) }
+            }
+        };
+    }
+
+    /// The next pulse loads what was written.
+    fn load(&mut self, ticks: u64) -> State {
+        self.count = self.written;
+        self.is_new = false;
+        self.loaded = ticks.saturating_add(1);
+        State::Counting(self.loaded)
+    }
+
+    /// When a new count takes over from a running one: at the end of the cycle, or of the half of
+    /// a square wave.
+    fn reload_at(&self, start: u64, count: u64, ticks: u64) -> Reload {
+        let phase = self.phase(ticks.saturating_sub(start));
+        let cycle = ticks.saturating_sub(phase);
+        let half = self.count.div_ceil(2);
+        if self.mode == 3 && phase < half {
+            let at = cycle.saturating_add(half);
+            // Its first half counts as over.
+            return Reload { at, count, start: at.saturating_sub(count.div_ceil(2)) };
+        }
+        let at = cycle.saturating_add(self.count);
+        Reload { at, count, start: at }
+    }
+
+    /// The place in a cycle.
+    fn phase(&self, gone: u64) -> u64 {
+        gone.checked_rem(self.count).unwrap_or(0)
+    }
+
+    /// Whether the count that was written has not been loaded.
+    fn is_new(&self, ticks: u64) -> bool {
+        self.is_new || ticks < self.loaded
+    }
+
+    /// The count as it is read.
+    fn shown(&self, ticks: u64) -> u16 {
+        let gone = match self.state {
+            State::Empty | State::Waiting => return 0,
+            State::Held(gone) => gone,
+            State::Counting(start) => ticks.saturating_sub(start),
+        };
+        let count = match self.mode {
+            2 => self.count.saturating_sub(self.phase(gone)),
+            3 => {
+                let (phase, half) = (self.phase(gone), self.count.div_ceil(2));
+                let place = phase.checked_sub(half).unwrap_or(phase);
+                (self.count & !1).saturating_sub(place.saturating_mul(2))
+            }
+            // Past the end it goes on from the top.
+            _ => self.count.wrapping_sub(gone),
+        };
+        if self.is_bcd { to_bcd(count) } else { crate::num::low16(count) }
+    }
+}
+
+/// The first start of a cycle behind `after`, but for the one that was loaded.
+fn next_cycle(start: u64, count: u64, after: u64) -> u64 {
+    let gone = after.saturating_sub(start).checked_div(count).unwrap_or(0);
+    start.saturating_add(gone.saturating_add(1).saturating_mul(count))
+}
+
+/// Four decimal digits; a digit above nine counts for what it is.
+fn from_bcd(value: u16) -> u64 {
+    let digit = |place: u32| u64::from(value >> place & 0xf);
+    let [ones, tens, hundreds, thousands] = [digit(0), digit(4), digit(8), digit(12)];
+    thousands
+        .saturating_mul(1_000)
+        .saturating_add(hundreds.saturating_mul(100))
+        .saturating_add(tens.saturating_mul(10))
+        .saturating_add(ones)
+}
+
+/// The last four decimal digits of a count, which may have gone below zero.
+fn to_bcd(count: u64) -> u16 {
+    let count = count.cast_signed().rem_euclid(10_000).unsigned_abs();
+    let place = |power: u64, shift: u32| (count.checked_div(power).unwrap_or(0) % 10) << shift;
+    crate::num::low16(place(1, 0) | place(10, 4) | place(100, 8) | place(1_000, 12))
+}

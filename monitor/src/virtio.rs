@@ -1,0 +1,455 @@
+//! The device side of virtio's PCI transport (virtio 1.3, "Virtio Over PCI Bus"): what the
+//! registers in the I/O BAR do.
+//!
+//! [`Virtio`] turns a driver's accesses into orders for the worker, and what the worker tells into
+//! events for the driver. Neighbours: [`worker`] (the shared words), `devices` (BARs and vectors).
+//!
+//! Invariant: a worker is ordered to work only rings that lie in RAM, aligned, of a size that it
+//! allows; they do not change before it has answered a reset; and the driver is told that a reset
+//! is done only then.
+
+pub mod worker;
+
+use crate::num::{high32, low8, low16, low32};
+use crate::pci::lanes;
+use crate::sync::AtomicU64;
+use cloister_guest_abi::platform;
+use cloister_virtio::wire;
+use worker::{CONFIG_BYTES, Worker};
+
+/// Device status: the driver has noticed the device.
+pub const ACKNOWLEDGE: u8 = 1;
+/// Device status: the driver knows how to drive it.
+pub const DRIVER: u8 = 2;
+/// Device status: the driver is ready.
+pub const DRIVER_OK: u8 = 4;
+/// Device status: the features are settled.
+pub const FEATURES_OK: u8 = 8;
+/// Device status: the device cannot go on.
+pub const NEEDS_RESET: u8 = 0x40;
+/// Device status: the driver has given up.
+pub const FAILED: u8 = 0x80;
+/// What a driver may set.
+const SETTABLE: u8 = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | FAILED;
+
+/// The device follows version 1 of the specification.
+pub const F_VERSION_1: u64 = 1 << 32;
+/// The device's memory accesses are those of the platform.
+pub const F_ACCESS_PLATFORM: u64 = 1 << 33;
+/// Packed rings.
+pub const F_RING_PACKED: u64 = 1 << 34;
+/// What every device offers.
+const ALWAYS: u64 = F_VERSION_1 | F_ACCESS_PLATFORM;
+/// Features of queues and transport (virtio 1.3, "Feature Bits"). Of these a worker decides on
+/// indirect descriptors, event indices, packed rings, order of use and memory order; the others
+/// need registers that are not here.
+const TRANSPORT: u64 = 0x3_ffff_ff00_0000;
+const WORKERS: u64 = 1 << 28 | 1 << 29 | F_RING_PACKED | 1 << 35 | 1 << 36;
+
+/// No vector.
+pub const NO_VECTOR: u16 = 0xffff;
+/// Interrupt status: a queue has used buffers.
+pub const ISR_QUEUE: u8 = 1;
+/// Interrupt status: configuration or status has changed.
+pub const ISR_CONFIG: u8 = 2;
+
+/// Why there can be no such device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VirtioError {
+    /// The shared region has so many words, fewer than [`wire::WORDS`].
+    Words(usize),
+    /// So many queues are more than [`wire::QUEUES_MAX`].
+    Queues(u16),
+}
+
+/// What an access or a signal leads to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Action {
+    /// The worker is to be signalled.
+    pub signal: bool,
+    /// What was pending before is to be forgotten, before `vectors`.
+    pub forget: bool,
+    /// MSI-X vectors to be raised, a bit each.
+    pub vectors: u64,
+}
+
+const NOTHING: Action = Action { signal: false, forget: false, vectors: 0 };
+const SIGNAL: Action = Action { signal: true, ..NOTHING };
+
+/// A queue that a worker is to work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ring {
+    /// Number of descriptors.
+    pub size: u16,
+    /// Guest-physical addresses of descriptors, driver area and device area.
+    pub parts: [u64; 3],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Queue {
+    ring: Ring,
+    vector: u16,
+    enabled: bool,
+}
+
+/// What a driver sees and sets.
+#[derive(Clone, Copy, Debug)]
+struct Registers {
+    status: u8,
+    isr: u8,
+    config_vector: u16,
+    queue_select: u16,
+    device_select: u32,
+    driver_select: u32,
+    accepted: u64,
+    /// The driver has accepted a feature above bit 63; there is none.
+    beyond: bool,
+    queues: [Queue; wire::QUEUES_MAX],
+}
+
+/// One device.
+#[derive(Debug)]
+pub struct Virtio<'a> {
+    worker: Worker<'a>,
+    registers: Registers,
+    /// A reset was ordered and is not answered: the status keeps its value.
+    resetting: bool,
+    /// Bytes of the guest's RAM.
+    memory: u64,
+    /// Number of queues.
+    count: u16,
+    offered: u64,
+    size_max: u16,
+    config: [u8; CONFIG_BYTES],
+    generation: u8,
+}
+
+impl<'a> Virtio<'a> {
+    /// Takes over the monitor's side of a device and orders its first reset: the worker is to be
+    /// signalled, and the guest must not be entered before [`Virtio::is_ready`].
+    pub fn new(words: &'a [AtomicU64], count: u16, memory: u64) -> Result<Virtio<'a>, VirtioError> {
+        if usize::from(count) > wire::QUEUES_MAX {
+            return Err(VirtioError::Queues(count));
+        }
+        let worker = Worker::new(words).ok_or(VirtioError::Words(words.len()))?;
+        Ok(Virtio {
+            worker,
+            registers: Registers::new(0),
+            resetting: true,
+            memory,
+            count,
+            offered: ALWAYS,
+            size_max: 0,
+            config: [0; CONFIG_BYTES],
+            generation: 0,
+        })
+    }
+
+    /// Whether the worker has answered the newest reset.
+    pub fn is_ready(&self) -> bool {
+        !self.resetting
+    }
+
+    /// Number of MSI-X vectors: one for each queue and one for the configuration.
+    pub fn vectors(&self) -> u16 {
+        self.count.saturating_add(1)
+    }
+
+    /// Whether the interrupt status shows anything.
+    pub fn has_interrupt(&self) -> bool {
+        self.registers.isr != 0
+    }
+
+    /// Reads a register of the I/O BAR; all ones where there is none of this width.
+    pub fn read(&mut self, offset: u16, width: u8) -> u32 {
+        if offset == platform::VIRTIO_ISR && width == 1 {
+            return u32::from(core::mem::take(&mut self.registers.isr));
+        }
+        if let Some(value) = self.common(offset, width) {
+            return value;
+        }
+        let at = usize::from(offset).wrapping_sub(usize::from(platform::VIRTIO_DEVICE));
+        match self.config.get(at..at.wrapping_add(usize::from(width))) {
+            Some(bytes) => bytes.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte)),
+            None => lanes::mask(width),
+        }
+    }
+
+    /// Writes a register of the I/O BAR. Nothing happens where there is none of this width, and
+    /// while a reset is under way. The device's own configuration is the worker's alone.
+    pub fn write(&mut self, offset: u16, width: u8, value: u32) -> Action {
+        if offset >= platform::VIRTIO_NOTIFY {
+            // The kernel has the doorbells. One that comes here was rung by a string instruction
+            // or through configuration space: the worker is told to look at its queues.
+            return if self.worker.is_live() { SIGNAL } else { NOTHING };
+        }
+        if self.resetting {
+            return NOTHING;
+        }
+        let short = low16(u64::from(value));
+        let vector = if short < self.vectors() { short } else { NO_VECTOR };
+        let registers = &mut self.registers;
+        match (offset, width) {
+            (0x00, 4) => registers.device_select = value,
+            (0x08, 4) => registers.driver_select = value,
+            (0x0c, 4) => registers.accept(value),
+            // Vectors are between driver and monitor; workers do not know them. They may change.
+            (0x10, 2) => registers.config_vector = vector,
+            (0x14, 1) => return self.set_status(low8(u64::from(value))),
+            (0x16, 2) => registers.queue_select = short,
+            (0x1a, 2) => {
+                if let Some(queue) = self.queue_mut() {
+                    queue.vector = vector;
+                }
+            }
+            _ => self.set_queue(offset, width, value),
+        }
+        NOTHING
+    }
+
+    /// The worker has signalled: looks at everything that it may have written. `msix` tells whether
+    /// interrupts are messages.
+    pub fn poll(&mut self, msix: bool) -> Action {
+        if self.resetting {
+            if self.worker.has_answered() {
+                self.finish_reset();
+            }
+            return NOTHING;
+        }
+        let changed = self.copy_config();
+        let pending = self.worker.take_pending();
+        let mut action = NOTHING;
+        if !self.worker.is_live() {
+            return action;
+        }
+        for (number, queue) in (0u32..).zip(&self.registers.queues) {
+            if queue.enabled && pending & 1u64.unbounded_shl(number) != 0 {
+                action.vectors |= bit(queue.vector);
+                self.registers.isr |= if msix { 0 } else { ISR_QUEUE };
+            }
+        }
+        let is_broken = self.worker.is_broken() && self.registers.status & NEEDS_RESET == 0;
+        if is_broken {
+            self.registers.status |= NEEDS_RESET;
+        }
+        if is_broken || changed {
+            action.vectors |= self.registers.config_event();
+        }
+        action
+    }
+
+    /// A field of the common configuration (virtio 1.3, "Common configuration structure layout").
+    /// Of 64-bit fields each half is accessed by itself, as port I/O demands.
+    fn common(&self, offset: u16, width: u8) -> Option<u32> {
+        let registers = &self.registers;
+        let queue = self.queue();
+        let ring = queue.ring;
+        Some(match (offset, width) {
+            (0x00, 4) => registers.device_select,
+            (0x04, 4) => half(self.offered, registers.device_select),
+            (0x08, 4) => registers.driver_select,
+            (0x0c, 4) => half(registers.accepted, registers.driver_select),
+            (0x10, 2) => u32::from(registers.config_vector),
+            (0x12, 2) => u32::from(self.count),
+            (0x14, 1) => u32::from(registers.status),
+            (0x15, 1) => u32::from(self.generation),
+            (0x16, 2) => u32::from(registers.queue_select),
+            (0x18, 2) => u32::from(ring.size),
+            (0x1a, 2) => u32::from(queue.vector),
+            (0x1c, 2) => u32::from(queue.enabled),
+            // Each queue has a doorbell of its own.
+            (0x1e, 2) if registers.queue_select < self.count => u32::from(registers.queue_select),
+            (0x1e, 2) => 0,
+            (0x20..0x38, 4) if offset & 3 == 0 => {
+                let part = ring.parts.get(usize::from((offset & 0x1f) >> 3)).copied().unwrap_or(0);
+                half(part, u32::from(offset >> 2 & 1))
+            }
+            _ => return None,
+        })
+    }
+
+    /// Queue fields change only before the queue is enabled and the driver ready.
+    fn set_queue(&mut self, offset: u16, width: u8, value: u32) {
+        let (is_ready, size_max) = (self.registers.status & DRIVER_OK != 0, self.size_max);
+        let is_open = |queue: &&mut Queue| !queue.enabled && !is_ready;
+        let Some(queue) = self.queue_mut().filter(is_open) else { return };
+        let size = low16(u64::from(value));
+        match (offset, width) {
+            (0x18, 2) if size.is_power_of_two() && size <= size_max => queue.ring.size = size,
+            // A queue without a size does not exist.
+            (0x1c, 2) => queue.enabled = value == 1 && queue.ring.size != 0,
+            (0x20..0x38, 4) if offset & 3 == 0 => {
+                if let Some(part) = queue.ring.parts.get_mut(usize::from((offset & 0x1f) >> 3)) {
+                    *part = with_half(*part, u32::from(offset >> 2 & 1), value);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The driver writes the status (virtio 1.3, "Device Status Field"): it sets bits one after
+    /// another, and clears them all together. What comes in a wrong order is left out.
+    fn set_status(&mut self, value: u8) -> Action {
+        let old = self.registers.status;
+        if value == 0 {
+            return self.reset();
+        }
+        if old & SETTABLE & !value != 0 {
+            return NOTHING;
+        }
+        let added = value & SETTABLE & !old;
+        let mut new = old | added & (ACKNOWLEDGE | FAILED);
+        if new & ACKNOWLEDGE != 0 {
+            new |= added & DRIVER;
+        }
+        if new & DRIVER != 0 && self.registers.are_features_ok(self.offered) {
+            new |= added & FEATURES_OK;
+        }
+        // A driver has to read FEATURES_OK back, so that bit is from an earlier write.
+        if old & FEATURES_OK != 0 && new & (FAILED | NEEDS_RESET) == 0 {
+            new |= added & DRIVER_OK;
+        }
+        self.registers.status = new;
+        if new & !old & DRIVER_OK != 0 { self.start() } else { NOTHING }
+    }
+
+    /// The driver is ready: hands the queues to the worker. A queue that cannot be is the driver's
+    /// mistake, and the worker never hears of the device.
+    fn start(&mut self) -> Action {
+        let features = self.registers.accepted;
+        let rings = self.registers.queues.map(|queue| queue.enabled.then_some(queue.ring));
+        let packed = features & F_RING_PACKED != 0;
+        if !rings.iter().flatten().all(|ring| ring.is_valid(packed, self.memory)) {
+            self.registers.status |= NEEDS_RESET;
+            return Action { vectors: self.registers.config_event(), ..NOTHING };
+        }
+        self.worker.order_live(features, rings);
+        SIGNAL
+    }
+
+    fn reset(&mut self) -> Action {
+        if !self.worker.is_live() {
+            // The worker is at rest, so there is nobody to wait for.
+            self.registers = Registers::new(self.size_max);
+            return Action { forget: true, ..NOTHING };
+        }
+        self.resetting = true;
+        self.worker.order_reset();
+        Action { forget: true, ..SIGNAL }
+    }
+
+    fn finish_reset(&mut self) {
+        let (offers, size_max) = self.worker.offers();
+        self.offered = offers & (!TRANSPORT | WORKERS) | ALWAYS;
+        self.size_max = size_max;
+        // Used buffers of the old life concern nobody any more.
+        let _ = self.worker.take_pending();
+        self.worker.forget_config();
+        self.copy_config();
+        self.resetting = false;
+        self.registers = Registers::new(size_max);
+    }
+
+    /// Copies a changed configuration. The driver sees only whole copies, each with a number of
+    /// its own.
+    fn copy_config(&mut self) -> bool {
+        let Some(config) = self.worker.config() else { return false };
+        self.config = config;
+        self.generation = self.generation.wrapping_add(1);
+        true
+    }
+
+    /// The selected queue.
+    fn queue(&self) -> Queue {
+        let queues = self.registers.queues.iter().take(usize::from(self.count));
+        let number = usize::from(self.registers.queue_select);
+        queues.copied().nth(number).unwrap_or(Queue::new(0))
+    }
+
+    fn queue_mut(&mut self) -> Option<&mut Queue> {
+        let queues = self.registers.queues.iter_mut().take(usize::from(self.count));
+        queues.into_iter().nth(usize::from(self.registers.queue_select))
+    }
+}
+
+impl Registers {
+    /// The state after a reset.
+    fn new(size_max: u16) -> Registers {
+        Registers {
+            status: 0,
+            isr: 0,
+            config_vector: NO_VECTOR,
+            queue_select: 0,
+            device_select: 0,
+            driver_select: 0,
+            accepted: 0,
+            beyond: false,
+            queues: [Queue::new(size_max); wire::QUEUES_MAX],
+        }
+    }
+
+    fn accept(&mut self, value: u32) {
+        if self.status & FEATURES_OK == 0 {
+            self.accepted = with_half(self.accepted, self.driver_select, value);
+            self.beyond |= self.driver_select > 1 && value != 0;
+        }
+    }
+
+    fn are_features_ok(&self, offered: u64) -> bool {
+        self.accepted & !offered == 0 && !self.beyond && self.accepted & F_VERSION_1 != 0
+    }
+
+    /// The driver is to look at status and configuration.
+    fn config_event(&mut self) -> u64 {
+        self.isr |= ISR_CONFIG;
+        bit(self.config_vector)
+    }
+}
+
+impl Queue {
+    const fn new(size: u16) -> Queue {
+        Queue { ring: Ring { size, parts: [0; 3] }, vector: NO_VECTOR, enabled: false }
+    }
+}
+
+impl Ring {
+    /// Whether each part is aligned and ends inside the guest's RAM (virtio 1.3, "Virtqueues",
+    /// table of alignments and sizes).
+    fn is_valid(self, packed: bool, memory: u64) -> bool {
+        let size = u64::from(self.size);
+        let (aligns, lens) = if packed {
+            ([16, 4, 4], [size.wrapping_mul(16), 4, 4])
+        } else {
+            let areas = [size.wrapping_mul(2), size.wrapping_mul(8)].map(|len| len.wrapping_add(6));
+            let [driver, device] = areas;
+            ([16u64, 2, 4], [size.wrapping_mul(16), driver, device])
+        };
+        self.parts.into_iter().zip(aligns).zip(lens).all(|((start, align), len)| {
+            let inside = start.checked_add(len).is_some_and(|end| end <= memory);
+            start & align.wrapping_sub(1) == 0 && inside
+        })
+    }
+
+    fn words(self) -> [u64; wire::QUEUE_WORDS] {
+        let [descriptors, driver, device] = self.parts;
+        [u64::from(self.size), descriptors, driver, device]
+    }
+}
+
+/// The lower (0) or upper half (1); there are no others.
+fn half(value: u64, number: u32) -> u32 {
+    low32(value.unbounded_shr(number.saturating_mul(32)))
+}
+
+fn with_half(value: u64, number: u32, new: u32) -> u64 {
+    match number {
+        0 => u64::from(high32(value)) << 32 | u64::from(new),
+        1 => u64::from(new) << 32 | u64::from(low32(value)),
+        _ => value,
+    }
+}
+
+fn bit(vector: u16) -> u64 {
+    1u64.unbounded_shl(u32::from(vector))
+}

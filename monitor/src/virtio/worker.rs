@@ -1,0 +1,121 @@
+//! The monitor's side of the words that it shares with a worker ([`wire`]).
+//!
+//! [`Worker`] gives orders and reads answers. The rules for memory order are here and nowhere
+//! else: docs/notes/0007-msix.md tells each, `tests/loom_virtio.rs` holds it.
+//!
+//! Invariant: a queue's words change only while the newest order is a reset that was answered.
+//! What the worker writes is read once, checked, and then used as a copy.
+
+use super::Ring;
+use crate::sync::{AtomicU64, Ordering};
+use cloister_virtio::wire;
+
+/// Bytes of a device's own configuration.
+pub const CONFIG_BYTES: usize = wire::CONFIG_WORDS * 8;
+/// The largest ring there can be (virtio 1.3, "Split Virtqueues").
+const SIZE_MAX: u16 = 32768;
+
+/// One worker, as the monitor knows it.
+#[derive(Debug)]
+pub struct Worker<'a> {
+    words: &'a [AtomicU64; wire::WORDS],
+    /// The newest order. The word in the page is only ever written: the worker could change it.
+    order: u64,
+    /// The generation of the newest copy of the configuration.
+    generation: Option<u64>,
+}
+
+impl<'a> Worker<'a> {
+    /// Takes over where an earlier life of this monitor may have left off: with a reset that no
+    /// worker can have answered yet. `None` if there are too few words.
+    pub fn new(words: &'a [AtomicU64]) -> Option<Worker<'a>> {
+        let words = words.first_chunk::<{ wire::WORDS }>()?;
+        let order = words[wire::ORDER].load(Ordering::Relaxed);
+        let mut worker = Worker { words, order, generation: None };
+        worker.order_reset();
+        Some(worker)
+    }
+
+    /// Whether the newest order is to work the queues.
+    pub fn is_live(&self) -> bool {
+        self.order & wire::LIVE != 0
+    }
+
+    /// Orders the worker to stop.
+    pub fn order_reset(&mut self) {
+        self.order(0);
+    }
+
+    /// Orders the worker to work these rings; where there is `None` the queue is not used. The
+    /// last reset was answered.
+    pub fn order_live(&mut self, features: u64, rings: [Option<Ring>; wire::QUEUES_MAX]) {
+        self.words[wire::FEATURES].store(features, Ordering::Relaxed);
+        let places = self.words.iter().skip(wire::QUEUES);
+        let values = rings.map(|ring| ring.map_or([0; wire::QUEUE_WORDS], Ring::words));
+        for (place, value) in places.zip(values.into_iter().flatten()) {
+            place.store(value, Ordering::Relaxed);
+        }
+        self.order(wire::LIVE);
+    }
+
+    /// Whether the worker has done what the newest order says. What it did before, it did before.
+    pub fn has_answered(&self) -> bool {
+        self.words[wire::ANSWER].load(Ordering::Acquire) == self.order
+    }
+
+    /// Whether the worker cannot go on.
+    pub fn is_broken(&self) -> bool {
+        self.is_live() && self.words[wire::BROKEN].load(Ordering::Relaxed) == self.order
+    }
+
+    /// Takes the queues with used buffers, a bit each. Whoever learns of a bit sees the buffers.
+    pub fn take_pending(&mut self) -> u64 {
+        self.words[wire::PENDING].swap(0, Ordering::Acquire)
+    }
+
+    /// What the worker offers, and its largest ring; 0 if it named something else than a power of
+    /// two. Known once it has answered.
+    pub fn offers(&self) -> (u64, u16) {
+        let offers = self.words[wire::OFFERS].load(Ordering::Relaxed);
+        let size = u16::try_from(self.words[wire::QUEUE_SIZE].load(Ordering::Relaxed));
+        let is_size = |size: &u16| size.is_power_of_two() && *size <= SIZE_MAX;
+        (offers, size.ok().filter(is_size).unwrap_or(0))
+    }
+
+    /// A new copy of the configuration, if there is a new one and it is whole.
+    pub fn config(&mut self) -> Option<[u8; CONFIG_BYTES]> {
+        let before = self.words[wire::CONFIG_GENERATION].load(Ordering::Acquire);
+        if self.generation == Some(before) || before & 1 != 0 {
+            return None;
+        }
+        let mut copy = [0; CONFIG_BYTES];
+        let words = self.words.iter().skip(wire::CONFIG);
+        for (bytes, word) in copy.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+            // Acquire: if this is a word of a later change, the generation read below is later too.
+            *bytes = word.load(Ordering::Acquire).to_le_bytes();
+        }
+        if self.words[wire::CONFIG_GENERATION].load(Ordering::Relaxed) != before {
+            // The worker will signal when it has finished.
+            return None;
+        }
+        self.generation = Some(before);
+        Some(copy)
+    }
+
+    /// Forgets which configuration was copied: the next look makes a copy.
+    pub fn forget_config(&mut self) {
+        self.generation = None;
+    }
+
+    fn order(&mut self, kind: u64) {
+        self.order = after(self.order, kind);
+        self.words[wire::ORDER].store(self.order, Ordering::Release);
+    }
+}
+
+/// The next order of a kind. 0 is never an order.
+fn after(order: u64, kind: u64) -> u64 {
+    let next = order.wrapping_add(1);
+    let next = if next & wire::LIVE == kind { next } else { next.wrapping_add(1) };
+    if next == 0 { 2 } else { next }
+}

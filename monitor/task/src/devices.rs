@@ -1,0 +1,97 @@
+//! From the grants of thread 0 to the devices of the virtual machine.
+//!
+//! [`bus`] makes the [`Bus`], [`start`] connects it and waits until every worker has answered the
+//! first reset.
+//! Neighbours: `kernel/abi/src/vm.rs` says which grants there are, `lib/virtio/src/wire.rs` what a
+//! reset is.
+
+use crate::give_up;
+use crate::host::{Kernel, refuse};
+use cloister_monitor::bus::{Bus, Env};
+use cloister_monitor::machine::Machine;
+use cloister_monitor::run::{Host, NEVER, Ran};
+use cloister_ring::{Side, Stream};
+use cloister_rt::abi::fault::STOPPED_CONFIG;
+use cloister_rt::abi::name_str;
+use cloister_rt::abi::vm::VmConfig;
+use cloister_rt::{Duration, Instant, clock, generation, grants, system};
+
+/// After this time a worker that does not answer is worth a line in the log.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The serial port, the clock and the legacy parts, as they are at the start.
+pub fn bus(config: &VmConfig) -> Bus<'static> {
+    let (now, sealed) = (Instant::now(), Instant::from_tsc(system().tsc_sealed));
+    let since = (now - sealed).as_nanos() / 1_000_000_000;
+    let unix = system().unix_seconds.saturating_add(since);
+    Bus::new(config.flags, system().tsc_hz, unix, now.tsc())
+}
+
+/// Connects console and virtio devices, and returns when every worker has reset its device.
+pub fn start(
+    bus: &mut Bus<'static>,
+    kernel: &mut Kernel,
+    config: &'static VmConfig,
+    machine: &Machine,
+) {
+    virtio(bus, kernel, config);
+    console(bus, kernel);
+    let mut deadline = kernel.now().saturating_add(clock().ticks(PATIENCE));
+    while !bus.is_ready() {
+        match kernel.wait(deadline) {
+            Ran::Bits(bits) => {
+                let mut env = Env { machine, now: kernel.now(), signals: 0 };
+                bus.poll(bits, &mut env);
+                kernel.signal(env.signals);
+            }
+            Ran::Deadline | Ran::Exit => {
+                defmt::warn!("the guest waits for a task behind one of its devices to answer");
+                deadline = NEVER;
+            }
+        }
+    }
+}
+
+/// The virtio devices; their workers are told to reset them.
+fn virtio(bus: &mut Bus<'static>, kernel: &mut Kernel, config: &'static VmConfig) {
+    let grants = grants();
+    for (number, device) in config.devices.iter().enumerate() {
+        let name = name_str(&device.name);
+        if name.is_empty() {
+            break;
+        }
+        let mailbox = grants.mailbox(name).unwrap_or_else(|missing| refuse(missing));
+        let page = grants.msix_page(name).unwrap_or_else(|missing| refuse(missing));
+        let (words, page) = (mailbox.memory.words(), page.words());
+        let added = bus.add_device(number, mailbox.bits.word(), |devices| {
+            devices.add(number, device, words, page, config.memory)
+        });
+        if added.is_err() {
+            defmt::error!(
+                "device {=str} with {=u16} queues does not fit into its {=usize} and {=usize} \
+                 words; build the image again",
+                name,
+                device.queues,
+                words.len(),
+                page.len()
+            );
+            give_up(STOPPED_CONFIG);
+        }
+        mailbox.peer.wake();
+        kernel.add_worker(number, mailbox.peer, mailbox.bits);
+    }
+}
+
+/// The console behind the serial port, if the manifest grants one. What was typed for the guest's
+/// last life is not for this one.
+fn console(bus: &mut Bus<'static>, kernel: &mut Kernel) {
+    let Ok(mailbox) = grants().mailbox("console") else { return };
+    let words = mailbox.memory.words();
+    let Ok(mut stream) = Stream::new(words, Side::Client, generation()) else {
+        defmt::error!("the console has {=usize} words, too few; its bytes are lost", words.len());
+        return;
+    };
+    stream.discard();
+    bus.set_console(stream, mailbox.bits.word());
+    kernel.add_console(mailbox.peer, mailbox.bits);
+}

@@ -1,0 +1,605 @@
+//! The local APIC against Intel SDM volume 3, "Advanced Programmable Interrupt Controller (APIC)":
+//! modes, registers, reserved bits, priorities against a slow model, messages.
+
+use std::collections::BTreeSet;
+
+use cloister_monitor::apic::{
+    Destination, Effect, Gp, Kind, LocalApic, Message, Mode, Route, BASE, BASE_MSR,
+};
+use proptest::prelude::*;
+
+const HZ: u64 = 1_000_000_000;
+const ON: u64 = 1 << 11;
+const X2: u64 = 1 << 10;
+const BOOT: u64 = 1 << 8;
+const SVR: u32 = 0x80f;
+const ICR: u32 = 0x830;
+
+/// An x2APIC that software has enabled.
+fn x2apic(id: u8) -> LocalApic {
+    let mut apic = LocalApic::new(id, id == 0, true, HZ);
+    assert_eq!(apic.write_msr(SVR, 0x1ff, 0), Ok(Effect::None));
+    apic
+}
+
+/// An xAPIC that software has enabled.
+fn xapic(id: u8) -> LocalApic {
+    let mut apic = LocalApic::new(id, id == 0, false, HZ);
+    apic.write_mmio(0xf0, 0x1ff, 0);
+    apic
+}
+
+fn read(apic: &mut LocalApic, msr: u32) -> u64 {
+    apic.read_msr(msr, 0).unwrap()
+}
+
+fn ipi(destination: Destination, kind: Kind) -> Result<Effect, Gp> {
+    Ok(Effect::Ipi(Message { destination, kind, is_level: false }))
+}
+
+#[test]
+fn reset_values_are_those_of_the_manual() {
+    let mut apic = LocalApic::new(3, false, true, HZ);
+    let expected = [
+        (0x802, 3),
+        (0x803, 0x5_0014),
+        (0x808, 0),
+        (0x80a, 0),
+        (0x80d, 1 << 3),
+        (0x80f, 0xff),
+        (0x828, 0),
+        (0x830, 0),
+        (0x838, 0),
+        (0x839, 0),
+        (0x83e, 0),
+    ];
+    for (msr, value) in expected {
+        assert_eq!(read(&mut apic, msr), value, "{msr:#x}");
+    }
+    for msr in (0x810..0x828).chain(0x832..0x838) {
+        let value = if msr >= 0x832 { 0x1_0000 } else { 0 };
+        assert_eq!(read(&mut apic, msr), value, "{msr:#x}");
+    }
+    let mut apic = LocalApic::new(3, false, false, HZ);
+    for (offset, value) in [(0x20, 3 << 24), (0xd0, 0), (0xe0, u32::MAX), (0x30, 0x5_0014)] {
+        assert_eq!(apic.read_mmio(offset, 0), value, "{offset:#x}");
+    }
+}
+
+#[test]
+fn the_logical_id_of_an_x2apic_follows_from_its_id() {
+    for id in [0u8, 1, 15, 16, 0x35, 0xff] {
+        let expected = u64::from(id >> 4) << 16 | 1 << (id & 15);
+        assert_eq!(read(&mut LocalApic::new(id, false, true, HZ), 0x80d), expected);
+    }
+}
+
+#[test]
+fn the_base_register_knows_the_legal_transitions() {
+    assert_eq!((BASE_MSR, BASE), (0x1b, 0xfee0_0000));
+    let at = |mode: Mode| {
+        let mut apic = LocalApic::new(0, true, mode == Mode::X2Apic, HZ);
+        if mode == Mode::Off {
+            apic.write_base(BASE | BOOT).unwrap();
+        }
+        assert_eq!(apic.mode(), mode);
+        apic
+    };
+    let bits = [(Mode::Off, 0), (Mode::XApic, ON), (Mode::X2Apic, ON | X2)];
+    for (from, old) in bits {
+        for (to, new) in bits {
+            let is_legal = from == to
+                || (from, to) == (Mode::XApic, Mode::X2Apic)
+                || (from, to) == (Mode::Off, Mode::XApic)
+                || to == Mode::Off;
+            let mut apic = at(from);
+            let result = apic.write_base(BASE | BOOT | new);
+            assert_eq!(result, if is_legal { Ok(()) } else { Err(Gp) }, "{from:?} to {to:?}");
+            assert_eq!(apic.mode(), if is_legal { to } else { from });
+            assert_eq!(apic.read_base(), BASE | BOOT | if is_legal { new } else { old });
+            assert_eq!(apic.is_enabled(), apic.mode() != Mode::Off);
+        }
+        // Extended without enabled is never legal.
+        assert_eq!(at(from).write_base(BASE | BOOT | X2), Err(Gp), "{from:?}");
+    }
+}
+
+#[test]
+fn reserved_bits_of_the_base_register_fault_and_the_boot_bit_stays() {
+    for bit in (0..64).filter(|bit| ![8, 10, 11].contains(bit)) {
+        let mut apic = LocalApic::new(0, true, true, HZ);
+        assert_eq!(apic.write_base((BASE | ON | X2 | BOOT) ^ 1 << bit), Err(Gp), "bit {bit}");
+    }
+    for is_boot in [true, false] {
+        let mut apic = LocalApic::new(0, is_boot, false, HZ);
+        for value in [BASE | ON, BASE | ON | BOOT] {
+            assert_eq!(apic.write_base(value), Ok(()));
+            assert_eq!(apic.read_base() & BOOT != 0, is_boot);
+        }
+    }
+}
+
+#[test]
+fn switching_off_forgets_everything_but_the_id() {
+    let mut apic = x2apic(5);
+    apic.accept(0x40, false);
+    apic.write_base(BASE).unwrap();
+    assert_eq!((apic.highest(), apic.matches(Destination::All)), (None, false));
+    apic.accept(0x40, false);
+    apic.write_base(BASE | ON).unwrap();
+    assert_eq!((apic.highest(), apic.read_mmio(0xf0, 0)), (None, 0xff));
+    assert_eq!(apic.read_mmio(0x20, 0), 5 << 24);
+}
+
+#[test]
+fn msrs_fault_unless_the_mode_is_x2apic_and_the_page_is_gone_in_it() {
+    for mut apic in [xapic(0), {
+        let mut off = xapic(0);
+        off.write_base(BASE).unwrap();
+        off
+    }] {
+        for msr in 0x800..0x900 {
+            assert_eq!(apic.read_msr(msr, 0), Err(Gp), "{msr:#x}");
+            assert_eq!(apic.write_msr(msr, 0, 0), Err(Gp), "{msr:#x}");
+        }
+    }
+    let mut apic = x2apic(0);
+    assert_eq!(apic.read_mmio(0x30, 0), u32::MAX);
+    assert_eq!(apic.write_mmio(0x80, 0x50, 0), Effect::None);
+    assert_eq!(read(&mut apic, 0x808), 0);
+    for msr in [0, 0x7ff, 0x900, u32::MAX] {
+        assert_eq!(apic.read_msr(msr, 0), Err(Gp));
+        assert_eq!(apic.write_msr(msr, 0, 0), Err(Gp));
+    }
+}
+
+#[test]
+fn each_msr_is_readable_and_writable_as_the_manual_says() {
+    let read_only: BTreeSet<u32> =
+        [0x802, 0x803, 0x80a, 0x80d, 0x839].into_iter().chain(0x810..0x828).collect();
+    let read_write: BTreeSet<u32> =
+        [0x808, 0x80f, 0x828, 0x830, 0x838, 0x83e].into_iter().chain(0x832..0x838).collect();
+    let write_only = BTreeSet::from([0x80b, 0x83f]);
+    for msr in 0x800..0x900 {
+        let mut apic = x2apic(0);
+        let may_read = read_only.contains(&msr) || read_write.contains(&msr);
+        let may_write = read_write.contains(&msr) || write_only.contains(&msr);
+        assert_eq!(apic.read_msr(msr, 0).is_ok(), may_read, "read {msr:#x}");
+        assert_eq!(apic.write_msr(msr, 0, 0).is_ok(), may_write, "write {msr:#x}");
+    }
+}
+
+/// Bits that may be set in each register of an x2APIC, read-only ones included.
+const SETTABLE: [(u32, u64); 14] = [
+    (0x808, 0xff),
+    (0x80b, 0),
+    (0x80f, 0x3ff),
+    (0x828, 0),
+    (0x830, 0xffff_ffff_000c_cfff),
+    (0x832, 0x7_10ff),
+    (0x833, 0x1_17ff),
+    (0x834, 0x1_17ff),
+    (0x835, 0x1_f7ff),
+    (0x836, 0x1_f7ff),
+    (0x837, 0x1_10ff),
+    (0x838, 0xffff_ffff),
+    (0x83e, 0b1011),
+    (0x83f, 0xff),
+];
+
+#[test]
+fn every_reserved_bit_of_every_register_faults_and_no_other_does() {
+    for (msr, settable) in SETTABLE {
+        for bit in 0..64 {
+            let mut apic = x2apic(0);
+            let before = apic.read_msr(msr, 0);
+            let result = apic.write_msr(msr, 1 << bit, 0);
+            assert_eq!(result.is_ok(), settable & 1 << bit != 0, "{msr:#x} bit {bit}");
+            if result.is_err() {
+                assert_eq!(apic.read_msr(msr, 0), before, "{msr:#x} bit {bit}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_page_drops_reserved_and_read_only_bits() {
+    let kept = [
+        (0x80, 0xff),
+        (0xd0, 0xff00_0000),
+        (0xe0, u32::MAX),
+        (0xf0, 0x3ff),
+        (0x310, 0xff00_0000),
+        (0x320, 0x7_00ff),
+        (0x330, 0x1_07ff),
+        (0x340, 0x1_07ff),
+        (0x350, 0x1_a7ff),
+        (0x360, 0x1_a7ff),
+        (0x370, 0x1_00ff),
+        (0x3e0, 0b1011),
+    ];
+    for (offset, bits) in kept {
+        let mut apic = xapic(0);
+        assert_eq!(apic.write_mmio(offset, u32::MAX, 0), Effect::None);
+        assert_eq!(apic.read_mmio(offset, 0), bits, "{offset:#x}");
+    }
+    let mut apic = xapic(2);
+    apic.write_mmio(0xe0, 0, 0);
+    assert_eq!(apic.read_mmio(0xe0, 0), 0x0fff_ffff);
+    apic.write_mmio(0x20, 0, 0);
+    apic.write_mmio(0x30, 0, 0);
+    assert_eq!((apic.read_mmio(0x20, 0), apic.read_mmio(0x30, 0)), (2 << 24, 0x5_0014));
+}
+
+#[test]
+fn a_register_that_is_not_there_is_an_error_of_the_page() {
+    let mut apic = xapic(0);
+    for offset in [0x00, 0x10, 0x40, 0x70, 0x290, 0x2f0, 0x3a0, 0x3f0, 0x400, 0xff0] {
+        assert_eq!(apic.read_mmio(offset, 0), 0);
+        apic.write_mmio(0x280, 0, 0);
+        assert_eq!(apic.read_mmio(0x280, 0), 1 << 7, "read {offset:#x}");
+        apic.write_mmio(offset, 1, 0);
+        apic.write_mmio(0x280, 0, 0);
+        assert_eq!(apic.read_mmio(0x280, 0), 1 << 7, "write {offset:#x}");
+        apic.write_mmio(0x280, 0, 0);
+        assert_eq!(apic.read_mmio(0x280, 0), 0);
+    }
+    // Between the registers there is nothing, not even an error.
+    for offset in [0x24, 0x3e4, 0x1000, u32::MAX] {
+        assert_eq!(apic.read_mmio(offset, 0), 0);
+        assert_eq!(apic.write_mmio(offset, 1, 0), Effect::None);
+    }
+    apic.write_mmio(0x280, 0, 0);
+    assert_eq!(apic.read_mmio(0x280, 0), 0);
+}
+
+#[test]
+fn errors_are_shown_after_a_write_and_interrupt_once_until_then() {
+    let mut apic = x2apic(0);
+    apic.write_msr(0x837, 0xfe, 0).unwrap();
+    apic.accept(15, false);
+    assert_eq!((read(&mut apic, 0x828), apic.highest()), (0, Some(0xfe)));
+    apic.taken(0xfe);
+    apic.eoi();
+    apic.accept(0, false);
+    apic.write_msr(0x83f, 3, 0).unwrap();
+    assert_eq!(apic.highest(), None, "armed again only by a write");
+    apic.write_msr(0x828, 0, 0).unwrap();
+    assert_eq!(read(&mut apic, 0x828), 1 << 6 | 1 << 5);
+    apic.accept(7, true);
+    assert_eq!((read(&mut apic, 0x828), apic.highest()), (0x60, Some(0xfe)));
+}
+
+#[test]
+fn an_illegal_vector_of_the_error_entry_itself_does_no_harm() {
+    let mut apic = x2apic(0);
+    apic.write_msr(0x837, 4, 0).unwrap();
+    apic.accept(1, false);
+    apic.write_msr(0x828, 0, 0).unwrap();
+    assert_eq!((read(&mut apic, 0x828), apic.highest()), (1 << 6, None));
+}
+
+#[test]
+fn a_disabled_apic_takes_no_interrupt_and_keeps_its_entries_masked() {
+    let mut apic = x2apic(0);
+    apic.write_msr(0x835, 0x700, 0).unwrap();
+    apic.accept(0x60, false);
+    apic.taken(0x60);
+    apic.accept(0x70, false);
+    assert!(apic.accepts_external());
+    apic.write_msr(SVR, 0xff, 0).unwrap();
+    assert!(!apic.accepts_external());
+    apic.accept(0x80, false);
+    assert_eq!(apic.highest(), Some(0x70), "what was requested is held");
+    for msr in 0x832..0x838 {
+        apic.write_msr(msr, 0x40, 0).unwrap();
+        assert_eq!(read(&mut apic, msr), 0x1_0040, "{msr:#x}");
+    }
+    apic.write_msr(SVR, 0x1ff, 0).unwrap();
+    assert_eq!(read(&mut apic, 0x832), 0x1_0040, "enabling unmasks nothing");
+    apic.write_msr(0x832, 0x40, 0).unwrap();
+    assert_eq!(read(&mut apic, 0x832), 0x40);
+}
+
+#[test]
+fn init_keeps_id_and_mode_alone() {
+    for is_x2 in [true, false] {
+        let mut apic = LocalApic::new(6, true, is_x2, HZ);
+        let fresh = format!("{apic:?}");
+        apic.write_msr(SVR, 0x1ff, 0).ok();
+        apic.write_mmio(0xf0, 0x1ff, 0);
+        for register in [0x08u32, 0x32, 0x35, 0x38, 0x3e, 0x28, 0x0d] {
+            apic.write_msr(0x800 + register, 3, 0).ok();
+            apic.write_mmio(register << 4, 0x0300_0003, 0);
+        }
+        apic.accept(0x55, true);
+        apic.taken(0x55);
+        apic.accept(0x99, true);
+        assert_ne!(format!("{apic:?}"), fresh);
+        apic.init();
+        assert_eq!((apic.highest(), apic.deadline(), apic.task_priority()), (None, None, 0));
+        assert_eq!(apic.eoi(), Effect::None);
+        let mode = if is_x2 { Mode::X2Apic } else { Mode::XApic };
+        assert_eq!((apic.mode(), apic.read_base() & BOOT), (mode, BOOT));
+        assert_eq!(apic.matches(Destination::Physical(6)), true);
+        for register in (0x08..0x38u32).filter(|register| ![9, 11, 12, 14].contains(register)) {
+            let mut reset = LocalApic::new(6, true, is_x2, HZ);
+            let (msr, offset) = (0x800 + register, register << 4);
+            assert_eq!(apic.read_msr(msr, 9), reset.read_msr(msr, 9), "{register:#x}");
+            assert_eq!(apic.read_mmio(offset, 9), reset.read_mmio(offset, 9), "{register:#x}");
+        }
+    }
+}
+
+#[test]
+fn level_interrupts_tell_of_their_end_and_edges_do_not() {
+    let mut apic = x2apic(0);
+    for (vector, is_level) in [(0x31, true), (0x52, false), (0x73, true)] {
+        apic.accept(vector, is_level);
+        apic.taken(vector);
+    }
+    let ends: Vec<_> = (0..4).map(|_| apic.write_msr(0x80b, 0, 0).unwrap()).collect();
+    assert_eq!(ends, [Effect::Eoi(0x73), Effect::None, Effect::Eoi(0x31), Effect::None]);
+    // The same vector as an edge later.
+    apic.accept(0x31, false);
+    apic.taken(0x31);
+    assert_eq!(apic.eoi(), Effect::None);
+}
+
+#[test]
+fn lint_pins_and_the_path_of_the_8259() {
+    let mut apic = x2apic(0);
+    assert!(!apic.accepts_external());
+    assert_eq!(apic.lint(0), None);
+    for (entry, expected, requested) in [
+        (0x700, Some(Kind::ExtInt), None),
+        (0x400, Some(Kind::Nmi), None),
+        (0x200, Some(Kind::Smi), None),
+        (0x500, Some(Kind::Init), None),
+        (0x100, None, None),
+        (0x0a1, None, Some(0xa1)),
+        (0x1_04a2, None, None),
+    ] {
+        for pin in 0..2u32 {
+            let mut apic = x2apic(0);
+            apic.write_msr(0x835 + pin, entry, 0).unwrap();
+            assert_eq!(apic.lint(pin as usize), expected, "{entry:#x}");
+            assert_eq!(apic.highest(), requested, "{entry:#x}");
+            assert_eq!(apic.accepts_external(), pin == 0 && entry == 0x700);
+        }
+    }
+    let mut apic = xapic(0);
+    apic.write_base(BASE).unwrap();
+    assert!(apic.accepts_external(), "past an APIC that is off");
+    let mut apic = LocalApic::new(0, true, false, HZ);
+    apic.virtual_wire();
+    assert!(apic.accepts_external());
+    assert_eq!(apic.lint(1), Some(Kind::Nmi));
+    assert_eq!(apic.read_mmio(0xf0, 0), 0x1ff);
+}
+
+#[test]
+fn the_command_register_sends_what_it_says() {
+    let other = 4u64 << 32;
+    let physical = Destination::Physical(4);
+    for (value, expected) in [
+        (other | 0x0fb, ipi(physical, Kind::Fixed(0xfb))),
+        (other | 0x8fb, ipi(Destination::Logical(4), Kind::Fixed(0xfb))),
+        (other | 0x1fb, ipi(physical, Kind::LowestPriority(0xfb))),
+        (other | 0x2fb, ipi(physical, Kind::Smi)),
+        (other | 0x400, ipi(physical, Kind::Nmi)),
+        (other | 0x500, ipi(physical, Kind::Init)),
+        (other | 0xc500, ipi(physical, Kind::Init)),
+        (other | 0x8500, Ok(Effect::None)),
+        (other | 0x699, ipi(physical, Kind::Startup(0x99))),
+        // A start-up page may be below 16, a vector not.
+        (other | 0x608, ipi(physical, Kind::Startup(8))),
+        (other | 0x00f, Ok(Effect::None)),
+        (other | 0x10f, Ok(Effect::None)),
+        // Remote read and external interrupts are not sent.
+        (other | 0x3fb, Ok(Effect::None)),
+        (other | 0x7fb, Ok(Effect::None)),
+        (0xffff_ffff << 32 | 0xfb, ipi(Destination::All, Kind::Fixed(0xfb))),
+        (0xff << 32 | 0xfb, ipi(Destination::Physical(0xff), Kind::Fixed(0xfb))),
+        (2 << 18 | 0xfb, ipi(Destination::All, Kind::Fixed(0xfb))),
+        (3 << 18 | 0x4fb, ipi(Destination::Others, Kind::Nmi)),
+        (3 << 18 | 0xc500, ipi(Destination::Others, Kind::Init)),
+        // Only fixed interrupts include the sender.
+        (2 << 18 | 0x400, Ok(Effect::None)),
+        (1 << 18 | 0x400, Ok(Effect::None)),
+        (1 << 18 | 0x500, Ok(Effect::None)),
+    ] {
+        let mut apic = x2apic(0);
+        assert_eq!(apic.write_msr(ICR, value, 0), expected, "{value:#x}");
+        assert_eq!(read(&mut apic, ICR), value);
+        assert_eq!(apic.highest(), None);
+        apic.write_msr(0x828, 0, 0).unwrap();
+        let sent_illegal = if value & 0xff == 0xf { 1 << 5 } else { 0 };
+        assert_eq!(read(&mut apic, 0x828), sent_illegal, "{value:#x}");
+    }
+}
+
+#[test]
+fn three_ways_to_interrupt_oneself() {
+    for (msr, value) in [(0x83f, 0xc3), (ICR, 1 << 18 | 0xc3), (ICR, 6 << 32 | 0xc3)] {
+        let mut apic = x2apic(6);
+        assert_eq!(apic.write_msr(msr, value, 0), Ok(Effect::None));
+        assert_eq!(apic.highest(), Some(0xc3));
+        apic.taken(0xc3);
+        assert_eq!(apic.write_msr(0x80b, 0, 0), Ok(Effect::None));
+        assert_eq!(apic.write_msr(msr, value & !0xff | 9, 0), Ok(Effect::None));
+        apic.write_msr(0x828, 0, 0).unwrap();
+        assert_eq!((read(&mut apic, 0x828), apic.highest()), (0x60, None), "{value:#x}");
+    }
+}
+
+#[test]
+fn the_page_sends_with_eight_bits_of_destination() {
+    let mut apic = xapic(0);
+    apic.write_mmio(0x310, 0x0500_0000, 0);
+    let sent = apic.write_mmio(0x300, 0xfc, 0);
+    assert_eq!(Ok(sent), ipi(Destination::Physical(5), Kind::Fixed(0xfc)));
+    assert_eq!((apic.read_mmio(0x300, 0), apic.read_mmio(0x310, 0)), (0xfc, 0x0500_0000));
+    let sent = apic.write_mmio(0x300, 0xfff3_38fd, 0);
+    assert_eq!(Ok(sent), ipi(Destination::Logical(5), Kind::Fixed(0xfd)));
+    assert_eq!(apic.read_mmio(0x300, 0), 0x8fd, "reserved bits and delivery status are 0");
+    for logical in [0, 0x800] {
+        apic.write_mmio(0x310, u32::MAX, 0);
+        let sent = apic.write_mmio(0x300, 0x4000 | logical | 0xfe, 0);
+        assert_eq!(Ok(sent), ipi(Destination::All, Kind::Fixed(0xfe)));
+    }
+}
+
+#[test]
+fn destinations_of_the_xapic() {
+    let matches = |ldr: u32, dfr: u32, set: u32| {
+        let mut apic = xapic(1);
+        apic.write_mmio(0xd0, ldr << 24, 0);
+        apic.write_mmio(0xe0, dfr, 0);
+        apic.matches(Destination::Logical(set))
+    };
+    for ldr in 0..=0xff {
+        for set in 0..0xff {
+            assert_eq!(matches(ldr, u32::MAX, set), ldr & set != 0, "flat {ldr:#x} {set:#x}");
+            let expected = ldr >> 4 == set >> 4 && ldr & set & 0xf != 0;
+            assert_eq!(matches(ldr, 0, set), expected, "cluster {ldr:#x} {set:#x}");
+        }
+    }
+    let apic = xapic(1);
+    for id in 0..0xff {
+        assert_eq!(apic.matches(Destination::Physical(id)), id == 1);
+    }
+    assert!(apic.matches(Destination::All) && apic.matches(Destination::Others));
+}
+
+#[test]
+fn destinations_of_the_x2apic() {
+    for id in 0..=0xff {
+        let apic = x2apic(id);
+        for bit in 0..16 {
+            for cluster in [0, u32::from(id >> 4), 7, 0xffff] {
+                let mine = cluster == u32::from(id >> 4) && bit == u32::from(id & 15);
+                let set = cluster << 16 | 1 << bit;
+                assert_eq!(apic.matches(Destination::Logical(set)), mine, "{id} {set:#x}");
+            }
+        }
+        assert!(!apic.matches(Destination::Physical(0x100 | u32::from(id))));
+    }
+    // Eight vCPUs are the members of cluster 0, so that devices' eight bits reach them.
+    let reached = |set| (0..8).filter(|&id| x2apic(id).matches(set)).collect::<Vec<_>>();
+    assert_eq!(reached(Destination::from_byte(0b1010_0100, true)), [2, 5, 7]);
+    assert_eq!(reached(Destination::from_byte(0xff, false)), Vec::from_iter(0..8));
+    assert_eq!(Destination::from_word(u32::MAX, false), Destination::All);
+    assert_eq!(Destination::from_word(0xff, true), Destination::Logical(0xff));
+}
+
+#[test]
+fn a_route_survives_its_word_and_off_matches_nothing() {
+    let routes = [Route::OFF, Route::x2apic(7), Route::xapic(3, 0x0800_0000, u32::MAX)];
+    for route in routes {
+        assert_eq!(Route::from_word(route.to_word()), route);
+    }
+    for destination in [Destination::All, Destination::Others, Destination::Physical(0)] {
+        assert!(!Route::OFF.matches(destination));
+    }
+}
+
+#[test]
+fn delivery_modes_of_devices() {
+    let kinds: Vec<_> = (0..9).map(|mode| Kind::from_mode(mode, 0x77)).collect();
+    let fixed = Some(Kind::Fixed(0x77));
+    let lowest = Some(Kind::LowestPriority(0x77));
+    let [smi, nmi, init, ext] = [Kind::Smi, Kind::Nmi, Kind::Init, Kind::ExtInt].map(Some);
+    assert_eq!(kinds, [fixed, lowest, smi, None, nmi, init, None, ext, fixed]);
+}
+
+/// Priorities as the manual describes them, with sets and loops.
+#[derive(Default)]
+struct Slow {
+    requested: BTreeSet<u8>,
+    serviced: BTreeSet<u8>,
+    level: BTreeSet<u8>,
+    tpr: u8,
+}
+
+impl Slow {
+    fn highest(&self) -> Option<u8> {
+        let is_free = |vector: &&u8| self.serviced.iter().all(|busy| busy / 16 < **vector / 16);
+        self.requested.iter().rev().find(is_free).copied()
+    }
+
+    fn ppr(&self) -> u64 {
+        let class = self.serviced.last().map_or(0, |vector| vector / 16);
+        u64::from(if self.tpr / 16 >= class { self.tpr } else { class * 16 })
+    }
+
+    fn registers(set: &BTreeSet<u8>) -> Vec<u64> {
+        let bit = |n: u8| u64::from(set.contains(&n)) << (n % 32);
+        (0..8).map(|r| (0..32).map(|n| bit(r * 32 + n)).sum()).collect()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Accept(u8, bool),
+    Take,
+    End,
+    Priority(u8),
+    Cr8(u8),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => (any::<u8>(), any::<bool>()).prop_map(|(vector, level)| Op::Accept(vector, level)),
+        3 => Just(Op::Take),
+        2 => Just(Op::End),
+        1 => any::<u8>().prop_map(Op::Priority),
+        1 => (0..16u8).prop_map(Op::Cr8),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn priorities_are_those_of_the_slow_model(ops in prop::collection::vec(op(), 1..200)) {
+        let (mut apic, mut slow) = (x2apic(0), Slow::default());
+        for op in ops {
+            match op {
+                Op::Accept(vector, level) => {
+                    apic.accept(vector, level);
+                    if vector >= 16 {
+                        slow.requested.insert(vector);
+                        if level { slow.level.insert(vector) } else { slow.level.remove(&vector) };
+                    }
+                }
+                Op::Take => {
+                    if let Some(vector) = slow.highest() {
+                        apic.taken(vector);
+                        slow.requested.remove(&vector);
+                        slow.serviced.insert(vector);
+                    }
+                }
+                Op::End => {
+                    let ended = slow.serviced.pop_last().filter(|end| slow.level.contains(end));
+                    prop_assert_eq!(apic.eoi(), ended.map_or(Effect::None, Effect::Eoi));
+                }
+                Op::Priority(value) => {
+                    slow.tpr = value;
+                    apic.write_msr(0x808, u64::from(value), 0).unwrap();
+                }
+                Op::Cr8(value) => {
+                    slow.tpr = value << 4;
+                    apic.set_task_priority(u32::from(value));
+                }
+            }
+            prop_assert_eq!(apic.highest(), slow.highest());
+            prop_assert_eq!(apic.task_priority(), u32::from(slow.tpr >> 4));
+            prop_assert_eq!(read(&mut apic, 0x80a), slow.ppr());
+            for (base, set) in
+                [(0x810, &slow.serviced), (0x818, &slow.level), (0x820, &slow.requested)]
+            {
+                let registers: Vec<_> = (base..base + 8).map(|msr| read(&mut apic, msr)).collect();
+                prop_assert_eq!(registers, Slow::registers(set));
+            }
+        }
+    }
+}

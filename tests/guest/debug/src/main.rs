@@ -1,0 +1,21 @@
+//! Micro-guest: breakpoints, watchpoints, single steps, as a debugger inside the guest uses them.
+//!
+//! The kernel single-steps guests for its own purposes with the same flag and registers; nothing
+//! of that may be seen here (Intel SDM volume 3, "Debug, Branch Profile, TSC … Features").
+
+#![no_std]
+#![no_main]
+
+mod breakpoints;
+mod steps;
+
+use guest_common::Cases;
+
+cloister_guest_rt::entry!(main);
+
+fn main() {
+    let mut cases = Cases::default();
+    breakpoints::run(&mut cases);
+    steps::run(&mut cases);
+    cases.finish()
+}
