@@ -174,8 +174,8 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
             self.settle();
         }
         let ran = if self.activity == Activity::Running {
-            if self.nmi_blocked {
-                // The kernel forgets the request with each group that it loads.
+            if self.nmi_blocked && self.host.state().set & !SET_INTERRUPT != 0 {
+                // With each group that it loads the kernel forgets that IRET is waited for.
                 self.host.state().set |= SET_NMI_WINDOW;
             }
             self.host.run(self.deadline)

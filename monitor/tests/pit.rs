@@ -210,7 +210,7 @@ proptest! {
         ops in prop::collection::vec(op(), 1..40),
     ) {
         let (mut pit, mut now, mut seen) = (Pit::new(HZ, 0), 0u64, 0u64);
-        let mut slow = Clocked { gate: true, ..Clocked::default() };
+        let mut slow = Clocked { gate: true, output: true, ..Clocked::default() };
         for op in std::iter::once(Op::Control(mode, false)).chain(ops) {
             let before = slow.output;
             match op {

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use cloister_logview::{Event, Viewer};
+use cloister_logview::{Event, Screen, Shown, Viewer};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -71,7 +71,7 @@ impl Appliance {
             ),
             None => None,
         };
-        Ok(Decoder { viewer, rest: Vec::new(), color })
+        Ok(Decoder { viewer, rest: Vec::new(), screen: Screen::new(color) })
     }
 }
 
@@ -125,6 +125,8 @@ impl Programs {
 pub struct Line {
     /// For people, coloured if that was asked for. It may have several lines.
     pub text: String,
+    /// Whether a line end follows; not so for what a guest draws on a terminal.
+    pub ends_line: bool,
     /// A measured number, if the line is one.
     pub number: Option<Number>,
 }
@@ -145,14 +147,15 @@ pub struct Decoder {
     /// None for an image without its archive, whose stream is then split at line ends alone.
     viewer: Option<Viewer>,
     rest: Vec<u8>,
-    color: bool,
+    screen: Screen,
 }
 
 impl Decoder {
     /// The lines that these bytes complete.
     pub fn feed(&mut self, bytes: &[u8]) -> Vec<Line> {
         if let Some(viewer) = &mut self.viewer {
-            return viewer.feed(bytes).iter().map(|event| line(event, self.color)).collect();
+            let events = viewer.feed(bytes);
+            return events.iter().flat_map(|event| lines(&mut self.screen, event)).collect();
         }
         self.rest.extend_from_slice(bytes);
         let mut lines = Vec::new();
@@ -166,24 +169,32 @@ impl Decoder {
     /// What is left when the stream ended in the middle of a line.
     pub fn finish(&mut self) -> Vec<Line> {
         if let Some(viewer) = &mut self.viewer {
-            return viewer.finish().iter().map(|event| line(event, self.color)).collect();
+            let events = viewer.finish();
+            let mut all: Vec<Line> =
+                events.iter().flat_map(|event| lines(&mut self.screen, event)).collect();
+            all.extend(self.screen.end_line().into_iter().map(|shown| line(shown, None)));
+            return all;
         }
         let rest = std::mem::take(&mut self.rest);
         if rest.is_empty() { Vec::new() } else { vec![plain(&rest)] }
     }
 }
 
-fn line(event: &Event, color: bool) -> Line {
+fn lines(screen: &mut Screen, event: &Event) -> Vec<Line> {
     let number = match event {
         Event::Bench { key, value, unit } => {
             Some(Number { key: key.clone(), value: *value, unit: unit.clone() })
         }
         _ => None,
     };
-    Line { text: event.render(color), number }
+    screen.show(event).into_iter().map(|shown| line(shown, number.clone())).collect()
+}
+
+fn line(shown: Shown, number: Option<Number>) -> Line {
+    Line { text: shown.text, ends_line: shown.ends_line, number }
 }
 
 fn plain(bytes: &[u8]) -> Line {
     let text = String::from_utf8_lossy(bytes).trim_end_matches(['\r', '\n']).to_owned();
-    Line { text, number: None }
+    Line { text, ends_line: true, number: None }
 }

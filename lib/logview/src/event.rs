@@ -22,6 +22,8 @@ pub enum Level {
 pub enum Event {
     /// A line of plain text that stood outside frames.
     Text(String),
+    /// Bytes for the terminal, which may stop anywhere: what guests write, and the console's answers.
+    Terminal(Vec<u8>),
     /// A message of a task or of the kernel.
     Log {
         /// Name of the task, or `kernel`.

@@ -51,6 +51,8 @@ pub enum Kind {
     Boot,
     /// The console's greeting: ticks of the time stamp counter in a second, as a `u64`.
     Hello,
+    /// Bytes for the terminal: guests, and the console's answers.
+    Terminal,
 }
 
 impl Kind {
@@ -61,6 +63,7 @@ impl Kind {
             1 => Kind::Text,
             2 => Kind::Boot,
             3 => Kind::Hello,
+            4 => Kind::Terminal,
             _ => return None,
         })
     }

@@ -5,7 +5,7 @@
 //! [`Event`]s. The way through the crate:
 //!
 //! ```text
-//! bytes ─ stream ─► lines of text ──────────────┬─► viewer ─► Event ─ render ─► a line for people
+//! bytes ─ stream ─► lines of text ──────────────┬─► viewer ─► Event ─ screen ─► text for people
 //!            └────► frames (frame) ─ messages ──┘      │
 //!                                    └ guard           └ symbols: addresses to source lines
 //! ```
@@ -23,6 +23,7 @@ mod frame;
 mod guard;
 mod messages;
 mod render;
+mod screen;
 mod stream;
 mod summary;
 mod symbols;
@@ -30,6 +31,7 @@ mod viewer;
 
 pub use event::{Event, Level};
 pub use frame::{Defect, Frame, KERNEL_SOURCE_FIRST, Kind, MAX_ENCODED, MAX_PAYLOAD};
+pub use screen::{Screen, Shown};
 pub use stream::{Piece, Splitter};
 pub use summary::{Counts, Summary};
 pub use viewer::Viewer;

@@ -26,6 +26,8 @@ impl Event {
         let mut out = Painter { text: String::new(), color };
         match self {
             Event::Text(line) => out.plain(&escape(line)),
+            // Alone it is no line; [`crate::Screen`] makes lines of it.
+            Event::Terminal(bytes) => out.plain(&show_bytes(bytes)),
             Event::Log { source, core, tsc, seconds, level, message, location } => {
                 out.log_head(source, *core, *tsc, *seconds, *level);
                 out.message(message);

@@ -171,6 +171,7 @@ impl Viewer {
                 events.push(self.log(frame, &source, Level::Info, text, None));
             }
             Kind::Hello => self.hello(frame, &source, events),
+            Kind::Terminal => events.push(Event::Terminal(frame.payload.clone())),
         }
     }
 
@@ -298,6 +299,10 @@ impl Viewer {
     /// Frames of a source that were lost before this one: those that the ring's writer counted,
     /// and those that were sent but did not arrive whole.
     fn lost_before(&mut self, frame: &Frame) -> u64 {
+        if frame.kind == Kind::Terminal {
+            // It comes from no ring either.
+            return 0;
+        }
         if frame.kind == Kind::Hello {
             // It comes from no ring. A console that greets again has been restarted, or the
             // machine has, and it counts loss from the beginning.

@@ -57,10 +57,10 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// A counter before it is programmed.
+    /// A counter before it is programmed: its output is high, as firmware leaves it.
     pub fn new(gate: bool) -> Counter {
         Counter {
-            mode: 0,
+            mode: 2,
             is_bcd: false,
             access: 3,
             gate,
@@ -231,6 +231,7 @@ impl Counter {
         let output = self.output(ticks);
         self.state = match (self.mode, self.state) {
             (1 | 5, State::Empty) => State::Waiting,
+            (1 | 5, State::Counting(start)) if ticks < start => self.load(ticks),
             (1 | 5, state) => state,
             (2 | 3, State::Counting(start)) if start <= ticks => {
                 self.reload = Some(self.reload_at(start, count, ticks));

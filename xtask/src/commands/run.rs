@@ -116,7 +116,8 @@ impl Args {
 fn show(lines: &[Line]) -> Flow {
     let mut out = std::io::stdout().lock();
     for line in lines {
-        if writeln!(out, "{}", line.text).is_err() {
+        let end = if line.ends_line { "\n" } else { "" };
+        if write!(out, "{}{end}", line.text).is_err() {
             return Flow::Stop;
         }
     }

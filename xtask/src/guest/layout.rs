@@ -239,3 +239,126 @@ fn check_memory(memory: u64) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::sample;
+    use proptest::prelude::*;
+
+    const MEMORY: u64 = 4 << 20;
+
+    fn code(to: u64, bytes: Vec<u8>) -> Piece {
+        Piece { is_executable: true, ..Piece::data("the code", to, bytes) }
+    }
+
+    fn layout(pieces: Vec<Piece>) -> Layout {
+        let entry = Entry::Bits64 { at: 0x10_0000, stack: MEMORY };
+        let pieces = [vec![code(0x10_0000, vec![0x90; 16])], pieces].concat();
+        Layout { memory: MEMORY, pieces, start: Start { entry, argument: 7, khz_at: 0 } }
+    }
+
+    /// RAM as it should be: everything zero but the pieces.
+    fn expected(layout: &Layout) -> Vec<u8> {
+        let mut ram = vec![0; layout.memory as usize];
+        ram[BUILT.start as usize..BUILT.end as usize].fill(0xaa);
+        for piece in &layout.pieces {
+            let at = piece.to as usize;
+            ram[at..at + piece.bytes.len()].copy_from_slice(&piece.bytes);
+        }
+        ram
+    }
+
+    #[test]
+    fn a_rendered_image_starts_as_the_layout_says() {
+        let digits = Piece::data("a line", 0x9001, b"khz=0000000000 x\0".to_vec());
+        let mut layout = layout(vec![digits]);
+        layout.start.khz_at = 0x9005;
+        let image = layout.render(&[1, 2, 3]).expect("a good layout");
+        assert_eq!((&image[..4], image.len()), ([1, 2, 3, 0].as_slice(), 4 * PAGE as usize));
+        let (header, ram) = sample::started(&image);
+        assert_eq!((header.entry, header.stack, header.argument), (0x10_0000, MEMORY, 7));
+        assert_eq!(&ram[0x9001..0x9012], b"khz=2250006    x\0");
+        assert_eq!(image, layout.render(&[1, 2, 3]).expect("again"), "equal bytes");
+        layout.start.entry = Entry::Bits32(0x10_0008);
+        let (header, _) = sample::started(&layout.render(&[]).expect("a good layout"));
+        assert_eq!((header.entry, header.stack), (START_32, 0x10_0008));
+    }
+
+    #[test]
+    fn records_that_need_more_than_a_page_push_the_bytes_back() {
+        let pieces = (0..300).map(|n| Piece::data("a page", 0x20_0000 + n * 0x2000, vec![9; 8]));
+        let layout = Layout { memory: 16 << 20, ..layout(pieces.collect()) };
+        let image = layout.render(&[]).expect("a good layout");
+        let (header, ram) = sample::started(&image);
+        assert_eq!((header.segments, image.len()), (301, (1 + 2 + 301) * PAGE as usize));
+        assert_eq!(ram, expected(&layout));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_name() {
+        type Spoil = fn(&mut Layout);
+        let cases: [(Spoil, &str); 12] = [
+            (|l| l.memory += 4096, "its memory is 0x401000 bytes"),
+            (|l| l.memory = platform::MEMORY_MAX + platform::MEMORY_STEP, "0xc0200000 bytes"),
+            (|l| l.memory = 0, "its memory is 0x0 bytes"),
+            (|l| l.pieces.push(Piece::data("x", MEMORY - 1, vec![1, 1])), "x needs 0x2 bytes"),
+            (|l| l.pieces.push(Piece::data("x", u64::MAX, vec![1, 1])), "x needs 0x2 bytes"),
+            (|l| l.pieces.push(Piece::data("x", BUILT.end - 1, vec![1])), "page tables"),
+            (|l| l.pieces.push(Piece::data("x", 0x10_000f, vec![1])), "lie over each other"),
+            (|l| l.start.entry = Entry::Bits64 { at: 0x10_0010, stack: 16 }, "is in no segment"),
+            (|l| l.pieces[0].is_executable = false, "which is not executable"),
+            (|l| l.start.entry = Entry::Bits64 { at: 0x10_0000, stack: 8 }, "its stack 0x8"),
+            (|l| l.start.entry = Entry::Bits64 { at: 0x10_0000, stack: MEMORY + 16 }, "its stack"),
+            (|l| l.start.khz_at = 0x10_0007, "the place 0x100007 for the frequency"),
+        ];
+        for (spoil, expected) in cases {
+            let mut layout = layout(Vec::new());
+            spoil(&mut layout);
+            let error = layout.render(&[]).expect_err(expected);
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+        let error = layout(Vec::new()).render(&[0; 4097]).expect_err("too large");
+        assert!(error.to_string().contains("the start code has 4097 bytes"), "{error}");
+    }
+
+    fn pieces() -> impl Strategy<Value = Vec<Piece>> {
+        let bytes = prop_oneof![
+            proptest::collection::vec(0u8..=2, 0..40),
+            (0usize..20_000, 0u8..=2).prop_map(|(len, byte)| vec![byte; len]),
+        ];
+        let piece = (0..MEMORY + 0x2000, bytes, 0..0x3000u64).prop_map(|(to, bytes, more)| {
+            let len = bytes.len() as u64 + more;
+            Piece { len, ..Piece::data("a piece", to, bytes) }
+        });
+        proptest::collection::vec(piece, 0..6)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// A slow model says by counting which pieces lie on each byte whether a layout is good;
+        /// a good one gives exactly the RAM that it describes.
+        #[test]
+        fn layouts_are_refused_exactly_when_something_lies_over_something(pieces in pieces()) {
+            let layout = layout(pieces);
+            let mut uses = vec![0u8; MEMORY as usize];
+            let mut is_good = true;
+            let ranges = layout.pieces.iter().map(|piece| piece.to..piece.to + piece.len);
+            for range in ranges.chain([BUILT]).filter(|range| !range.is_empty()) {
+                is_good &= range.end <= MEMORY;
+                for at in range.start..range.end.min(MEMORY) {
+                    uses[at as usize] += 1;
+                }
+            }
+            is_good &= uses.iter().all(|uses| *uses <= 1);
+            // A piece of no bytes lies nowhere, but not beyond RAM either.
+            is_good &= layout.pieces.iter().all(|piece| piece.to <= MEMORY);
+            let image = layout.render(&[]);
+            prop_assert_eq!(image.is_ok(), is_good, "{:?}", image.err());
+            if let Ok(image) = image {
+                prop_assert!(sample::started(&image).1 == expected(&layout), "another RAM");
+            }
+        }
+    }
+}

@@ -13,6 +13,8 @@ mod linux;
 mod map;
 mod program;
 mod pvh;
+#[cfg(test)]
+mod sample;
 
 use std::path::Path;
 

@@ -83,3 +83,91 @@ pub fn entry(file: &[u8]) -> Result<Option<u32>> {
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::layout::PAGE;
+    use crate::guest::sample::{self, ENTRY_32};
+
+    fn u32_at(ram: &[u8], at: u64) -> u32 {
+        let at = at as usize;
+        u32::from_le_bytes(ram[at..at + 4].try_into().expect("four bytes"))
+    }
+
+    #[test]
+    fn the_guest_finds_its_start_info() {
+        let elf = Elf::parse("x.elf", sample::program()).expect("a good ELF");
+        let layout = layout(&elf, &sample::request()).expect("a good layout");
+        let (header, ram) = sample::started(&layout.render(&[]).expect("an image"));
+        assert_eq!(header.stack, ENTRY_32);
+        // Offsets by Xen's "x86/HVM direct boot ABI", the table of `hvm_start_info`.
+        let info = header.argument;
+        assert_eq!(u32_at(&ram, info), 0x336e_c578, "magic");
+        assert_eq!(u32_at(&ram, info + 4), 1, "version");
+        assert_eq!(u32_at(&ram, info + 12), 0, "modules");
+        assert_eq!(u32_at(&ram, info + 24), 0, "command line");
+        assert_eq!(u64::from(u32_at(&ram, info + 32)), acpi::PLACE.start, "RSDP");
+        let (map, entries) = (u32_at(&ram, info + 40), u32_at(&ram, info + 48));
+        assert_eq!(entries, 4);
+        let last = u64::from(map) + 24 * 2;
+        assert_eq!((u32_at(&ram, last), u32_at(&ram, last + 8)), (0x10_0000, 31 << 20));
+        assert_eq!(u32_at(&ram, last + 16), 1, "RAM");
+        assert_eq!(&ram[0xe_0000..0xe_0008], b"RSD PTR ");
+    }
+
+    #[test]
+    fn notes_are_found_and_judged() {
+        assert_eq!(entry(&sample::program()).expect("good"), Some(ENTRY_32 as u32));
+        let without = sample::elf(sample::ENTRY, &sample::parts());
+        assert_eq!(entry(&without).expect("good"), None);
+        let elf = Elf::parse("x.elf", without).expect("a good ELF");
+        let error = layout(&elf, &sample::request()).expect_err("no note");
+        assert!(error.to_string().starts_with("x.elf has no note XEN_ELFNOTE_PHYS32_ENTRY"));
+        let high = sample::with_note(sample::note(1 << 32));
+        let error = entry(&high).expect_err("an entry above 4 GiB");
+        assert!(error.to_string().contains("[00, 00, 00, 00, 01, 00, 00, 00]"), "{error}");
+        let mut cut = sample::note(ENTRY_32);
+        cut[4] = 200;
+        assert!(entry(&sample::with_note(cut)).is_err(), "a note longer than its segment");
+    }
+
+    #[test]
+    fn a_32_bit_entry_is_not_taken_for_a_64_bit_one() {
+        let file = sample::elf_with_entry(ENTRY_32);
+        let elf = Elf::parse("x.elf", file).expect("a good ELF");
+        let error = program::layout(&elf, 32 << 20).expect_err("32-bit code");
+        assert!(error.to_string().contains("write entry = \"pvh\""), "{error}");
+    }
+
+    #[test]
+    fn damaged_elves_are_refused_or_laid_out_but_never_harm() {
+        let good = sample::program();
+        let head = 64 + 3 * 56;
+        let mut refused = 0;
+        for at in 0..head {
+            for bit in 0..8 {
+                let mut file = good.clone();
+                file[at] ^= 1 << bit;
+                let Ok(elf) = Elf::parse("x.elf", file) else {
+                    refused += 1;
+                    continue;
+                };
+                let layouts =
+                    [layout(&elf, &sample::request()), program::layout(&elf, 32 << 20)];
+                for layout in layouts.into_iter().flatten() {
+                    match layout.render(&[0x90; PAGE as usize]) {
+                        Ok(image) => drop(sample::started(&image)),
+                        Err(_) => refused += 1,
+                    }
+                }
+            }
+        }
+        for len in 0..good.len() {
+            let cut = Elf::parse("x.elf", good[..len].to_vec());
+            let laid = cut.and_then(|elf| layout(&elf, &sample::request()));
+            assert!(laid.is_err(), "cut to {len} bytes");
+        }
+        assert!(refused > head, "only {refused} refused");
+    }
+}

@@ -1,5 +1,6 @@
 //! Rules of capabilities, ports, devices and interrupts: who may do what to whom.
 
+use super::memory::overlaps;
 use super::{Rule, TableError};
 use crate::caps::code;
 use crate::table::Table;
@@ -169,7 +170,6 @@ fn span(ports: &Ports) -> Range<u32> {
 
 /// `init` runs alone and is gone before the others start, so it may share ports with them.
 pub(super) fn ports(table: &Table) -> Result<(), TableError> {
-    let meets = |a: &Range<u32>, b: &Range<u32>| a.start < b.end && b.start < a.end;
     let others = |after: usize| {
         let tasks = table.tasks.iter().enumerate().skip(after);
         tasks.filter(|(_, task): &(usize, &Task)| task.role != ROLE_INIT)
@@ -182,10 +182,10 @@ pub(super) fn ports(table: &Table) -> Result<(), TableError> {
             if task.role == ROLE_INIT {
                 continue;
             }
-            Rule::PortConfig.when(!meets(&mine, &CONFIG_PORTS), index)?;
+            Rule::PortConfig.when(!overlaps(&mine, &CONFIG_PORTS), index)?;
             let mut rest =
                 others(task_index.saturating_add(1)).flat_map(|(_, other)| table.ports_of(other));
-            Rule::PortOverlap.when(!rest.any(|other| meets(&mine, &span(other))), index)?;
+            Rule::PortOverlap.when(!rest.any(|other| overlaps(&mine, &span(other))), index)?;
         }
     }
     Ok(())

@@ -18,18 +18,11 @@ const BARS: u64 = 6;
 
 /// The kind that a region's byte stands for.
 pub(super) fn kind(region: &Region) -> Option<RegionKind> {
-    Some(match region.kind {
-        0 => RegionKind::Payload,
-        1 => RegionKind::Ram,
-        2 => RegionKind::SystemPage,
-        3 => RegionKind::Mmio,
-        4 => RegionKind::KernelLog,
-        5 => RegionKind::Table,
-        6 => RegionKind::FirmwareWindow,
-        7 => RegionKind::GuestRam,
-        8 => RegionKind::Doorbells,
-        _ => return None,
-    })
+    use RegionKind::{Doorbells, FirmwareWindow, GuestRam, KernelLog, Mmio, Payload, Ram};
+    use RegionKind::{SystemPage, Table};
+    // By their numbers.
+    let all = [Payload, Ram, SystemPage, Mmio, KernelLog, Table, FirmwareWindow];
+    all.iter().chain(&[GuestRam, Doorbells]).nth(region.kind.into()).copied()
 }
 
 /// Bytes of a region. 32 bits of pages cannot overflow.
@@ -37,7 +30,7 @@ pub(super) fn bytes(region: &Region) -> u64 {
     u64::from(region.pages).wrapping_mul(PAGE)
 }
 
-pub(super) fn overlaps(a: &Range<u64>, b: &Range<u64>) -> bool {
+pub(super) fn overlaps<T: Ord>(a: &Range<T>, b: &Range<T>) -> bool {
     a.start < b.end && b.start < a.end
 }
 

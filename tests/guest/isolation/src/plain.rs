@@ -7,8 +7,9 @@ use guest_common::{Failed, Outcome, equal, registers};
 /// Registers that hold any canonical address: SYSENTER's stack and entry, SYSCALL's entries, the
 /// bases of FS and GS and the one that SWAPGS brings.
 const ADDRESSES: [u32; 7] = [0x175, 0x176, 0xc000_0082, 0xc000_0083, 0xc000_0100, 0xc000_0101, 0xc000_0102];
-/// Registers that hold any 32 bits: SYSENTER's selector, SYSCALL's flag mask, TSC_AUX.
-const WORDS: [u32; 3] = [0x174, 0xc000_0084, 0xc000_0103];
+/// Registers that hold less, and which bits: SYSENTER's selector, SYSCALL's flag mask, TSC_AUX.
+const WORDS: [(u32, u64); 3] =
+    [(0x174, 0xffff), (0xc000_0084, 0xffff_ffff), (0xc000_0103, 0xffff_ffff)];
 /// An address has no more than these bits here.
 const ADDRESS: u64 = 0x7fff_ffff_ffff;
 /// DR6 and DR7 after reset.
@@ -24,8 +25,8 @@ fn with_values(
     for number in ADDRESSES {
         each(number, rng.next() & ADDRESS, "an address register")?;
     }
-    for number in WORDS {
-        each(number, rng.next() & 0xffff_ffff, "a 32-bit register")?;
+    for (number, bits) in WORDS {
+        each(number, rng.next() & bits, "a smaller register")?;
     }
     Ok(())
 }
