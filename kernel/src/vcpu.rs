@@ -6,13 +6,11 @@
 //! of their own here. Invariant: `in_guest` is set exactly while the thread's next step is an
 //! entry, not a return to its monitor.
 
+use crate::arch::x86_64::cpu;
 use crate::arch::x86_64::virt::{self, Outcome};
-use crate::arch::x86_64::{cpu, frame};
 use crate::core_state::{Core, this_core};
-use crate::shared::shared;
 use crate::syscall::{Return, finish};
 use cloister_abi::call::{self, Status};
-use cloister_abi::layout::MAX_THREADS;
 use cloister_abi::table::CapKind;
 use cloister_core::caps::lookup;
 
@@ -35,19 +33,19 @@ fn run(core: &mut Core, slot: u64, mask: u64, deadline: u64) -> Return {
     if u32::from(thread.vcpu) != cap.object {
         return Return::status(Status::WrongState);
     }
-    let word = &shared().threads()[usize::from(thread.global) & (MAX_THREADS - 1)];
-    let bits = word.begin_wait(mask);
+    // SAFETY: the caller's space is loaded, and it has a vCPU.
+    let own = unsafe { virt::own() };
+    let bits = own.word.begin_wait(mask);
     if bits != 0 {
         return Return::value(bits);
     }
     (thread.mask, thread.deadline) = (mask, deadline);
     (thread.waits, thread.in_guest) = (true, true);
     core.sched.arm(current, deadline);
-    // SAFETY: the caller's space is loaded, and it has a vCPU.
-    let own = unsafe { virt::own() };
     virt::load(core, own);
     virt::check(own);
-    if core.must_choose() {
+    // Nothing else can have made another thread more urgent.
+    if core.sched.next_event() < core.armed {
         return Return::SWITCH;
     }
     // SAFETY: loaded just now; nothing is referred to any more.
@@ -68,14 +66,17 @@ extern "C" fn kernel_guest_exit() -> u32 {
             core.sched.disarm(current);
             let thread = core.thread(current);
             (thread.waits, thread.in_guest) = (false, false);
-            shared().threads()[usize::from(thread.global) & (MAX_THREADS - 1)].cancel_wait();
-            // SAFETY: the thread's space is loaded; the entry code holds no reference.
-            unsafe { frame::current() }.set_result([Status::Exit as u64, 0, 0, 0, 0]);
+            own.word.cancel_wait();
         }
         Outcome::Again => virt::check(own),
-        // Leaves no current thread behind: the interrupt comes as if the core idled.
-        Outcome::Interrupt => core.settle(cpu::rdtsc()),
+        Outcome::Interrupt => interrupted(core),
         Outcome::Reschedule => {}
     }
     outcome as u32
+}
+
+/// Leaves no current thread behind: the interrupt comes as if the core idled.
+#[inline(never)]
+fn interrupted(core: &mut Core) {
+    core.settle(cpu::rdtsc());
 }

@@ -50,8 +50,8 @@ pub struct IoApic {
 
 impl IoApic {
     /// As after power-up: every pin masked.
-    pub const fn new() -> IoApic {
-        IoApic { id: 0, index: 0, entries: [MASKED; PINS], lines: 0, pending: 0 }
+    pub fn new() -> IoApic {
+        IoApic::default()
     }
 
     /// Reads 32 bits of the page.
@@ -60,9 +60,10 @@ impl IoApic {
             (INDEX, index) => u32::from(index),
             (WINDOW, 0) | (WINDOW, 2) => self.id,
             (WINDOW, 1) => VERSION,
-            (WINDOW, index) => self
-                .entry(index)
-                .map_or(0, |entry| if index & 1 == 0 { low32(entry) } else { high32(entry) }),
+            (WINDOW, index) => {
+                let entry = pin_of(index).and_then(|pin| self.entries.get(pin)).copied();
+                entry.map_or(0, |entry| if index & 1 == 0 { low32(entry) } else { high32(entry) })
+            }
             _ => 0,
         }
     }
@@ -79,27 +80,22 @@ impl IoApic {
 
     /// A device drives a pin. Pins that are not there are ignored.
     pub fn set_line(&mut self, pin: u8, is_active: bool) {
-        let bit = 1u32.checked_shl(u32::from(pin)).unwrap_or(0);
-        let was_active = self.lines & bit != 0;
-        self.lines = if is_active { self.lines | bit } else { self.lines & !bit };
+        let bit = 1u32.unbounded_shl(u32::from(pin));
         let Some(entry) = self.entries.get(usize::from(pin)).copied() else { return };
         // Edges at a masked pin are lost ("Interrupt Mask").
-        if is_level(entry) {
-            self.look_at_level(pin);
-        } else if is_active && !was_active && entry & MASKED == 0 {
+        if is_active && self.lines & bit == 0 && entry & MASKED == 0 && !is_level(entry) {
             self.pending |= bit;
         }
+        self.lines = if is_active { self.lines | bit } else { self.lines & !bit };
+        self.look_at_levels();
     }
 
     /// A local APIC has ended a level-triggered interrupt with this vector.
     pub fn eoi(&mut self, vector: u8) {
-        for pin in 0..24 {
-            let Some(entry) = self.entries.get_mut(usize::from(pin)) else { continue };
-            if *entry & REMOTE_IRR != 0 && low8(*entry) == vector {
-                *entry &= !REMOTE_IRR;
-                self.look_at_level(pin);
-            }
+        for entry in self.entries.iter_mut().filter(|entry| low8(**entry) == vector) {
+            *entry &= !REMOTE_IRR;
         }
+        self.look_at_levels();
     }
 
     /// Takes a message to be delivered.
@@ -119,14 +115,9 @@ impl IoApic {
         None
     }
 
-    /// The entry that a register is half of.
-    fn entry(&self, index: u8) -> Option<u64> {
-        self.entries.get(usize::from(index.checked_sub(TABLE)? >> 1)).copied()
-    }
-
     fn write_entry(&mut self, index: u8, value: u32) {
-        let Some(pin) = index.checked_sub(TABLE).map(|register| register >> 1) else { return };
-        let Some(entry) = self.entries.get_mut(usize::from(pin)) else { return };
+        let Some(pin) = pin_of(index) else { return };
+        let Some(entry) = self.entries.get_mut(pin) else { return };
         if index & 1 == 1 {
             *entry = u64::from(low32(*entry)) | u64::from(value & 0xff00_0000) << 32;
             return;
@@ -137,24 +128,30 @@ impl IoApic {
             // edge-triggered for a moment.
             *entry &= !REMOTE_IRR;
         }
-        self.look_at_level(pin);
+        self.look_at_levels();
     }
 
-    /// Sends if the pin is level-triggered, active, unmasked and has nothing in service.
-    fn look_at_level(&mut self, pin: u8) {
-        let Some(entry) = self.entries.get(usize::from(pin)).copied() else { return };
-        let bit = 1u32.checked_shl(u32::from(pin)).unwrap_or(0);
-        if is_level(entry) {
+    /// Sends for each level-triggered pin that is active, unmasked and has nothing in service.
+    fn look_at_levels(&mut self) {
+        for (pin, entry) in (0..).zip(self.entries) {
+            let bit = 1u32.unbounded_shl(pin);
             let wants = self.lines & bit != 0 && entry & (MASKED | REMOTE_IRR) == 0;
-            self.pending = if wants { self.pending | bit } else { self.pending & !bit };
+            if is_level(entry) {
+                self.pending = if wants { self.pending | bit } else { self.pending & !bit };
+            }
         }
     }
 }
 
 impl Default for IoApic {
     fn default() -> Self {
-        IoApic::new()
+        IoApic { id: 0, index: 0, entries: [MASKED; PINS], lines: 0, pending: 0 }
     }
+}
+
+/// The pin that a register is half of the entry of.
+fn pin_of(register: u8) -> Option<usize> {
+    register.checked_sub(TABLE).map(|register| usize::from(register >> 1))
 }
 
 /// Whether a pin works by level: only fixed and lowest-priority interrupts do, the others are

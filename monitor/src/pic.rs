@@ -1,34 +1,28 @@
 //! Two cascaded 8259A interrupt controllers (8259A data sheet; edge/level registers as in the
 //! 82371AB data sheet).
 //!
-//! [`Pic`] belongs to thread 0. Devices set its 16 lines; [`Pic::output`] is the wire to LINT0 of
-//! the boot CPU; when that CPU takes the interrupt, [`Pic::acknowledge`] tells the vector.
+//! [`Pic`] belongs to thread 0. Devices set its 16 lines; [`Pic::pending`] is what the wire
+//! to LINT0 of the boot CPU means; when that CPU takes the interrupt, so does [`Pic::acknowledge`].
 //! Neighbours: `bus` for the ports, `apic` for LINT0. Modes that only an MCS-80 has are stored and
 //! mean nothing; "buffered" is about electrical signals.
 //!
 //! Invariant: an acknowledge always has a vector: line 7's of the controller that was asked, if
 //! the request is gone by then.
 
+use crate::num::low8;
+
 /// The line at which the second controller hangs.
 const CASCADE: u8 = 2;
-/// Lines that are edges whatever software writes: timer, keyboard, cascade; clock, coprocessor.
-const ALWAYS_EDGE: [u8; 2] = [0b0000_0111, 0b0010_0001];
 
-/// Initialization words that a controller still waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    /// None: it works.
-    Done,
-    /// The vector base.
-    Base,
-    /// The cascade.
-    Cascade,
-    /// The mode.
-    Mode,
-}
+/// Initialization words that are still to come, in this order: the vector base.
+const BASE: u8 = 1;
+/// Initialization words: how the controllers hang together.
+const WIRING: u8 = 2;
+/// Initialization words: the mode.
+const MODE: u8 = 4;
 
 /// One controller.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Chip {
     lines: u8,
     /// Requests, latched at edges.
@@ -42,9 +36,8 @@ struct Chip {
     base: u8,
     /// The line with the lowest priority; the one behind it has the highest.
     lowest: u8,
-    step: Step,
-    is_single: bool,
-    wants_mode: bool,
+    /// [`BASE`] and so on; the controller works when there are none.
+    awaits: u8,
     is_auto_end: bool,
     rotates_auto: bool,
     is_special_mask: bool,
@@ -55,26 +48,8 @@ struct Chip {
 
 impl Chip {
     /// Before initialization: nothing gets through.
-    const fn new(cascade: u8) -> Chip {
-        Chip {
-            cascade,
-            lines: 0,
-            requests: 0,
-            in_service: 0,
-            mask: 0xff,
-            level: 0,
-            base: 0,
-            lowest: 7,
-            step: Step::Done,
-            is_single: false,
-            wants_mode: false,
-            is_auto_end: false,
-            rotates_auto: false,
-            is_special_mask: false,
-            is_special_nested: false,
-            shows_service: false,
-            polls: false,
-        }
+    fn new(cascade: u8) -> Chip {
+        Chip { mask: 0xff, lowest: 7, cascade, ..Chip::default() }
     }
 
     /// A request needs its line to stay active until it is acknowledged, in both modes; but that
@@ -95,40 +70,29 @@ impl Chip {
         self.level | self.cascade
     }
 
-    /// The edge/level register: a line that is active when it becomes a level requests at once.
-    fn set_level(&mut self, level: u8) {
-        self.level = level;
-        self.requests |= self.lines & level;
+    /// How far the most urgent line of a set is from the highest priority; 8 if there is none.
+    fn rank(&self, set: u8) -> u32 {
+        set.rotate_right(u32::from(self.lowest).wrapping_add(1)).trailing_zeros()
     }
 
-    /// How far a line is from the highest priority.
-    fn rank(&self, line: u8) -> u8 {
-        line.wrapping_sub(self.lowest).wrapping_sub(1) & 7
-    }
-
-    /// The line of highest priority in a set.
+    /// The most urgent line of a set.
     fn first(&self, set: u8) -> Option<u8> {
-        (0..8).filter(|&line| set & bit(line) != 0).min_by_key(|&line| self.rank(line))
+        let line = low8(u64::from(self.rank(set))).wrapping_add(self.lowest).wrapping_add(1) & 7;
+        (set != 0).then_some(line)
+    }
+
+    /// What is in service, but for what the special mask mode leaves alone.
+    fn serviced(&self) -> u8 {
+        if self.is_special_mask { self.in_service & !self.mask } else { self.in_service }
     }
 
     /// The line that the controller would interrupt for.
     fn winner(&self) -> Option<u8> {
-        if self.step != Step::Done {
-            return None;
-        }
-        let mut blocking = self.in_service;
-        if self.is_special_mask {
-            blocking &= !self.mask;
-        }
-        if self.is_special_nested {
-            // The other controller may have a more urgent line than the one in service.
-            blocking &= !self.cascade;
-        }
-        let line = self.first(self.requests & !self.mask)?;
-        match self.first(blocking) {
-            Some(serviced) if self.rank(serviced) <= self.rank(line) => None,
-            _ => Some(line),
-        }
+        let requests = if self.awaits == 0 { self.requests & !self.mask } else { 0 };
+        // The other controller may have a more urgent line than the one in service.
+        let nested = if self.is_special_nested { self.cascade } else { 0 };
+        let wins = self.rank(requests) < self.rank(self.serviced() & !nested);
+        self.first(requests).filter(|_| wins)
     }
 
     /// The CPU takes this line's interrupt.
@@ -143,38 +107,31 @@ impl Chip {
         }
     }
 
-    /// The vector of a line.
-    fn vector(&self, line: u8) -> u8 {
-        self.base | line
-    }
-
-    /// A write to the first port.
-    fn command(&mut self, value: u8) {
-        if value & 0x10 != 0 {
-            *self = Chip {
-                lines: self.lines,
-                requests: self.lines & self.levels(),
-                level: self.level,
-                base: self.base,
-                mask: 0,
-                step: Step::Base,
-                is_single: value & 2 != 0,
-                wants_mode: value & 1 != 0,
-                ..Chip::new(self.cascade)
-            };
+    /// A write to one of its ports.
+    fn write(&mut self, port: u16, value: u8) {
+        if port >= 0x4d0 {
+            // Some lines stay edges: timer, keyboard, cascade; clock, coprocessor.
+            self.level = value & if self.cascade != 0 { 0xf8 } else { 0xde };
+            // A line that is active when it becomes a level requests at once.
+            self.requests |= self.lines & self.level;
+        } else if port & 1 != 0 {
+            self.data(value);
+        } else if value & 0x10 != 0 {
+            let Chip { lines, level, cascade, base, .. } = *self;
+            let requests = lines & self.levels();
+            *self = Chip { lines, requests, level, cascade, base, ..Chip::new(cascade) };
+            let wiring = if value & 2 == 0 { WIRING } else { 0 };
+            self.awaits = BASE | wiring | if value & 1 != 0 { MODE } else { 0 };
+            self.mask = 0;
         } else if value & 8 == 0 {
             self.end(value >> 5, value & 7);
         } else {
-            match value & 3 {
-                2 => self.shows_service = false,
-                3 => self.shows_service = true,
-                _ => {}
-            }
             self.polls = value & 4 != 0;
-            match value >> 5 & 3 {
-                2 => self.is_special_mask = false,
-                3 => self.is_special_mask = true,
-                _ => {}
+            if value & 2 != 0 {
+                self.shows_service = value & 1 != 0;
+            }
+            if value & 0x40 != 0 {
+                self.is_special_mask = value & 0x20 != 0;
             }
         }
     }
@@ -187,10 +144,7 @@ impl Chip {
                 self.rotates_auto = command == 4;
                 None
             }
-            // Without a name it is the most urgent in service, but for those that the special
-            // mask mode leaves alone.
-            1 | 5 if self.is_special_mask => self.first(self.in_service & !self.mask),
-            1 | 5 => self.first(self.in_service),
+            1 | 5 => self.first(self.serviced()),
             2 => None,
             _ => Some(named),
         };
@@ -205,31 +159,31 @@ impl Chip {
 
     /// A write to the second port.
     fn data(&mut self, value: u8) {
-        let after_cascade = if self.wants_mode { Step::Mode } else { Step::Done };
-        match self.step {
-            Step::Done => self.mask = value,
-            Step::Base => {
-                self.base = value & 0xf8;
-                self.step = if self.is_single { after_cascade } else { Step::Cascade };
-            }
-            // How the controllers hang together is wired.
-            Step::Cascade => self.step = after_cascade,
-            Step::Mode => {
+        let word = self.awaits & self.awaits.wrapping_neg();
+        self.awaits &= !word;
+        match word {
+            BASE => self.base = value & 0xf8,
+            // How the controllers hang together cannot be changed.
+            WIRING => {}
+            MODE => {
                 self.is_auto_end = value & 2 != 0;
                 self.is_special_nested = value & 0x10 != 0;
-                self.step = Step::Done;
             }
+            _ => self.mask = value,
         }
     }
 
-    /// A read of either port. A poll takes the place of an acknowledge.
-    fn read(&mut self, is_data: bool) -> u8 {
+    /// A read of one of its ports. A poll takes the place of an acknowledge.
+    fn read(&mut self, port: u16) -> u8 {
+        if port >= 0x4d0 {
+            return self.level;
+        }
         if core::mem::take(&mut self.polls) {
             let Some(line) = self.winner() else { return 0 };
             self.take(line);
             return 0x80 | line;
         }
-        match (is_data, self.shows_service) {
+        match (port & 1 != 0, self.shows_service) {
             (true, _) => self.mask,
             (false, true) => self.in_service,
             (false, false) => self.requests,
@@ -246,8 +200,8 @@ pub struct Pic {
 
 impl Pic {
     /// Before initialization.
-    pub const fn new() -> Pic {
-        Pic { first: Chip::new(1 << CASCADE), second: Chip::new(0) }
+    pub fn new() -> Pic {
+        Pic::default()
     }
 
     /// A device drives a line, 0 to 15. Others, and the cascade, are ignored.
@@ -261,64 +215,54 @@ impl Pic {
         self.cascade();
     }
 
-    /// Whether the wire to the CPU is active.
-    pub fn output(&self) -> bool {
-        self.pending().is_some()
-    }
-
     /// The vector that an acknowledge would get now; `None` while the wire is not active.
     pub fn pending(&self) -> Option<u8> {
         let line = self.first.winner()?;
-        let behind = || self.second.vector(self.second.winner().unwrap_or(7));
-        Some(if line == CASCADE { behind() } else { self.first.vector(line) })
+        let behind = || self.second.base | self.second.winner().unwrap_or(7);
+        Some(if line == CASCADE { behind() } else { self.first.base | line })
     }
 
     /// The CPU acknowledges: the vector that it gets.
     pub fn acknowledge(&mut self) -> u8 {
-        let Some(vector) = self.pending() else { return self.first.vector(7) };
-        if let Some(line) = self.first.winner() {
-            self.first.take(line);
-            // What is gone by now is answered as line 7, which is not in service then.
-            if let Some(behind) = self.second.winner().filter(|_| line == CASCADE) {
-                self.second.take(behind);
-            }
+        let Some(line) = self.first.winner() else { return self.first.base | 7 };
+        self.first.take(line);
+        if line != CASCADE {
+            return self.first.base | line;
+        }
+        let behind = self.second.winner();
+        if let Some(line) = behind {
+            self.second.take(line);
         }
         self.cascade();
-        vector
+        self.second.base | behind.unwrap_or(7)
     }
 
     /// Reads a port: 0x20, 0x21, 0xa0, 0xa1, 0x4d0 or 0x4d1; all ones for others.
     pub fn read(&mut self, port: u16) -> u8 {
-        let value = match port {
-            0x20 | 0x21 => self.first.read(port & 1 != 0),
-            0xa0 | 0xa1 => {
-                if self.second.polls {
-                    // Whoever polls behind it has answered the request.
-                    self.first.requests &= !self.first.cascade;
-                }
-                self.second.read(port & 1 != 0)
-            }
-            0x4d0 => self.first.level,
-            0x4d1 => self.second.level,
-            _ => 0xff,
-        };
+        if self.second.polls && port & !1 == 0xa0 {
+            // Whoever polls behind it has answered the request.
+            self.first.requests &= !self.first.cascade;
+        }
+        let value = self.chip(port).map_or(0xff, |chip| chip.read(port));
         self.cascade();
         value
     }
 
     /// Writes a port; others are ignored.
     pub fn write(&mut self, port: u16, value: u8) {
-        let [edge_first, edge_second] = ALWAYS_EDGE;
-        match port {
-            0x20 => self.first.command(value),
-            0x21 => self.first.data(value),
-            0xa0 => self.second.command(value),
-            0xa1 => self.second.data(value),
-            0x4d0 => self.first.set_level(value & !edge_first),
-            0x4d1 => self.second.set_level(value & !edge_second),
-            _ => {}
+        if let Some(chip) = self.chip(port) {
+            chip.write(port, value);
         }
         self.cascade();
+    }
+
+    /// The controller that has a port.
+    fn chip(&mut self, port: u16) -> Option<&mut Chip> {
+        match port {
+            0x20 | 0x21 | 0x4d0 => Some(&mut self.first),
+            0xa0 | 0xa1 | 0x4d1 => Some(&mut self.second),
+            _ => None,
+        }
     }
 
     /// The second controller's wire is the first one's line 2.
@@ -330,7 +274,7 @@ impl Pic {
 
 impl Default for Pic {
     fn default() -> Self {
-        Pic::new()
+        Pic { first: Chip::new(bit(CASCADE)), second: Chip::new(0) }
     }
 }
 

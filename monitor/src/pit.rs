@@ -61,14 +61,12 @@ impl Pit {
     pub fn write(&mut self, register: u16, value: u8, now: u64) {
         let ticks = self.look(now);
         let was_high = self.output(0, now);
-        match self.counters.get_mut(usize::from(register & 3)) {
-            Some(counter) => counter.write(value, ticks),
-            None if value >> 6 == 3 => self.read_back(value, ticks),
-            None => {
-                if let Some(counter) = self.counters.get_mut(usize::from(value >> 6)) {
-                    counter.control(value, ticks);
-                }
-            }
+        if let Some(counter) = self.counters.get_mut(usize::from(register & 3)) {
+            counter.write(value, ticks);
+        } else if let Some(counter) = self.counters.get_mut(usize::from(value >> 6)) {
+            counter.control(value, ticks);
+        } else {
+            self.read_back(value, ticks);
         }
         // A control word moves the output without a clock.
         self.has_risen |= !was_high && self.output(0, now);

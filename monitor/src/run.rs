@@ -172,6 +172,9 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
     pub fn turn(&mut self) -> Option<Stop> {
         if self.dirty {
             self.settle();
+            if self.stop.is_some() {
+                return self.stop;
+            }
         }
         let ran = if self.activity == Activity::Running {
             if self.nmi_blocked && self.host.state().set & !SET_INTERRUPT != 0 {

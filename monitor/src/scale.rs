@@ -8,7 +8,7 @@
 //! never loses a tick, and neither direction goes backwards.
 
 /// A factor between two frequencies: result = ticks × factor / 2^shift.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Scale {
     factor: u64,
     shift: u32,
@@ -29,20 +29,20 @@ impl Scale {
     /// Converts and rounds down.
     #[inline]
     pub fn down(self, ticks: u64) -> u64 {
-        self.shifted(u128::from(ticks).wrapping_mul(u128::from(self.factor)))
+        self.convert(ticks, 0)
     }
 
     /// Converts and rounds up.
     #[inline]
     pub fn up(self, ticks: u64) -> u64 {
-        let product = u128::from(ticks).wrapping_mul(u128::from(self.factor));
-        let below_one = 1u128.wrapping_shl(self.shift).wrapping_sub(1);
-        self.shifted(product.saturating_add(below_one))
+        self.convert(ticks, 1u128.wrapping_shl(self.shift).wrapping_sub(1))
     }
 
-    /// The whole ticks of a product; what does not fit is the end of time.
+    /// What does not fit is the end of time.
     #[inline]
-    fn shifted(self, product: u128) -> u64 {
-        u64::try_from(product.wrapping_shr(self.shift)).unwrap_or(u64::MAX)
+    fn convert(self, ticks: u64, rounding: u128) -> u64 {
+        let product = u128::from(ticks).wrapping_mul(u128::from(self.factor));
+        let whole = product.saturating_add(rounding).wrapping_shr(self.shift);
+        u64::try_from(whole).unwrap_or(u64::MAX)
     }
 }

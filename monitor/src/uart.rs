@@ -8,60 +8,51 @@
 //!
 //! Invariant: the wire of [`Uart::line`] is a function of the registers alone.
 
-/// Bytes in each queue.
-const DEPTH: u8 = 16;
-
 /// Line control: the divisor latch takes the place of registers 0 and 1.
 const DIVISOR: u8 = 1 << 7;
 /// Modem control: the output that connects the interrupt to its pin.
 const OUT2: u8 = 1 << 3;
 /// Modem control: loop back.
 const LOOP: u8 = 1 << 4;
-/// Line status: a byte is there.
-const READY: u8 = 1;
 /// Line status: a byte came when there was no room.
 const OVERRUN: u8 = 1 << 1;
 /// Line status: the transmit queue, and the transmitter behind it, are empty.
 const EMPTY: u8 = 1 << 5 | 1 << 6;
+/// Interrupt identification: none.
+const NO_CAUSE: u8 = 0b0001;
+/// Interrupt identification: the transmitter is empty.
+const EMPTY_CAUSE: u8 = 0b0010;
 /// Modem status of a console that is there: carrier, data set ready, clear to send.
 const CONNECTED: u8 = 0b1011_0000;
 
-/// A queue of bytes.
-#[derive(Clone, Copy, Debug)]
+/// A queue of bytes, the oldest in the low end.
+#[derive(Clone, Copy, Debug, Default)]
 struct Queue {
-    bytes: [u8; 16],
-    first: u8,
+    bytes: u128,
     len: u8,
 }
 
 impl Queue {
-    const fn new() -> Queue {
-        Queue { bytes: [0; 16], first: 0, len: 0 }
-    }
-
     /// Whether there was room.
     fn push(&mut self, byte: u8, depth: u8) -> bool {
-        let place = usize::from(self.first.wrapping_add(self.len) & 15);
-        if self.len >= depth {
-            return false;
+        let has_room = self.len < depth;
+        if has_room {
+            self.bytes |= u128::from(byte).unbounded_shl(u32::from(self.len).wrapping_mul(8));
+            self.len = self.len.wrapping_add(1);
         }
-        if let Some(slot) = self.bytes.get_mut(place) {
-            *slot = byte;
-        }
-        self.len = self.len.wrapping_add(1);
-        true
+        has_room
     }
 
     fn pop(&mut self) -> Option<u8> {
         self.len = self.len.checked_sub(1)?;
-        let byte = self.bytes.get(usize::from(self.first & 15)).copied();
-        self.first = self.first.wrapping_add(1) & 15;
-        byte
+        let [byte, ..] = self.bytes.to_le_bytes();
+        self.bytes >>= 8;
+        Some(byte)
     }
 }
 
 /// The serial port.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Uart {
     receive: Queue,
     transmit: Queue,
@@ -80,20 +71,8 @@ pub struct Uart {
 
 impl Uart {
     /// As after reset.
-    pub const fn new() -> Uart {
-        Uart {
-            receive: Queue::new(),
-            transmit: Queue::new(),
-            enabled: 0,
-            fifo: 0,
-            line: 0,
-            modem: 0,
-            overrun: 0,
-            changes: 0,
-            scratch: 0,
-            divisor: [1, 0],
-            announces_empty: false,
-        }
+    pub fn new() -> Uart {
+        Uart::default()
     }
 
     /// Reads register 0 to 7.
@@ -122,9 +101,7 @@ impl Uart {
             0 => self.send(value),
             1 => {
                 // Whoever begins to listen is told that the transmitter is empty.
-                if value & 2 != 0 && self.enabled & 2 == 0 && self.transmit.len == 0 {
-                    self.announces_empty = true;
-                }
+                self.announces_empty |= value & !self.enabled & 2 != 0 && self.transmit.len == 0;
                 self.enabled = value & 0xf;
             }
             2 => self.control_fifo(value),
@@ -139,9 +116,7 @@ impl Uart {
     /// Takes a byte that the guest has sent.
     pub fn transmitted(&mut self) -> Option<u8> {
         let byte = self.transmit.pop()?;
-        if self.transmit.len == 0 {
-            self.announces_empty = true;
-        }
+        self.announces_empty |= self.transmit.len == 0;
         Some(byte)
     }
 
@@ -153,72 +128,57 @@ impl Uart {
 
     /// A byte for the guest. Without room it is lost, and the guest will read of an overrun.
     pub fn received(&mut self, byte: u8) -> bool {
-        if self.modem & LOOP != 0 {
-            return false;
-        }
-        self.take_in(byte)
+        self.modem & LOOP == 0 && self.take_in(byte)
     }
 
     /// Whether the interrupt's wire is active.
     pub fn line(&self) -> bool {
-        self.modem & (OUT2 | LOOP) == OUT2 && self.cause() != Cause::None
+        self.modem & (OUT2 | LOOP) == OUT2 && self.cause() != NO_CAUSE
     }
 
-    fn is_queued(&self) -> bool {
-        self.fifo & 1 != 0
-    }
-
+    /// Bytes that a queue holds; one while the queues are off.
     fn depth(&self) -> u8 {
-        if self.is_queued() { DEPTH } else { 1 }
+        if self.fifo & 1 != 0 { 16 } else { 1 }
     }
 
-    /// How many bytes make an interrupt of their own.
+    /// How many bytes make an interrupt of their own; one without queues.
     fn trigger(&self) -> u8 {
-        match (self.is_queued(), self.fifo >> 6) {
-            (false, _) | (true, 0) => 1,
-            (true, 1) => 4,
-            (true, 2) => 8,
-            (true, _) => 14,
+        match self.fifo >> 6 {
+            0 => 1,
+            1 => 4,
+            2 => 8,
+            _ => 14,
         }
     }
 
-    /// The most urgent cause of an interrupt ("Interrupt Identification Register").
-    fn cause(&self) -> Cause {
-        if self.enabled & 4 != 0 && self.overrun != 0 {
-            Cause::LineStatus
-        } else if self.enabled & 1 != 0 && self.receive.len >= self.trigger() {
-            Cause::Data
-        } else if self.enabled & 1 != 0 && self.receive.len != 0 {
-            Cause::Timeout
-        } else if self.enabled & 2 != 0 && self.announces_empty {
-            Cause::Empty
-        } else if self.enabled & 8 != 0 && self.changes != 0 {
-            Cause::Modem
-        } else {
-            Cause::None
-        }
+    /// The most urgent cause of an interrupt ("Interrupt Identification Register"): what enables
+    /// it, whether it is there, and its code.
+    fn cause(&self) -> u8 {
+        let causes = [
+            (4, self.overrun != 0, 0b0110),
+            (1, self.receive.len >= self.trigger(), 0b0100),
+            (1, self.receive.len != 0, 0b1100),
+            (2, self.announces_empty, EMPTY_CAUSE),
+            (8, self.changes != 0, 0b0000),
+        ];
+        let is_enabled = |enable: u8| self.enabled & enable != 0;
+        let first =
+            causes.into_iter().find(|&(enable, is_there, _)| is_there && is_enabled(enable));
+        first.map_or(NO_CAUSE, |(_, _, code)| code)
     }
 
     /// The interrupt identification register; reading it takes note of an empty transmitter.
     fn identify(&mut self) -> u8 {
-        let id = match self.cause() {
-            Cause::None => 0b0001,
-            Cause::Modem => 0b0000,
-            Cause::Empty => {
-                self.announces_empty = false;
-                0b0010
-            }
-            Cause::Data => 0b0100,
-            Cause::Timeout => 0b1100,
-            Cause::LineStatus => 0b0110,
-        };
-        if self.is_queued() { id | 0xc0 } else { id }
+        let cause = self.cause();
+        if cause == EMPTY_CAUSE {
+            self.announces_empty = false;
+        }
+        if self.depth() > 1 { cause | 0xc0 } else { cause }
     }
 
     fn line_status(&mut self) -> u8 {
-        let ready = if self.receive.len != 0 { READY } else { 0 };
         let empty = if self.transmit.len == 0 { EMPTY } else { 0 };
-        ready | empty | core::mem::take(&mut self.overrun)
+        u8::from(self.receive.len != 0) | empty | core::mem::take(&mut self.overrun)
     }
 
     /// The modem's wires; in loopback they come from the modem control register.
@@ -243,16 +203,15 @@ impl Uart {
 
     /// A byte reaches the receiver.
     fn take_in(&mut self, byte: u8) -> bool {
-        if self.receive.push(byte, self.depth()) {
-            return true;
+        let has_room = self.receive.push(byte, self.depth());
+        if !has_room {
+            self.overrun = OVERRUN;
         }
-        self.overrun = OVERRUN;
-        if !self.is_queued() {
-            // Without a queue the newer byte takes the place of the older.
-            self.receive = Queue::new();
-            self.receive.push(byte, 1);
+        if self.depth() == 1 {
+            // The newer byte takes the place of an older one.
+            self.receive = Queue { bytes: u128::from(byte), len: 1 };
         }
-        false
+        has_room
     }
 
     fn control_fifo(&mut self, value: u8) {
@@ -260,10 +219,10 @@ impl Uart {
         // The other bits count only where the queues are on.
         self.fifo = if value & 1 != 0 { value & 0xc9 } else { 0 };
         if changes || value & 2 != 0 {
-            self.receive = Queue::new();
+            self.receive = Queue::default();
         }
         if (changes || value & 4 != 0) && self.transmit.len != 0 {
-            self.transmit = Queue::new();
+            self.transmit = Queue::default();
             self.announces_empty = true;
         }
     }
@@ -276,21 +235,4 @@ impl Uart {
         let changed = (before ^ after) & !(after & 1 << 6);
         self.changes |= changed >> 4;
     }
-}
-
-impl Default for Uart {
-    fn default() -> Self {
-        Uart::new()
-    }
-}
-
-/// Causes of an interrupt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    None,
-    Modem,
-    Empty,
-    Data,
-    Timeout,
-    LineStatus,
 }

@@ -36,16 +36,17 @@ const SETTABLE: u8 = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | FAILED;
 pub const F_VERSION_1: u64 = 1 << 32;
 /// The device's memory accesses are those of the platform.
 pub const F_ACCESS_PLATFORM: u64 = 1 << 33;
-/// Packed rings.
-pub const F_RING_PACKED: u64 = 1 << 34;
 /// What every device offers.
 const ALWAYS: u64 = F_VERSION_1 | F_ACCESS_PLATFORM;
 /// Features of queues and transport (virtio 1.3, "Feature Bits"). Of these a worker decides on
-/// indirect descriptors, event indices, packed rings, order of use and memory order; the others
-/// need registers that are not here.
+/// indirect descriptors, event indices, order of use and memory order. The others need registers
+/// that are not here, or rings that no worker knows.
 const TRANSPORT: u64 = 0x3_ffff_ff00_0000;
-const WORKERS: u64 = 1 << 28 | 1 << 29 | F_RING_PACKED | 1 << 35 | 1 << 36;
+const WORKERS: u64 = 1 << 28 | 1 << 29 | 1 << 35 | 1 << 36;
 
+/// Descriptors, driver area, device area: alignment, bytes for each descriptor, bytes besides
+/// (virtio 1.3, "Virtqueues", table of alignments and sizes).
+const PARTS: [(u64, u64, u64); 3] = [(16, 16, 0), (2, 2, 6), (4, 8, 6)];
 /// No vector.
 pub const NO_VECTOR: u16 = 0xffff;
 /// Interrupt status: a queue has used buffers.
@@ -319,8 +320,7 @@ impl<'a> Virtio<'a> {
     fn start(&mut self) -> Action {
         let features = self.registers.accepted;
         let rings = self.registers.queues.map(|queue| queue.enabled.then_some(queue.ring));
-        let packed = features & F_RING_PACKED != 0;
-        if !rings.iter().flatten().all(|ring| ring.is_valid(packed, self.memory)) {
+        if !rings.iter().flatten().all(|ring| ring.is_valid(self.memory)) {
             self.registers.status |= NEEDS_RESET;
             return Action { vectors: self.registers.config_event(), ..NOTHING };
         }
@@ -414,20 +414,12 @@ impl Queue {
 }
 
 impl Ring {
-    /// Whether each part is aligned and ends inside the guest's RAM (virtio 1.3, "Virtqueues",
-    /// table of alignments and sizes).
-    fn is_valid(self, packed: bool, memory: u64) -> bool {
-        let size = u64::from(self.size);
-        let (aligns, lens) = if packed {
-            ([16, 4, 4], [size.wrapping_mul(16), 4, 4])
-        } else {
-            let areas = [size.wrapping_mul(2), size.wrapping_mul(8)].map(|len| len.wrapping_add(6));
-            let [driver, device] = areas;
-            ([16u64, 2, 4], [size.wrapping_mul(16), driver, device])
-        };
-        self.parts.into_iter().zip(aligns).zip(lens).all(|((start, align), len)| {
-            let inside = start.checked_add(len).is_some_and(|end| end <= memory);
-            start & align.wrapping_sub(1) == 0 && inside
+    /// Whether each part is aligned and ends inside the guest's RAM.
+    fn is_valid(self, memory: u64) -> bool {
+        self.parts.into_iter().zip(PARTS).all(|(start, (align, each, more))| {
+            let len = u64::from(self.size).saturating_mul(each).saturating_add(more);
+            let is_inside = start.checked_add(len).is_some_and(|end| end <= memory);
+            start & align.wrapping_sub(1) == 0 && is_inside
         })
     }
 

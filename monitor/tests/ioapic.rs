@@ -250,7 +250,7 @@ proptest! {
                 }
                 Op::Entry(pin, level, masked) => {
                     let low = if level { LEVEL } else { 0 } | if masked { MASKED } else { 0 };
-                    set_pin(&mut apic, pin, low | 0x40 + u32::from(pin), 0);
+                    set_pin(&mut apic, pin, low | (0x40 + u32::from(pin)), 0);
                     let slow = &mut slow[usize::from(pin)];
                     slow.low = low;
                     slow.in_flight &= level;

@@ -23,7 +23,6 @@ struct Clocked {
     loaded: Option<u32>,
     /// The output may still change at the end.
     armed: bool,
-    counting: bool,
 }
 
 impl Clocked {
@@ -120,9 +119,10 @@ impl Clocked {
     /// What a read shows, where that is defined.
     fn shown(&self) -> Option<u16> {
         let count = self.element % self.modulus();
-        let digits = |n: u32| n % 10 | n / 10 % 10 << 4 | n / 100 % 10 << 8 | n / 1_000 << 12;
+        let digit = |power: u32, place: u32| (count / power % 10) << place;
+        let digits = digit(1, 0) | digit(10, 4) | digit(100, 8) | digit(1_000, 12);
         let is_known = self.loaded.is_some() && !self.load;
-        is_known.then(|| (if self.bcd { digits(count) } else { count }) as u16)
+        is_known.then_some((if self.bcd { digits } else { count }) as u16)
     }
 }
 
@@ -355,9 +355,8 @@ fn port_61_has_gate_output_and_refresh() {
     pit.write_control(1, 5_000);
     assert_eq!(pit.read_control(5_099) & 0x21, 0x01);
     assert_eq!(pit.read_control(5_100) & 0x21, 0x21);
-    let toggles = (5_100..23_100).filter(|&now| {
-        (pit.read_control(now) ^ pit.read_control(now + 1)) & 0x10 != 0
-    });
+    let toggles = (5_100..23_100)
+        .filter(|&now| (pit.read_control(now) ^ pit.read_control(now + 1)) & 0x10 != 0);
     assert_eq!(toggles.count(), 1_000);
 }
 

@@ -181,13 +181,12 @@ impl Decoder {
 }
 
 fn lines(screen: &mut Screen, event: &Event) -> Vec<Line> {
-    let number = match event {
-        Event::Bench { key, value, unit } => {
-            Some(Number { key: key.clone(), value: *value, unit: unit.clone() })
-        }
-        _ => None,
-    };
-    screen.show(event).into_iter().map(|shown| line(shown, number.clone())).collect()
+    let mut all: Vec<Line> =
+        screen.show(event).into_iter().map(|shown| line(shown, None)).collect();
+    if let (Event::Bench { key, value, unit }, Some(last)) = (event, all.last_mut()) {
+        last.number = Some(Number { key: key.clone(), value: *value, unit: unit.clone() });
+    }
+    all
 }
 
 fn line(shown: Shown, number: Option<Number>) -> Line {

@@ -9,6 +9,8 @@ use cloister_ring::{Side, Stream};
 use cloister_rt::abi::layout::MAX_VMS;
 use cloister_rt::{Bits, Grants, Mailbox, generation};
 
+use crate::uart::RECEIVE_MAX;
+
 /// Bytes that are looked at in one go.
 const CHUNK: usize = 64;
 
@@ -63,9 +65,10 @@ impl Guests {
         self.all.iter().flatten().all(|guest| guest.stream.pending() == 0)
     }
 
-    /// Whether a guest has no room for a typed byte.
-    pub fn is_full(&mut self, vm: usize) -> bool {
-        self.guest(vm).is_some_and(|guest| guest.stream.room() == 0)
+    /// Whether a guest has no room for all that the keyboard may bring at once.
+    pub fn is_full(&self, vm: usize) -> bool {
+        let guest = self.all.get(vm).and_then(Option::as_ref);
+        guest.is_some_and(|guest| guest.stream.room() < RECEIVE_MAX)
     }
 
     /// Gives a guest a typed byte. `false`: it has no room, and the byte is lost.

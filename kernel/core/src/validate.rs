@@ -3,7 +3,8 @@
 //! The table comes from our own build and is covered by the payload's checksum; it is checked all
 //! the same, because the kernel hands out authority by it. This file has the rules, the head,
 //! tasks and threads; `memory` has regions and maps, `authority` has capabilities, ports, devices
-//! and interrupts, `vm` has virtual machines. Counts are bounded first, so that the quadratic checks stay cheap.
+//! and interrupts, `vm` has virtual machines. Counts are bounded first, so that the quadratic
+//! checks stay cheap.
 
 mod authority;
 mod memory;

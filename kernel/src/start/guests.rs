@@ -94,8 +94,11 @@ impl Boot {
             asid <= virt::svm::identifiers(),
             "more vCPUs on one core than the CPU tells apart"
         );
+        let same = |other: &Vcpu| other.thread == vcpu.thread;
+        let index = self.table.vcpus.iter().position(same).unwrap_or_default();
+        let who = (index as u32, vcpu.thread);
         let bells = self.table.doorbells_of(vm);
-        let own = Own::new(control, nested, maps, [slots, slots + PAGE], asid, bells);
+        let own = Own::new(control, nested, maps, [slots, slots + PAGE], asid, bells, who);
         // SAFETY: the frame was carved by `build_space`; `Own` lies in a part that nothing else uses.
         unsafe { self.frame_at::<Own>(usize::from(vcpu.thread), virt::OWN).write(own) };
     }

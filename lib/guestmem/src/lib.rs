@@ -10,11 +10,14 @@
 //! it likes, so every access is a copy by value, made once; docs/soundness/guestmem.md.
 
 #![cfg_attr(not(test), no_std)]
-#![deny(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::arithmetic_side_effects,
-    clippy::as_conversions
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::arithmetic_side_effects,
+        clippy::as_conversions
+    )
 )]
 
 mod address;

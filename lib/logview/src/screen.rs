@@ -11,6 +11,9 @@ use anstream::adapter::StripBytes;
 
 use crate::event::Event;
 
+/// Longer lines are broken, so that a guest without line ends cannot fill the memory.
+const MAX_LINE: usize = 8192;
+
 /// A piece of text to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
@@ -88,6 +91,9 @@ impl Screen {
                     b'\n' => shown.push(line(&std::mem::take(&mut self.begun))),
                     _ => self.begun.push(*byte),
                 }
+                if self.begun.len() >= MAX_LINE {
+                    shown.push(line(&std::mem::take(&mut self.begun)));
+                }
             }
         }
         shown
@@ -136,6 +142,14 @@ mod tests {
         let mut screen = Screen::new(false);
         let expected = "web   | hello\ndb    | login: \na log line\nweb   | täb\n";
         assert_eq!(all(&mut screen, &events), expected);
+        assert_eq!(screen.end_line(), []);
+    }
+
+    #[test]
+    fn a_line_without_an_end_does_not_pile_up() {
+        let mut screen = Screen::new(false);
+        let shown = screen.show(&terminal(&[b'x'; 3 * super::MAX_LINE]));
+        assert_eq!(shown.len(), 3);
         assert_eq!(screen.end_line(), []);
     }
 

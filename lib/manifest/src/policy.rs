@@ -97,8 +97,8 @@ fn memory(region: &Region, found: &mut Vec<String>) {
     }
 }
 
-/// A guest's memory is its own and its workers'. The manifest compiler maps it nowhere else, and the
-/// kernel refuses a monitor that maps it; so a breach here is a bug of the compiler.
+/// A guest's memory is its own and its workers'. The manifest compiler maps it nowhere else, and
+/// the kernel refuses a monitor that maps it; so a breach here is a bug of the compiler.
 fn guest(graph: &Graph, vm: &Vm, found: &mut Vec<String>) {
     let name = &vm.monitor;
     let Some(memory) = graph.regions.get(vm.memory) else {

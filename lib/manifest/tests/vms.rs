@@ -9,11 +9,11 @@ use cloister_abi::name_str;
 use cloister_abi::policy::{FLAG_ESSENTIAL, FLAG_VM};
 use cloister_abi::table::{MAP_EXEC, MAP_READ, MAP_WRITE, NONE, RegionKind};
 use cloister_abi::vm::{
-    IDENTITY_AMD, IDENTITY_INTEL, VM_IOAPIC, VM_LEGACY, VM_V3, VM_XAPIC, VmConfig,
+    IDENTITY_AMD, IDENTITY_INTEL, IDENTITY_NEUTRAL, VM_IOAPIC, VM_LEGACY, VM_V3, VM_XAPIC, VmConfig,
 };
 use cloister_guest_abi::platform::{MSIX, SEGMENTS};
 use cloister_manifest::compile::{Compiled, compile};
-use cloister_manifest::graph::{Graph, Map};
+use cloister_manifest::graph::{Graph, Map, VmDevice};
 use cloister_manifest::policy::breaches;
 use std::collections::BTreeMap;
 use support::{
@@ -23,6 +23,10 @@ use zerocopy::FromBytes;
 
 const FILE: &str = "tests/manifest/good/vms.toml";
 const READ_WRITE: u8 = MAP_READ | MAP_WRITE;
+
+fn text() -> String {
+    std::fs::read_to_string(support::root().join(FILE)).expect("a manifest")
+}
 
 fn has(compiled: &Compiled, task: &str, name: &str) -> bool {
     let grants = &compiled.grants[task_index(compiled, task)];
@@ -79,6 +83,23 @@ fn a_monitor_is_told_of_its_devices_in_the_order_of_their_names() {
     assert_eq!(devices[..3], [("rng", 4, 1), ("tty", 3, 2), ("", 0, 0)]);
     let plain = &compiled.configs[1];
     assert_eq!((plain.flags, plain.identity), (0, IDENTITY_AMD));
+}
+
+#[test]
+fn each_key_of_a_virtual_machine_is_told_by_itself() {
+    for (line, flags, identity) in [
+        ("legacy = true", VM_LEGACY, IDENTITY_AMD),
+        ("ioapic = true", VM_IOAPIC, IDENTITY_AMD),
+        ("xapic = true", VM_XAPIC, IDENTITY_AMD),
+        ("baseline = \"x86-64-v3\"", VM_V3, IDENTITY_AMD),
+        ("baseline = \"x86-64-v2\"", 0, IDENTITY_AMD),
+        ("identity = \"neutral\"", 0, IDENTITY_NEUTRAL),
+        ("identity = \"amd\"", 0, IDENTITY_AMD),
+    ] {
+        let text = text().replace("[vms.db]", &format!("[vms.db]\n{line}"));
+        let config = compiled_text(&text).configs[1];
+        assert_eq!((config.flags, config.identity), (flags, identity), "{line}");
+    }
 }
 
 #[test]
@@ -206,9 +227,8 @@ fn the_supervisor_knows_which_tasks_are_monitors() {
 
 #[test]
 fn what_nothing_says_about_restarts_of_virtual_machines_is_the_documented_policy() {
-    let text = std::fs::read_to_string(support::root().join(FILE)).expect("a manifest");
     let text: String =
-        text.lines().filter(|l| !l.starts_with("vms =")).collect::<Vec<_>>().join("\n");
+        text().lines().filter(|l| !l.starts_with("vms =")).collect::<Vec<_>>().join("\n");
     let compiled = compiled_text(&text);
     let policy = compiled.policies.iter().find(|p| name_str(&p.name) == "db").expect("a policy");
     let seconds =
@@ -245,6 +265,19 @@ fn a_guests_memory_is_its_own_and_its_workers() {
     only(by("web"), "monitor `web` maps its guest's memory");
     only(|graph| graph.vms[2].memory = usize::MAX, "VM `bare` has no memory");
     only(|graph| graph.vms[1].maps[1].rights = "rwx".to_owned(), "VM `db` may write payload");
+}
+
+#[test]
+fn any_number_of_workers_may_share_a_guests_memory() {
+    let mut graph = Graph::new(&compiled(FILE));
+    let memory = graph.vms[0].memory;
+    for task in ["console", "supervisor"] {
+        let map = graph.regions[memory].maps[0].clone();
+        graph.regions[memory].maps.push(Map { task: task.to_owned(), ..map });
+        let device = graph.vms[0].devices[0].clone();
+        graph.vms[0].devices.push(VmDevice { worker: task.to_owned(), ..device });
+    }
+    assert_eq!(breaches(&graph), Vec::<String>::new());
 }
 
 #[test]

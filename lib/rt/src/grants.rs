@@ -200,9 +200,7 @@ impl Grants {
     }
 
     /// Every mailbox that this task serves: the export's name, its client's, the serving end.
-    pub fn clients(
-        &self,
-    ) -> impl Iterator<Item = (&'static str, &'static str, Mailbox)> + use<> {
+    pub fn clients(&self) -> impl Iterator<Item = (&'static str, &'static str, Mailbox)> + use<> {
         let grants = *self;
         let memories = self.entries.iter().filter(|entry| entry.kind == GRANT_MEMORY);
         memories.filter_map(move |entry| {
@@ -329,6 +327,24 @@ pub(crate) mod tests {
 
     pub(crate) fn leaked_grants(entries: &[Grant]) -> Grants {
         Grants::parse(leaked(&info(entries.len() as u16), entries)).unwrap()
+    }
+
+    #[test]
+    fn clients_are_what_is_at_the_other_end_of_an_export() {
+        let mut entries = Vec::new();
+        for (name, bit) in [("web/one", 3), ("db/two", 4)] {
+            let signal = Grant { cap_kind: CapKind::Thread as u8, ..entry(name, GRANT_CAP) };
+            let wake = Grant { bit, ..entry(name, GRANT_BIT) };
+            entries.extend([entry(name, GRANT_MEMORY), signal, wake]);
+        }
+        // A log ring, a thread of its own, and an export without its capability.
+        entries.push(entry("log/ping", GRANT_MEMORY));
+        entries.push(Grant { bit: 5, ..entry("thread/main", GRANT_BIT) });
+        entries.extend([entry("odd/three", GRANT_MEMORY), entry("odd/three", GRANT_BIT)]);
+        let grants = leaked_grants(&entries);
+        let clients: Vec<_> = grants.clients().map(|(e, c, m)| (e, c, m.bits)).collect();
+        let bits = |bit| Bits::single(bit);
+        assert_eq!(clients, [("web", "one", bits(3)), ("db", "two", bits(4))]);
     }
 
     fn sample() -> Vec<Grant> {

@@ -60,7 +60,8 @@ impl Table {
     }
 
     /// The table that a descriptor names ("Indirect Descriptors"). The flag that says *write* is
-    /// ignored there, as devices must. Table and direct buffers share the limit of the chain.
+    /// ignored there, as devices must. A chain may have direct buffers before its table; all of
+    /// them together are no more than the queue has descriptors.
     fn named_by<M: Ram>(&self, named: &Descriptor, most: u16, ram: &M) -> Result<Table, Rule> {
         if self.is_indirect {
             return Err(Rule::IndirectNested);

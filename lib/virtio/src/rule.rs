@@ -24,7 +24,7 @@ pub enum Rule {
     ChainTooLong,
     /// The buffers of a chain are more than 2^32 bytes together.
     ChainTooLarge,
-    /// A buffer has no bytes.
+    /// A buffer has no bytes. The specification has no word on it; it would be work for nothing.
     BufferEmpty,
     /// A buffer is not in RAM.
     BufferOutside,

@@ -21,10 +21,8 @@ pub(super) const BASE_ENABLED: u64 = 1 << 11;
 pub(super) const ID: u32 = 0x02;
 pub(super) const VERSION: u32 = 0x03;
 pub(super) const TPR: u32 = 0x08;
-pub(super) const ARBITRATION: u32 = 0x09;
 pub(super) const PPR: u32 = 0x0a;
 pub(super) const EOI: u32 = 0x0b;
-pub(super) const REMOTE_READ: u32 = 0x0c;
 pub(super) const LDR: u32 = 0x0d;
 pub(super) const DFR: u32 = 0x0e;
 pub(super) const SVR: u32 = 0x0f;
@@ -35,7 +33,6 @@ pub(super) const ESR: u32 = 0x28;
 pub(super) const ICR: u32 = 0x30;
 pub(super) const ICR_HIGH: u32 = 0x31;
 pub(super) const LVT_TIMER: u32 = 0x32;
-pub(super) const LVT_THERMAL: u32 = 0x33;
 pub(super) const LVT_ERROR: u32 = 0x37;
 pub(super) const TMICT: u32 = 0x38;
 pub(super) const TMCCT: u32 = 0x39;
@@ -104,28 +101,22 @@ pub(super) fn entry(register: u32) -> usize {
     crate::num::index(u64::from(register.wrapping_sub(LVT_TIMER)))
 }
 
-/// For a register that software writes alike in both modes: bits that may be set in an x2APIC
-/// without a fault, and bits that are stored.
+/// The bits that may be set in a register that software writes alike in both modes; those that only
+/// the APIC writes are among them.
 #[inline]
-pub(super) fn writable(register: u32) -> Option<(u32, u32)> {
-    const STATUS: u32 = 1 << 12;
-    const COMMON: u32 = 0xff | LVT_MASKED;
-    let stored = match register {
-        TPR => 0xff,
+pub(super) fn settable(register: u32) -> Option<u32> {
+    const COMMON: u32 = 0xff | 1 << 12 | LVT_MASKED;
+    Some(match register {
+        TPR | SELF_IPI => 0xff,
+        EOI | ESR => 0,
         // Vector, enable, and focus checking, which some systems still set.
         SVR => 0x3ff,
-        ESR | TMICT => u32::MAX,
         LVT_TIMER => COMMON | 3 << 17,
         0x33 | 0x34 => COMMON | LVT_MODE,
-        0x35 | 0x36 => COMMON | LVT_MODE | 1 << 13 | 1 << 15,
+        0x35 | 0x36 => COMMON | LVT_MODE | 0xe000,
         LVT_ERROR => COMMON,
+        TMICT => u32::MAX,
         DIVIDE => 0b1011,
         _ => return None,
-    };
-    let read_only = match register {
-        0x35 | 0x36 => LVT_READ_ONLY,
-        LVT_TIMER..=LVT_ERROR => STATUS,
-        _ => 0,
-    };
-    Some((stored | read_only, stored))
+    })
 }

@@ -8,7 +8,7 @@
 //! Invariant: a destination that means everybody is [`Destination::All`] or
 //! [`Destination::Others`] from where the message was made; no route compares broadcast values.
 
-use crate::num::{low8, low32};
+use crate::num::low32;
 
 /// What a message does at its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,11 +61,7 @@ pub enum Destination {
 impl Destination {
     /// A destination of eight bits, as everything but an x2APIC has it: 0xff is everybody.
     pub fn from_byte(id: u8, is_logical: bool) -> Destination {
-        match (id, is_logical) {
-            (0xff, _) => Destination::All,
-            (_, true) => Destination::Logical(u32::from(id)),
-            (_, false) => Destination::Physical(u32::from(id)),
-        }
+        Destination::from_word(if id == 0xff { u32::MAX } else { u32::from(id) }, is_logical)
     }
 
     /// A destination of 32 bits, as an x2APIC has it: all ones are everybody.
@@ -131,26 +127,18 @@ impl Route {
     /// Whether a message to `destination` means this APIC. [`Destination::Others`] does: the
     /// sender leaves itself out.
     pub fn matches(self, destination: Destination) -> bool {
-        if self.0 & ENABLED == 0 {
-            return false;
-        }
-        match destination {
-            Destination::Physical(id) => id == low32(self.0),
-            Destination::Logical(set) => self.is_in(set),
+        let (id, mine) = (low32(self.0), low32(self.0 >> LOGICAL) & 0xff);
+        let is_meant = match destination {
+            Destination::Physical(target) => target == id,
+            Destination::Logical(set) if self.0 & X2APIC != 0 => {
+                set >> 16 == id >> 4 && set & 1u32 << (id & 15) != 0
+            }
+            Destination::Logical(set) if self.0 & CLUSTER != 0 => {
+                set >> 4 == mine >> 4 && set & mine & 0xf != 0
+            }
+            Destination::Logical(set) => set & mine != 0,
             Destination::All | Destination::Others => true,
-        }
-    }
-
-    /// Whether a logical destination names this APIC.
-    fn is_in(self, set: u32) -> bool {
-        let id = low32(self.0);
-        if self.0 & X2APIC != 0 {
-            return set >> 16 == id >> 4 && set & 1u32 << (id & 15) != 0;
-        }
-        let (set, mine) = (low8(u64::from(set)), low8(self.0 >> LOGICAL));
-        if self.0 & CLUSTER == 0 {
-            return set & mine != 0;
-        }
-        set >> 4 == mine >> 4 && set & mine & 0xf != 0
+        };
+        is_meant && self.0 & ENABLED != 0
     }
 }

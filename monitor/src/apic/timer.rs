@@ -11,33 +11,23 @@ use cloister_guest_abi::cpuid::APIC_TIMER_HZ;
 
 use crate::scale::Scale;
 
-/// A countdown that never expires.
-const NEVER: u64 = u64::MAX;
 /// Two expiries of a periodic countdown are at least so many timer ticks apart, 4 µs, whatever the
 /// guest asks for: its own instructions must be able to run between them.
 const GAP: u64 = APIC_TIMER_HZ / 250_000;
 
-/// What happens at the end of the countdown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
-    /// It stops.
-    OneShot,
-    /// It begins again.
-    Periodic,
-    /// There is no countdown but a deadline.
-    Deadline,
-    /// The reserved encoding: nothing happens.
-    Reserved,
-}
+/// Mode: the countdown begins again at its end; in mode 0 it stops.
+pub(super) const PERIODIC: u32 = 1;
+/// Mode: there is no countdown but a deadline. The one above is reserved and counts nothing.
+pub(super) const DEADLINE: u32 = 2;
 
 /// The registers behind the timer and the expiry that follows from them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Timer {
     to_ticks: Scale,
     to_apic: Scale,
     /// The divide configuration register.
     pub(super) divide: u32,
-    /// The initial-count register.
+    /// The initial-count register; 0 while there is a deadline.
     pub(super) initial: u32,
     /// The deadline register, in the guest's own time; 0 when it is not armed.
     pub(super) guest_deadline: u64,
@@ -45,52 +35,32 @@ pub(super) struct Timer {
     origin: u64,
     /// The next expiry, in undivided timer ticks behind the origin.
     due: u64,
-    /// The same in host ticks; [`NEVER`] when nothing is counted.
-    expiry: u64,
+    /// The same in host ticks; `None` when nothing is counted.
+    pub(super) expiry: Option<u64>,
 }
 
 impl Timer {
     /// A stopped timer on a host whose time stamp counter has this frequency.
     pub(super) fn new(tsc_hz: u64) -> Timer {
-        Timer {
-            to_ticks: Scale::new(APIC_TIMER_HZ, tsc_hz),
-            to_apic: Scale::new(tsc_hz, APIC_TIMER_HZ),
-            divide: 0,
-            initial: 0,
-            guest_deadline: 0,
-            origin: 0,
-            due: 0,
-            expiry: NEVER,
-        }
-    }
-
-    /// As after power-up, on the same host.
-    pub(super) fn reset(&mut self) {
-        self.divide = 0;
-        self.stop();
+        let to_ticks = Scale::new(APIC_TIMER_HZ, tsc_hz);
+        Timer { to_ticks, to_apic: Scale::new(tsc_hz, APIC_TIMER_HZ), ..Timer::default() }
     }
 
     /// Stops whatever is counted and forgets the registers that started it.
     pub(super) fn stop(&mut self) {
-        self.initial = 0;
-        self.guest_deadline = 0;
-        self.expiry = NEVER;
+        (self.initial, self.guest_deadline, self.expiry) = (0, 0, None);
     }
 
     /// Starts a countdown; 0 stops it.
     #[inline]
     pub(super) fn start(&mut self, count: u32, now: u64) {
         self.initial = count;
-        if count == 0 {
-            self.expiry = NEVER;
-        } else {
-            self.count_from(count, now);
-        }
+        self.count_from(count, now);
     }
 
     /// Changes the divider: what is left is counted at the new pace.
-    pub(super) fn set_divide(&mut self, divide: u32, mode: Mode, now: u64) {
-        let left = self.current(mode, now);
+    pub(super) fn set_divide(&mut self, divide: u32, now: u64) {
+        let left = self.current(now);
         self.divide = divide;
         if left != 0 {
             self.count_from(left, now);
@@ -101,39 +71,25 @@ impl Timer {
     #[inline]
     pub(super) fn set_deadline(&mut self, guest_value: u64, host: u64) {
         self.guest_deadline = guest_value;
-        self.expiry = if guest_value == 0 { NEVER } else { host };
+        self.expiry = (guest_value != 0).then_some(host);
     }
 
     /// What is left of the count. A deadline shows none.
-    pub(super) fn current(&self, mode: Mode, now: u64) -> u32 {
-        if self.expiry == NEVER || mode == Mode::Deadline {
-            return 0;
-        }
-        let left = self.to_apic.up(self.expiry.saturating_sub(now));
-        let count = left.div_ceil(self.ticks_of(1));
-        u32::try_from(count).unwrap_or(u32::MAX).min(self.initial)
-    }
-
-    /// When the next expiry is.
-    #[inline]
-    pub(super) fn expiry(&self) -> Option<u64> {
-        (self.expiry != NEVER).then_some(self.expiry)
+    pub(super) fn current(&self, now: u64) -> u32 {
+        let left = self.expiry.map_or(0, |expiry| self.to_apic.up(expiry.saturating_sub(now)));
+        u32::try_from(left.div_ceil(self.ticks_of(1))).unwrap_or(u32::MAX).min(self.initial)
     }
 
     /// Goes past an expiry; whether there was one.
     #[inline]
-    pub(super) fn expire(&mut self, mode: Mode, now: u64) -> bool {
-        if now < self.expiry || self.expiry == NEVER {
-            return false;
+    pub(super) fn expire(&mut self, mode: u32, now: u64) -> bool {
+        let has_expired = self.expiry.is_some_and(|expiry| now >= expiry);
+        if has_expired && mode == PERIODIC {
+            self.advance(now);
+        } else if has_expired {
+            (self.guest_deadline, self.expiry) = (0, None);
         }
-        match mode {
-            Mode::Periodic => self.advance(now),
-            Mode::OneShot | Mode::Deadline | Mode::Reserved => {
-                self.expiry = NEVER;
-                self.guest_deadline = 0;
-            }
-        }
-        true
+        has_expired
     }
 
     /// Finds the first expiry that is still to come. Those in between are lost, as they are on a
@@ -144,15 +100,16 @@ impl Timer {
         let missed = gone.saturating_sub(self.due).checked_div(period).unwrap_or(0);
         self.due = self.due.saturating_add(missed.saturating_add(1).saturating_mul(period));
         let earliest = now.saturating_add(self.to_ticks.down(GAP));
-        self.expiry = self.origin.saturating_add(self.to_ticks.up(self.due)).max(earliest);
+        let exact = self.origin.saturating_add(self.to_ticks.up(self.due));
+        self.expiry = Some(exact.max(earliest));
     }
 
-    /// Begins to count.
+    /// Begins to count; from 0 there is nothing to count.
     #[inline]
     fn count_from(&mut self, count: u32, now: u64) {
-        self.origin = now;
-        self.due = self.ticks_of(count);
-        self.expiry = now.saturating_add(self.to_ticks.up(self.due));
+        (self.origin, self.due) = (now, self.ticks_of(count));
+        let expiry = now.saturating_add(self.to_ticks.up(self.due));
+        self.expiry = (count != 0).then_some(expiry);
     }
 
     /// Undivided timer ticks of a count: the divider is 2 for an encoding of 0 and 1 for 7.

@@ -8,12 +8,11 @@
 //! itself, because the data sheet forbids 1 there and a division needs it.
 
 /// What the counting element does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
-    /// Nothing: there is no count, or only half of one.
+    /// Nothing: there is no count, or only half of one, or the gate has not risen.
+    #[default]
     Empty,
-    /// It waits for its gate to rise.
-    Waiting,
     /// It was loaded by this clock pulse, which may be the next one.
     Counting(u64),
     /// The gate is low, after so many pulses that counted.
@@ -30,7 +29,7 @@ struct Reload {
 }
 
 /// One of the three counters.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Counter {
     mode: u8,
     is_bcd: bool,
@@ -42,10 +41,10 @@ pub struct Counter {
     count: u64,
     /// The pulse that loaded it.
     loaded: u64,
-    /// What was written last.
+    /// What was written last; 0 for nothing.
     written: u64,
-    /// It has not been loaded since.
-    is_new: bool,
+    /// It has been loaded since.
+    is_loaded: bool,
     reload: Option<Reload>,
     /// The output until the pulse that loads.
     before: bool,
@@ -59,23 +58,7 @@ pub struct Counter {
 impl Counter {
     /// A counter before it is programmed: its output is high, as firmware leaves it.
     pub fn new(gate: bool) -> Counter {
-        Counter {
-            mode: 2,
-            is_bcd: false,
-            access: 3,
-            gate,
-            state: State::Empty,
-            count: 2,
-            loaded: 0,
-            written: 2,
-            is_new: true,
-            reload: None,
-            before: false,
-            low: None,
-            reads_high: false,
-            latched: None,
-            latched_state: None,
-        }
+        Counter { mode: 2, access: 3, gate, ..Counter::default() }
     }
 
     /// A control word for this counter, or the command that latches its count.
@@ -88,7 +71,8 @@ impl Counter {
         // Modes 2 and 3 have two encodings each.
         let mode = word >> 1 & 7;
         let mode = if mode > 5 { mode & 3 } else { mode };
-        *self = Counter { mode, is_bcd: word & 1 != 0, access, ..Counter::new(self.gate) };
+        let (is_bcd, gate) = (word & 1 != 0, self.gate);
+        *self = Counter { mode, is_bcd, access, gate, ..Counter::default() };
     }
 
     /// A byte of a count.
@@ -108,8 +92,8 @@ impl Counter {
         let count = match (value, self.is_bcd) {
             (0, false) => 0x1_0000,
             (0, true) => 10_000,
-            (value, false) => u64::from(value),
-            (value, true) => from_bcd(value),
+            (_, false) => u64::from(value),
+            (_, true) => from_bcd(value),
         };
         self.set_count(if self.is_cyclic() { count.max(2) } else { count }, ticks);
     }
@@ -120,11 +104,9 @@ impl Counter {
             return state;
         }
         let [low, high] = self.latched.unwrap_or_else(|| self.shown(ticks)).to_le_bytes();
-        let is_high = self.access == 2 || self.access == 3 && self.reads_high;
-        if self.access == 3 {
-            self.reads_high = !self.reads_high;
-        }
-        if self.access != 3 || is_high {
+        let is_high = self.access == 2 || self.reads_high;
+        self.reads_high = self.access == 3 && !self.reads_high;
+        if !self.reads_high {
             self.latched = None;
         }
         if is_high { high } else { low }
@@ -132,38 +114,36 @@ impl Counter {
 
     /// Latches the count, the state, or both; what is latched already stays.
     pub fn read_back(&mut self, count: bool, state: bool, ticks: u64) {
-        if count && self.latched.is_none() {
-            self.latched = Some(self.shown(ticks));
+        if count {
+            self.latched = self.latched.or(Some(self.shown(ticks)));
         }
-        if state && self.latched_state.is_none() {
-            let output = if self.output(ticks) { 1 << 7 } else { 0 };
-            let null = if self.is_new(ticks) { 1 << 6 } else { 0 };
+        if state {
+            let output = u8::from(self.output(ticks)) << 7;
+            let null = u8::from(!self.is_loaded || ticks < self.loaded) << 6;
             let word = self.access << 4 | self.mode << 1 | u8::from(self.is_bcd);
-            self.latched_state = Some(output | null | word);
+            self.latched_state = self.latched_state.or(Some(output | null | word));
         }
     }
 
     /// The gate's level: it holds a counter, reloads it, or triggers it, as the mode says.
     pub fn set_gate(&mut self, is_high: bool, ticks: u64) {
-        if is_high == self.gate {
-            return;
-        }
+        let (rises, falls) = (is_high && !self.gate, !is_high && self.gate);
         let output = self.output(ticks);
         self.gate = is_high;
-        self.state = match (self.mode, is_high, self.state) {
-            (1 | 5, true, State::Waiting | State::Counting(_)) => {
+        match (self.mode, self.state) {
+            (1 | 5, _) if rises && self.written != 0 => {
                 self.before = output;
-                self.load(ticks)
+                self.load(ticks);
             }
-            (0 | 2..=4, false, State::Counting(start)) => State::Held(ticks.saturating_sub(start)),
-            (2 | 3, true, State::Held(_)) => self.load(ticks),
-            (0 | 4, true, State::Held(gone)) => {
-                State::Counting(ticks.saturating_sub(gone).max(self.loaded))
+            (0 | 2..=4, State::Counting(start)) if falls => {
+                self.reload = None;
+                self.state = State::Held(ticks.saturating_sub(start));
             }
-            (_, _, state) => state,
-        };
-        if self.is_cyclic() {
-            self.reload = None;
+            (2 | 3, State::Held(_)) if rises => self.load(ticks),
+            (_, State::Held(gone)) if rises => {
+                self.state = State::Counting(ticks.saturating_sub(gone).max(self.loaded));
+            }
+            _ => {}
         }
     }
 
@@ -171,7 +151,6 @@ impl Counter {
     pub fn output(&self, ticks: u64) -> bool {
         let gone = match self.state {
             State::Empty => return self.mode != 0,
-            State::Waiting => return true,
             State::Held(_) if self.mode != 0 => return true,
             State::Held(gone) => gone,
             State::Counting(start) => match ticks.checked_sub(start) {
@@ -212,10 +191,8 @@ impl Counter {
     /// Lets a count take over whose time has come.
     pub fn bring_to(&mut self, ticks: u64) {
         if let Some(next) = self.reload.filter(|next| next.at <= ticks) {
-            self.count = next.count;
-            self.is_new = false;
-            self.state = State::Counting(next.start);
-            self.reload = None;
+            (self.count, self.is_loaded) = (next.count, true);
+            (self.state, self.reload) = (State::Counting(next.start), None);
         }
     }
 
@@ -226,41 +203,38 @@ impl Counter {
 
     /// A whole count has been written.
     fn set_count(&mut self, count: u64, ticks: u64) {
-        self.written = count;
-        self.is_new = true;
-        let output = self.output(ticks);
-        self.state = match (self.mode, self.state) {
-            (1 | 5, State::Empty) => State::Waiting,
-            (1 | 5, State::Counting(start)) if ticks < start => self.load(ticks),
-            (1 | 5, state) => state,
+        let before = self.mode != 0 && self.output(ticks);
+        (self.written, self.is_loaded) = (count, false);
+        match (self.mode, self.state) {
             (2 | 3, State::Counting(start)) if start <= ticks => {
                 self.reload = Some(self.reload_at(start, count, ticks));
-                State::Counting(start)
             }
             // The gate loads it when it rises.
-            (2 | 3, State::Held(gone)) => State::Held(gone),
-            (mode, _) => {
-                self.before = mode != 0 && output;
-                let loaded = self.load(ticks);
-                if self.gate { loaded } else { State::Held(0) }
+            (2 | 3, State::Held(_)) => {}
+            // Without a trigger on its way, so it does here.
+            (1 | 5, _) if ticks >= self.loaded => {}
+            _ => {
+                self.before = before;
+                self.load(ticks);
+                if !self.gate && !matches!(self.mode, 1 | 5) {
+                    self.state = State::Held(0);
+                }
             }
-        };
+        }
     }
 
     /// The next pulse loads what was written.
-    fn load(&mut self, ticks: u64) -> State {
-        self.count = self.written;
-        self.is_new = false;
+    fn load(&mut self, ticks: u64) {
+        (self.count, self.is_loaded) = (self.written, true);
         self.loaded = ticks.saturating_add(1);
-        State::Counting(self.loaded)
+        self.state = State::Counting(self.loaded);
     }
 
     /// When a new count takes over from a running one: at the end of the cycle, or of the half of
     /// a square wave.
     fn reload_at(&self, start: u64, count: u64, ticks: u64) -> Reload {
         let phase = self.phase(ticks.saturating_sub(start));
-        let cycle = ticks.saturating_sub(phase);
-        let half = self.count.div_ceil(2);
+        let (cycle, half) = (ticks.saturating_sub(phase), self.count.div_ceil(2));
         if self.mode == 3 && phase < half {
             let at = cycle.saturating_add(half);
             // Its first half counts as over.
@@ -275,15 +249,10 @@ impl Counter {
         gone.checked_rem(self.count).unwrap_or(0)
     }
 
-    /// Whether the count that was written has not been loaded.
-    fn is_new(&self, ticks: u64) -> bool {
-        self.is_new || ticks < self.loaded
-    }
-
     /// The count as it is read.
     fn shown(&self, ticks: u64) -> u16 {
         let gone = match self.state {
-            State::Empty | State::Waiting => return 0,
+            State::Empty => return 0,
             State::Held(gone) => gone,
             State::Counting(start) => ticks.saturating_sub(start),
         };
@@ -309,18 +278,13 @@ fn next_cycle(start: u64, count: u64, after: u64) -> u64 {
 
 /// Four decimal digits; a digit above nine counts for what it is.
 fn from_bcd(value: u16) -> u64 {
-    let digit = |place: u32| u64::from(value >> place & 0xf);
-    let [ones, tens, hundreds, thousands] = [digit(0), digit(4), digit(8), digit(12)];
-    thousands
-        .saturating_mul(1_000)
-        .saturating_add(hundreds.saturating_mul(100))
-        .saturating_add(tens.saturating_mul(10))
-        .saturating_add(ones)
+    let digits = [12, 8, 4, 0].map(|place| u64::from(value >> place & 0xf));
+    digits.into_iter().fold(0, |sum, digit| sum.wrapping_mul(10).wrapping_add(digit))
 }
 
 /// The last four decimal digits of a count, which may have gone below zero.
 fn to_bcd(count: u64) -> u16 {
-    let count = count.cast_signed().rem_euclid(10_000).unsigned_abs();
-    let place = |power: u64, shift: u32| (count.checked_div(power).unwrap_or(0) % 10) << shift;
-    crate::num::low16(place(1, 0) | place(10, 4) | place(100, 8) | place(1_000, 12))
+    let count = count.cast_signed().rem_euclid(10_000).cast_unsigned();
+    let [d, c, b, a] = [count / 1_000, count / 100 % 10, count / 10 % 10, count % 10];
+    crate::num::low16(d << 12 | c << 8 | b << 4 | a)
 }

@@ -1,7 +1,7 @@
 //! The monitor's side of the words that it shares with a worker ([`wire`]).
 //!
 //! [`Worker`] gives orders and reads answers. The rules for memory order are here and nowhere
-//! else: docs/notes/0007-msix.md tells each, `tests/loom_virtio.rs` holds it.
+//! else: docs/notes/0007-msix.md tells each, `tests/loom_msix.rs` holds it.
 //!
 //! Invariant: a queue's words change only while the newest order is a reset that was answered.
 //! What the worker writes is read once, checked, and then used as a copy.

@@ -14,7 +14,6 @@ use std::sync::atomic::AtomicU64;
 use cloister_abi::vcpu::{Exit, SET_INTERRUPT, SET_TPR, VcpuState};
 use cloister_abi::vm::{MAX_VM_DEVICES, VmConfig, VmDevice};
 use cloister_monitor::bus::Bus;
-use cloister_monitor::cpuid::features::{FEATURES, WORDS};
 use cloister_monitor::cpuid::{CpuidTable, HostFacts};
 use cloister_monitor::machine::Machine;
 use cloister_monitor::run::{Cpu, Host, Ran, Stop};
@@ -162,12 +161,14 @@ pub fn config(vcpus: u32, flags: u32) -> VmConfig {
 
 /// What CPUID tells, on a host that has everything.
 pub fn table(config: &VmConfig) -> CpuidTable {
-    let mut words = [0; WORDS];
-    for feature in &FEATURES {
-        words[feature.word] |= 1 << feature.bit;
-    }
-    let vendor = *b"AuthenticAMD";
-    let host = HostFacts { vendor, signature: 0, words, avx_area: [256, 576], tsc_khz: 1_000_000 };
+    let word = |text: &[u8; 4]| u32::from_le_bytes(*text);
+    let cpuid = |leaf, sub| match (leaf, sub) {
+        (0, _) => [0xd, word(b"Auth"), word(b"cAMD"), word(b"enti")],
+        (0x8000_0000, _) => [0x8000_0021, 0, 0, 0],
+        (0xd, 2) => [256, 576, 0, 0],
+        _ => [u32::MAX; 4],
+    };
+    let host = HostFacts::read(cpuid, 1_000_000);
     CpuidTable::new(config, &host).expect("a host that has everything")
 }
 

@@ -83,7 +83,8 @@ pub fn run(args: &Args) -> Result<()> {
     let (raw, keys) = if args.headless {
         (None, None)
     } else {
-        say("keys go to the serial port; Ctrl-] ends the machine");
+        say("keys go to the machine: Ctrl-] h shows its commands, Ctrl-] q ends it in order, \
+             Ctrl-] k at once");
         (Some(terminal::Raw::enter()), Some(terminal::keys()))
     };
     let outcome = appliance.machine.run(&qemu, keys, |bytes| {

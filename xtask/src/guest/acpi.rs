@@ -166,8 +166,7 @@ fn pci(dsdt: &mut Sdt) {
     let identity = Name::new("_HID".into(), &EISAName::new("PNP0A03"));
     let zeros = ["_UID", "_BBN", "_SEG"].map(|name| Name::new(name.into(), &aml::ZERO));
     let [unique, bus, segment] = &zeros;
-    let device =
-        Device::new("PCI0".into(), vec![&identity, unique, bus, segment, &resources]);
+    let device = Device::new("PCI0".into(), vec![&identity, unique, bus, segment, &resources]);
     Scope::new("_SB_".into(), vec![&device]).to_aml_bytes(dsdt);
 }
 
@@ -185,4 +184,135 @@ fn uart(dsdt: &mut Sdt, has_interrupt: bool) {
     let resources = Name::new("_CRS".into(), &ResourceTemplate::new(resources));
     let device = Device::new("COM1".into(), vec![&identity, &unique, &resources]);
     Scope::new("_SB_".into(), vec![&device]).to_aml_bytes(dsdt);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Platform = Platform { vcpus: 2, legacy: false, ioapic: false, xapic: false };
+
+    fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
+        bytes[at..at + len].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+    }
+
+    fn sum(bytes: &[u8]) -> u8 {
+        bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
+    }
+
+    /// A table at a guest's address, with its length and checksum judged.
+    fn table(block: &[u8], at: u64) -> &[u8] {
+        let table = &block[(at - PLACE.start) as usize..];
+        let table = &table[..number(table, 4, 4) as usize];
+        assert_eq!(sum(table), 0, "checksum of {:?}", str::from_utf8(&table[..4]));
+        assert_eq!((&table[10..16], &table[16..24]), (&OEM[..], &OEM_TABLE[..]));
+        table
+    }
+
+    /// FADT, MADT and DSDT, found as a guest finds them.
+    fn walk(block: &[u8]) -> [&[u8]; 3] {
+        // "Root System Description Pointer (RSDP) Structure"
+        assert_eq!((&block[..8], block[15]), (b"RSD PTR ".as_slice(), 2));
+        assert_eq!((sum(&block[..20]), sum(&block[..36])), (0, 0));
+        assert_eq!((number(block, 16, 4), number(block, 20, 4)), (0, 36), "no RSDT");
+        let xsdt = table(block, number(block, 24, 8));
+        assert_eq!((&xsdt[..4], xsdt.len()), (b"XSDT".as_slice(), 36 + 2 * 8));
+        let fadt = table(block, number(xsdt, 36, 8));
+        let madt = table(block, number(xsdt, 44, 8));
+        assert_eq!((&fadt[..4], &madt[..4]), (b"FACP".as_slice(), b"APIC".as_slice()));
+        let dsdt = table(block, number(fadt, 140, 8));
+        assert_eq!(&dsdt[..4], b"DSDT");
+        [fadt, madt, dsdt]
+    }
+
+    #[test]
+    fn the_tables_fit_their_place_and_depend_on_the_platform_alone() {
+        for vcpus in 1..=8 {
+            for bits in 0..8 {
+                let [legacy, ioapic, xapic] = [1, 2, 4].map(|bit| bits & bit != 0);
+                let block = tables(&Platform { vcpus, legacy, ioapic, xapic });
+                assert!(block.len() as u64 <= PLACE.end - PLACE.start);
+                walk(&block);
+                assert_eq!(block, tables(&Platform { vcpus, legacy, ioapic, xapic }));
+            }
+        }
+    }
+
+    #[test]
+    fn the_fadt_names_the_platforms_ports_and_nothing_else() {
+        // Offsets by ACPI 6.5, "FADT Format".
+        let block = tables(&PLAIN);
+        let [fadt, ..] = walk(&block);
+        assert_eq!((fadt.len(), fadt[8], fadt[131]), (276, 6, 5), "6.5");
+        assert_eq!(number(fadt, 109, 2), 0x24, "no VGA, no CMOS RTC");
+        // WBINVD, no buttons of fixed hardware, RESET_REG_SUP, HW_REDUCED.
+        assert_eq!(number(fadt, 112, 4), 1 | 1 << 4 | 1 << 5 | 1 << 10 | 1 << 20);
+        let port = |at| (fadt[at], fadt[at + 1], fadt[at + 3], number(fadt, at + 4, 8));
+        assert_eq!((port(116), fadt[128]), ((1, 8, 1, 0xcf9), 6), "RESET_REG");
+        assert_eq!(port(244), (1, 8, 1, 0x501), "SLEEP_CONTROL_REG");
+        assert_eq!(port(256), (1, 8, 1, 0x502), "SLEEP_STATUS_REG");
+        assert_eq!(number(fadt, 40, 4), 0, "the DSDT is named once, by X_DSDT");
+        for range in [36..40, 44..109, 132..140, 148..244] {
+            assert!(fadt[range.clone()].iter().all(|byte| *byte == 0), "{range:?}");
+        }
+        let block = tables(&Platform { legacy: true, ..PLAIN });
+        let [fadt, ..] = walk(&block);
+        assert_eq!((number(fadt, 76, 4), fadt[91]), (0x508, 4), "PM_TMR_BLK");
+        assert_eq!((fadt[208], fadt[209], number(fadt, 212, 8)), (1, 32, 0x508), "X_PM_TMR_BLK");
+        assert_eq!(number(fadt, 112, 4) & 1 << 8, 1 << 8, "TMR_VAL_EXT");
+    }
+
+    #[test]
+    fn the_madt_lists_each_apic_once() {
+        // "Processor Local x2APIC Structure"
+        let block = tables(&PLAIN);
+        let [_, madt, _] = walk(&block);
+        assert_eq!((madt[8], number(madt, 36, 4), number(madt, 40, 4)), (5, 0xfee0_0000, 0));
+        let x2apic = |id: u8| [9, 16, 0, 0, id, 0, 0, 0, 1, 0, 0, 0, id, 0, 0, 0];
+        assert_eq!(&madt[44..], [x2apic(0), x2apic(1)].concat());
+        // "Processor Local APIC Structure", "I/O APIC Structure"
+        let platform = Platform { vcpus: 3, legacy: true, ioapic: true, xapic: true };
+        let block = tables(&platform);
+        let [_, madt, _] = walk(&block);
+        assert_eq!(number(madt, 40, 4), 1, "PCAT_COMPAT");
+        let apic = |id: u8| [0, 8, id, id, 1, 0, 0, 0];
+        let ioapic = [1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0];
+        assert_eq!(&madt[44..], [apic(0).as_slice(), &apic(1), &apic(2), &ioapic].concat());
+    }
+
+    /// Where a piece of AML stands in the DSDT.
+    fn find(dsdt: &[u8], aml: &[u8]) -> Option<usize> {
+        dsdt.windows(aml.len()).position(|window| window == aml)
+    }
+
+    #[test]
+    fn the_dsdt_has_the_bus_the_uart_and_the_way_to_power_off() {
+        let block = tables(&PLAIN);
+        let [_, _, dsdt] = walk(&block);
+        // Name (\_S5, Package () { 5, 0, 0, 0 }): "\_Sx (System States)".
+        let off = [b"\x08_S5_\x12\x07\x04".as_slice(), &[0x0a, 5, 0, 0, 0]].concat();
+        assert_eq!(find(dsdt, &off), Some(36));
+        // _HID PNP0A03 and PNP0501 as compressed EISA ids.
+        let bus = find(dsdt, b"\x08_HID\x0c\x41\xd0\x0a\x03").expect("PCI0");
+        let uart = find(dsdt, b"\x08_HID\x0c\x41\xd0\x05\x01").expect("COM1");
+        assert!(bus < uart && find(dsdt, b"_PRT").is_none());
+        // "Word Address Space Descriptor": bus 0 alone; I/O from 0x1000, fixed, decoded positively.
+        let resource = |aml: &[u8]| find(&dsdt[bus..uart], aml).is_some();
+        assert!(resource(&[0x88, 13, 0, 2, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]), "bus");
+        assert!(resource(&[0x88, 13, 0, 1, 12, 3, 0, 0, 0, 0x10, 0xff, 0xff, 0, 0, 0, 0xf0]));
+        assert!(resource(&[0x47, 1, 0xf8, 0x0c, 0xf8, 0x0c, 1, 8]), "configuration ports");
+        // "DWord Address Space Descriptor": the pages of MSI-X, not cacheable, writable.
+        let [first, last, len] = [0xfed0_0000u32, 0xfed0_7fff, 0x8000].map(u32::to_le_bytes);
+        let memory =
+            [[0x87, 23, 0, 0, 12, 1].as_slice(), &[0; 4], &first, &last, &[0; 4], &len].concat();
+        assert!(resource(&memory), "memory");
+        // "I/O Port Descriptor" and the end tag: no interrupt behind it.
+        let ports = [0x47, 1, 0xf8, 0x03, 0xf8, 0x03, 1, 8, 0x79, 0];
+        assert!(find(&dsdt[uart..], &ports).is_some());
+        let block = tables(&Platform { ioapic: true, ..PLAIN });
+        let [_, _, dsdt] = walk(&block);
+        // "Extended Interrupt Descriptor": consumer, edge, active high, pin 4.
+        let interrupt = [1, 8, 0x89, 6, 0, 3, 1, 4, 0, 0, 0, 0x79, 0];
+        assert!(find(&dsdt[uart..], &interrupt).is_some());
+    }
 }

@@ -110,7 +110,11 @@ impl GuestFile {
         let Some((_, allowed)) = KINDS.iter().find(|(kind, _)| *kind == word) else {
             let kinds = || KINDS.iter().map(|(kind, _)| *kind);
             let help = format!("{}kinds are {}", did_you_mean(word, kinds()), listed(kinds()));
-            return Err(wrong(raw.kind.span(), format!("`kind` is `{word}`, which is unknown"), help));
+            return Err(wrong(
+                raw.kind.span(),
+                format!("`kind` is `{word}`, which is unknown"),
+                help,
+            ));
         };
         for (key, span) in raw.present() {
             if !allowed.contains(&key) {
@@ -211,4 +215,65 @@ fn report(source: &Source, problem: Problem) -> anyhow::Error {
     // The last line names the command for manifests.
     let report = text.trim_end().rsplit_once('\n').map_or(text.as_str(), |(report, _)| report);
     anyhow!("the guest file cannot be used\n{report}\nnext: correct the guest file and build again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<GuestFile> {
+        GuestFile::parse("images/guests/x.toml", PathBuf::from("images/guests"), text.to_owned())
+    }
+
+    #[test]
+    fn each_kind_is_read() {
+        let program = parse("format = 1\nkind = \"program\"\nprogram = \"hello\"").expect("good");
+        assert!(matches!(program.kind, Kind::Program(name) if name.get_ref() == "hello"));
+        let elf = "format = 1\nkind = \"elf\"\npath = \"a.elf\"\n";
+        let read = parse(elf).expect("good");
+        assert!(matches!(read.kind, Kind::Elf { is_pvh: false, .. }));
+        assert_eq!(read.file("a.elf"), Path::new("images/guests/a.elf"));
+        let pvh = parse(&format!("{elf}entry = \"pvh\"")).expect("good");
+        assert!(matches!(pvh.kind, Kind::Elf { is_pvh: true, .. }));
+        let linux = "format = 1\nkind = \"linux\"\nkernel = \"path:x\"\nmodules = [\"a\", \"b\"]";
+        let Kind::Linux(linux) = parse(linux).expect("good").kind else { panic!("no Linux") };
+        assert_eq!(linux.modules.get_ref(), &["a", "b"]);
+        assert!(linux.initramfs.is_none() && linux.cmdline.get_ref().is_empty());
+    }
+
+    #[test]
+    fn wrong_files_are_refused_with_file_line_and_key() {
+        let cases = [
+            ("kind = \"elf\"", 1, "key `format` is missing"),
+            ("format = 2\nkind = \"elf\"", 1, "the guest file has format 2, this xtask reads 1"),
+            ("format = 1\nkind = \"linus\"", 2, "`kind` is `linus`, which is unknown"),
+            ("format = 1\nkind = \"linux\"", 2, "key `kernel` is missing in a guest of kind"),
+            ("format = 1\nkind = \"elf\"\nkernl = \"x\"", 3, "unknown key `kernl`"),
+            ("format = 1\nkind = \"program\"", 2, "key `program` is missing"),
+            ("format = 1\nkind = \"program\"\nkernel = \"x\"", 3, "`kernel` does not belong"),
+            ("format = 1\nkind = \"elf\"\npath = 3", 3, "found integer `3` where text in quotes"),
+            ("format = 1\nkind = \"elf\"\npath = \"x\"\nentry = \"32\"", 4, "`entry` is `32`"),
+            ("format = 1\nformat = 1", 2, "key `format` is written twice"),
+            ("format = ", 1, "not valid TOML"),
+        ];
+        for (text, line, expected) in cases {
+            let error = parse(text).expect_err(expected).to_string();
+            assert!(error.starts_with("the guest file cannot be used\n"), "{error}");
+            assert!(error.contains(&format!("[images/guests/x.toml:{line}:")), "{error}");
+            let joined = error.replace("\n  │ ", " ");
+            assert!(joined.contains(expected), "{error}");
+            assert!(error.ends_with("next: correct the guest file and build again"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_points_at_its_key() {
+        let text = "format = 1\nkind = \"elf\"\npath = \"absent.elf\"";
+        let file = parse(text).expect("good");
+        let Kind::Elf { path, .. } = &file.kind else { panic!("no ELF") };
+        let error = file.bytes(path.get_ref()).expect_err("absent");
+        let text = file.refuse(path, &error).to_string();
+        assert!(text.contains("[images/guests/x.toml:3:8]"), "{text}");
+        assert!(text.contains("cannot read the file images/guests/absent.elf"), "{text}");
+    }
 }

@@ -25,8 +25,11 @@ const VERSION: u32 = 1;
 /// The layout of an ELF with a PVH note.
 pub fn layout(elf: &Elf, request: &Request<'_>) -> Result<Layout> {
     let Some(at) = entry(&elf.file)? else {
-        bail!("{} has no note XEN_ELFNOTE_PHYS32_ENTRY; without `entry` it is entered at e_entry in \
-               64-bit mode", elf.name);
+        bail!(
+            "{} has no note XEN_ELFNOTE_PHYS32_ENTRY; without `entry` it is entered at e_entry in \
+               64-bit mode",
+            elf.name
+        );
     };
     let mut pieces = program::pieces(elf)?;
     let map = map::memory(request.memory);
@@ -87,7 +90,6 @@ pub fn entry(file: &[u8]) -> Result<Option<u32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::layout::PAGE;
     use crate::guest::sample::{self, ENTRY_32};
 
     fn u32_at(ram: &[u8], at: u64) -> u32 {
@@ -111,7 +113,7 @@ mod tests {
         let (map, entries) = (u32_at(&ram, info + 40), u32_at(&ram, info + 48));
         assert_eq!(entries, 4);
         let last = u64::from(map) + 24 * 2;
-        assert_eq!((u32_at(&ram, last), u32_at(&ram, last + 8)), (0x10_0000, 31 << 20));
+        assert_eq!((u32_at(&ram, last), u32_at(&ram, last + 8)), (0x10_0000, 1 << 20));
         assert_eq!(u32_at(&ram, last + 16), 1, "RAM");
         assert_eq!(&ram[0xe_0000..0xe_0008], b"RSD PTR ");
     }
@@ -136,7 +138,7 @@ mod tests {
     fn a_32_bit_entry_is_not_taken_for_a_64_bit_one() {
         let file = sample::elf_with_entry(ENTRY_32);
         let elf = Elf::parse("x.elf", file).expect("a good ELF");
-        let error = program::layout(&elf, 32 << 20).expect_err("32-bit code");
+        let error = program::layout(&elf, 2 << 20).expect_err("32-bit code");
         assert!(error.to_string().contains("write entry = \"pvh\""), "{error}");
     }
 
@@ -153,10 +155,9 @@ mod tests {
                     refused += 1;
                     continue;
                 };
-                let layouts =
-                    [layout(&elf, &sample::request()), program::layout(&elf, 32 << 20)];
+                let layouts = [layout(&elf, &sample::request()), program::layout(&elf, 2 << 20)];
                 for layout in layouts.into_iter().flatten() {
-                    match layout.render(&[0x90; PAGE as usize]) {
+                    match layout.render(&[]) {
                         Ok(image) => drop(sample::started(&image)),
                         Err(_) => refused += 1,
                     }

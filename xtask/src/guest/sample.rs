@@ -26,12 +26,12 @@ pub const ENTRY_32: u64 = CODE + 0x20;
 /// A frequency.
 pub const KHZ: u32 = 2_250_006;
 
-/// A request for a machine with 32 MiB and two virtual CPUs.
+/// A request for a machine with 2 MiB and two virtual CPUs.
 pub fn request() -> Request<'static> {
     Request {
         vm: "test",
         guest_file: Path::new("test.toml"),
-        memory: 32 << 20,
+        memory: platform::MEMORY_MIN,
         vcpus: 2,
         legacy: false,
         ioapic: false,

@@ -115,7 +115,9 @@ pub fn compiled() -> Compiled {
     let system = cloister_manifest::load(&file, root).expect("the default manifest is right");
     let programs: BTreeMap<String, Program> =
         system.tasks.iter().map(|task| (task.program.get_ref().clone(), program())).collect();
-    compile(&system, &programs, &BTreeMap::new()).expect("the default manifest compiles")
+    let image = vec![0x5e; PAGE as usize];
+    let guests = system.vms().map(|(_, task, _)| (task.name().to_owned(), image.clone()));
+    compile(&system, &programs, &guests.collect()).expect("the default manifest compiles")
 }
 
 /// The default appliance's payload with the sample kernel.

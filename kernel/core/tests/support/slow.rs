@@ -132,9 +132,11 @@ impl<'a> Slow<'a> {
         for map in self.maps(task) {
             let region = self.sections[2][map.u16(8) as usize];
             assert!(map.u64(0) % 4096 == 0 && region.u32(16) > 0);
-            for page in 0..region.u32(16) {
+            let large = region.u8(20) == 7;
+            let room = if large { 0x400_0000..0x800_0000 } else { 0x404..0x40000 };
+            for page in (0..region.u32(16)).step_by(if large { 512 } else { 1 }) {
                 let page = map.u64(0) / 4096 + page;
-                let room = if region.u8(20) == 7 { 0x400_0000..0x800_0000 } else { 0x404..0x40000 };
+                assert!(!large || page % 512 == 0 && region.u32(16) % 512 == 0);
                 assert!(room.contains(&page), "page {page:#x} is out of bounds");
                 assert!(pages.insert(page, map.u8(10)).is_none(), "page {page:#x} twice");
             }

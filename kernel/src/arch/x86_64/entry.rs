@@ -33,6 +33,7 @@ global_asm!(
     CS_FROM_REGS = const offset_of!(Regs, cs),
     BY_SYSCALL = const frame::BY_SYSCALL,
     SIGNAL = const Call::Signal as u32,
+    EXIT = const cloister_abi::call::Status::Exit as u32,
     VCPU_RUN = const Call::VcpuRun as u32,
     NMI_COUNT = const window::CORE + crate::core_state::NMI_COUNT_OFFSET,
 );

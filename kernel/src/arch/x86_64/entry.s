@@ -60,10 +60,10 @@ syscall_entry:
     jnz reschedule
     jmp return_by_sysret
 3:  mov ecx, eax
-    lea rax, [rip + kernel_syscall]
-    cmp ecx, {VCPU_RUN}
-    jne 4b
     lea rax, [rip + kernel_vcpu_run]
+    cmp ecx, {VCPU_RUN}
+    je 4b
+    lea rax, [rip + kernel_syscall]
     jmp 4b
 .size syscall_entry, . - syscall_entry
 
@@ -150,6 +150,30 @@ return_by_sysret:
     mov rsp, [{RSP}]
     sysretq
 .size interrupt_common, . - interrupt_common
+
+/* The guest has exited: its monitor goes on behind `vcpu_run`, whose registers are in the frame. */
+.balign 16
+.global return_to_monitor
+.type return_to_monitor, @function
+return_to_monitor:
+    mov eax, {EXIT}
+    xor edx, edx
+    xor esi, esi
+    xor edi, edi
+    xor r8d, r8d
+    xor r9d, r9d
+    xor r10d, r10d
+    mov rbx, [{RBX}]
+    mov rbp, [{RBP}]
+    mov r12, [{R12}]
+    mov r13, [{R13}]
+    mov r14, [{R14}]
+    mov r15, [{R15}]
+    mov rcx, [{RIP}]
+    mov r11, [{RFLAGS}]
+    mov rsp, [{RSP}]
+    sysretq
+.size return_to_monitor, . - return_to_monitor
 
 /* One stub of 16 bytes for each vector; those with an error code from the CPU push none. */
 .balign 16

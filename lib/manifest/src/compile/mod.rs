@@ -2,8 +2,9 @@
 //!
 //! [`compile`] makes [`Compiled`]: every record of the table, and the *blobs*, page-aligned bytes
 //! that the payload carries for tasks (text, constants, pristine data, task information, restart
-//! policies) and for guests (their images). [`Compiled::encode`] writes the table once it is known where in the payload the
-//! blobs will lie. Everything is in the order of the manifest, so equal inputs give equal bytes.
+//! policies) and for guests (their images). [`Compiled::encode`] writes the table once it is known
+//! where in the payload the blobs will lie. Everything is in the order of the manifest, so equal
+//! inputs give equal bytes.
 
 mod encode;
 mod space;

@@ -40,12 +40,12 @@ pub fn command_line(header: Option<&setup_header>, more: &str) -> Result<Line> {
     let size = header.map_or(0, |header| header.cmdline_size as usize);
     let capacity = if size == 0 { LINE_MAX } else { LINE_MAX.min(size + 1) };
     let mut line = Cmdline::new(capacity).context("`cmdline_size` leaves no room")?;
-    let too_long = || format!("the command line has more than {} characters", capacity - 1);
-    line.insert_str(WORDS).with_context(too_long)?;
+    let wrong = || format!("no line for Linux, at most {} characters", capacity - 1);
+    line.insert_str(WORDS).with_context(wrong)?;
     // The start code replaces all ten digits by the number and spaces behind it.
-    line.insert(FREQUENCY, &"0".repeat(KHZ_DIGITS)).with_context(too_long)?;
+    line.insert(FREQUENCY, &"0".repeat(KHZ_DIGITS)).with_context(wrong)?;
     if !more.is_empty() {
-        line.insert_str(more).with_context(too_long)?;
+        line.insert_str(more).with_context(wrong)?;
     }
     let bytes = line.as_cstring().context("the command line holds a zero")?.into_bytes_with_nul();
     let word = format!("{FREQUENCY}=");
@@ -108,4 +108,79 @@ pub fn initramfs_place(
         );
     }
     Ok(start..start + len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
+        bytes[at..at + len].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+    }
+
+    #[test]
+    fn the_line_has_room_for_the_frequency_where_it_says() {
+        let line = command_line(None, "quiet cloister.run=poweroff").expect("a line");
+        let text = String::from_utf8(line.bytes).expect("text");
+        assert_eq!(
+            text,
+            "console=ttyS0 reboot=a tsc=reliable tsc_early_khz=0000000000 quiet \
+             cloister.run=poweroff\0"
+        );
+        let at = (line.khz_at - map::BEHIND) as usize;
+        assert_eq!(&text[at - 1..at + KHZ_DIGITS + 1], "=0000000000 ");
+    }
+
+    #[test]
+    fn lines_that_no_kernel_takes_are_refused() {
+        let header = setup_header { cmdline_size: 100, ..setup_header::default() };
+        assert!(command_line(Some(&header), &"x".repeat(39)).is_ok());
+        let error =
+            format!("{:#}", command_line(Some(&header), &"x".repeat(40)).err().expect("no"));
+        assert!(error.contains("at most 100 characters"), "{error}");
+        assert!(command_line(None, &"x".repeat(1986)).is_ok(), "a page, but 2048 for Linux");
+        assert!(command_line(None, &"x".repeat(1987)).is_err());
+        assert!(command_line(None, "a\nb").is_err());
+    }
+
+    #[test]
+    fn boot_parameters_stand_where_linux_looks() {
+        // Offsets by Documentation/arch/x86/zero-page.rst and boot.rst.
+        let page = parameters(None, 64 << 20, &(0x300_0000..0x300_1234)).expect("a page");
+        assert_eq!(page.len(), 4096);
+        assert_eq!(number(&page, 0x070, 8), 0xe_0000, "acpi_rsdp_addr");
+        assert_eq!((number(&page, 0x1fe, 2), &page[0x202..0x206]), (0xaa55, b"HdrS".as_slice()));
+        assert_eq!((page[0x210], page[0x211] & 1), (0xff, 1), "type_of_loader, LOADED_HIGH");
+        assert_eq!((number(&page, 0x218, 4), number(&page, 0x21c, 4)), (0x300_0000, 0x1234));
+        assert_eq!(number(&page, 0x228, 4), map::BEHIND, "cmd_line_ptr");
+        assert_eq!(page[0x1ef], 0, "sentinel");
+        let entry = |n: usize| [0, 8, 16].map(|at| number(&page, 0x2d0 + 20 * n + at, 8));
+        let (low, high, image) = (entry(0), entry(2), entry(3));
+        assert_eq!(page[0x1e8], 4, "e820_entries");
+        assert_eq!((low[0], low[1], low[2] as u32), (0x1000, 0x9_e000, 1));
+        assert_eq!((high[0], high[1], high[2] as u32), (0x10_0000, 63 << 20, 1));
+        assert_eq!((image[0], image[1], image[2] as u32), (0xc000_0000, 0x3e00_0000, 2));
+        let mut kept = setup_header { init_size: 77, ..setup_header::default() };
+        kept.header = HEADER_MAGIC;
+        let page = parameters(Some(&kept), 64 << 20, &(0..0)).expect("a page");
+        assert_eq!((number(&page, 0x260, 4), number(&page, 0x21c, 4)), (77, 0), "the header's own");
+    }
+
+    #[test]
+    fn an_initramfs_lies_high_and_clear_of_the_kernel() {
+        let kernel = 0x100_0000..0x200_0000;
+        let place = |header, memory, len| initramfs_place(header, memory, &kernel, len);
+        assert_eq!(place(None, 64 << 20, 5000).expect("fits"), 0x3ff_e000..0x3ff_f388);
+        let end = place(None, 0xc000_0000, 1).expect("fits").end;
+        assert_eq!(end, 0x7fff_f001, "initrd_addr_max of kernels that do not say");
+        let header = setup_header {
+            initrd_addr_max: 0x2ff_ffff,
+            init_size: 0x180_0000,
+            ..setup_header::default()
+        };
+        let place = |len| place(Some(&header), 64 << 20, len);
+        assert_eq!(place(0x80_0000).expect("fits").start, 0x280_0000);
+        let error = place(0x80_0001).expect_err("init_size").to_string();
+        assert!(error.contains("the kernel's end at 0x2800000"), "{error}");
+    }
 }

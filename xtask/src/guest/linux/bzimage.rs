@@ -56,7 +56,8 @@ fn setup(file: &[u8]) -> Result<setup_header> {
     // The byte at 0x201 is the distance of a jump that begins behind it, over the header.
     let jump = file.get(0x201).copied().unwrap_or(0);
     let end = 0x202 + usize::from(jump);
-    let bytes = file.get(HEADER_AT..end).context("it is neither a bzImage nor an ELF: too short")?;
+    let bytes =
+        file.get(HEADER_AT..end).context("it is neither a bzImage nor an ELF: too short")?;
     let mut whole = [0; size_of::<setup_header>()];
     let len = bytes.len().min(whole.len());
     whole[..len].copy_from_slice(&bytes[..len]);
@@ -137,8 +138,7 @@ fn first(bytes: &[u8]) -> &[u8] {
 
 fn unpack_zstd(packed: &[u8], size: u32) -> std::io::Result<Vec<u8>> {
     let window = u64::from(WINDOW_MAX_KIB) << 10;
-    let decoder =
-        ruzstd::decoding::StreamingDecoder::new_with_max_window_size(packed, window);
+    let decoder = ruzstd::decoding::StreamingDecoder::new_with_max_window_size(packed, window);
     take(decoder.map_err(std::io::Error::other)?, size)
 }
 
@@ -147,4 +147,148 @@ fn take(reader: impl Read, size: u32) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     reader.take(u64::from(size) + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::guest::sample;
+    use std::io::Write;
+
+    /// Sectors of the sample's setup code.
+    const SECTORS: usize = 2;
+
+    /// The sample program as a bzImage.
+    pub fn sample() -> Vec<u8> {
+        let vmlinux = sample::program();
+        bzimage(&gzip(&vmlinux), vmlinux.len())
+    }
+
+    /// A bzImage around a payload, without the four bytes of its size.
+    fn bzimage(payload: &[u8], unpacked: usize) -> Vec<u8> {
+        let payload = [payload, &(unpacked as u32).to_le_bytes()].concat();
+        let header = setup_header {
+            setup_sects: SECTORS as u8,
+            boot_flag: BOOT_FLAG,
+            header: HEADER_MAGIC,
+            version: 0x020f,
+            xloadflags: XLF_KERNEL_64,
+            payload_offset: 16,
+            payload_length: payload.len() as u32,
+            init_size: 0x8_0000,
+            initrd_addr_max: 0x7fff_ffff,
+            cmdline_size: 2047,
+            ..setup_header::default()
+        };
+        let mut file = vec![0; (SECTORS + 1) * SECTOR + 16];
+        let bytes = header.as_slice();
+        file[HEADER_AT..HEADER_AT + bytes.len()].copy_from_slice(bytes);
+        file[0x200..0x202].copy_from_slice(&[0xeb, 0x6a]);
+        file.extend_from_slice(&payload);
+        file
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        writer.write_all(bytes).expect("written");
+        let mut packed = writer.finish().expect("packed");
+        // The size at its end is the one that a bzImage ends with.
+        packed.truncate(packed.len() - 4);
+        packed
+    }
+
+    fn xz(bytes: &[u8]) -> Vec<u8> {
+        let mut options = lzma_rust2::XzOptions::with_preset(0);
+        // Kernels are packed with the filter for x86 (scripts/xz_wrap.sh).
+        options.prepend_pre_filter(lzma_rust2::FilterType::BcjX86, 0);
+        let mut writer = lzma_rust2::XzWriter::new(Vec::new(), options).expect("a writer");
+        writer.write_all(bytes).expect("written");
+        writer.finish().expect("packed")
+    }
+
+    /// The legacy frame, which the crate reads but does not write: a magic number, then blocks
+    /// behind their lengths.
+    fn lz4(bytes: &[u8]) -> Vec<u8> {
+        let block = lz4_flex::block::compress(bytes);
+        let len = (block.len() as u32).to_le_bytes();
+        [[0x02, 0x21, 0x4c, 0x18].as_slice(), &len, &block].concat()
+    }
+
+    fn zstd(bytes: &[u8]) -> Vec<u8> {
+        ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
+    }
+
+    /// The sample vmlinux in all formats.
+    fn all() -> [(&'static str, Vec<u8>); 4] {
+        let vmlinux = sample::program();
+        let packers: [(_, fn(&[u8]) -> Vec<u8>); 4] =
+            [("gzip", gzip), ("XZ", xz), ("LZ4", lz4), ("ZSTD", zstd)];
+        packers.map(|(name, pack)| (name, bzimage(&pack(&vmlinux), vmlinux.len())))
+    }
+
+    #[test]
+    fn every_format_unpacks_to_the_same_vmlinux() {
+        for (name, file) in all() {
+            let kernel = read(file).expect(name);
+            assert!(kernel.vmlinux == sample::program(), "{name}");
+            let header = kernel.header.expect("a bzImage has a header");
+            let (version, init_size) = (header.version, header.init_size);
+            assert_eq!((version, init_size), (0x020f, 0x8_0000), "{name}");
+        }
+        let kernel = read(sample::program()).expect("a vmlinux");
+        assert!(kernel.header.is_none() && kernel.vmlinux == sample::program());
+    }
+
+    #[test]
+    fn other_files_and_formats_are_refused_by_name() {
+        let vmlinux = sample::program();
+        let mut old = bzimage(&gzip(&vmlinux), vmlinux.len());
+        old[0x206] = 0x0b;
+        let mut narrow = bzimage(&gzip(&vmlinux), vmlinux.len());
+        narrow[0x236] = 0;
+        let mut long = bzimage(&gzip(&vmlinux), vmlinux.len());
+        long[0x24b] = 0x7f;
+        let cases = [
+            (b"#!/bin/sh".to_vec(), "too short"),
+            (vec![0; 4096], "`boot_flag` is 0x0, `header` 0x0"),
+            (old, "`version` is 0x20b"),
+            (narrow, "`xloadflags` is 0x0"),
+            (long, "reach beyond the file's"),
+            (bzimage(b"BZh9", 1), "packed with bzip2"),
+            (bzimage(&[0x5d, 0, 0, 0], 1), "packed with LZMA"),
+            (bzimage(b"\x89LZO", 1), "packed with LZO"),
+            (bzimage(b"????", 1), "begins with [3f, 3f, 3f, 3f]"),
+            (
+                bzimage(&gzip(&vmlinux), vmlinux.len() - 1),
+                "its gzip payload has 5048 bytes, its last four say 5047",
+            ),
+            (bzimage(&lz4(&vmlinux), vmlinux.len() - 1), "its LZ4 payload has"),
+            (bzimage(&lz4(&vmlinux), vmlinux.len() + 1), "its LZ4 payload has"),
+            (bzimage(&zstd(&vmlinux), 600 << 20), "at most 536870912 can be"),
+            (bzimage(&zstd(b"no ELF"), 6), "payload is no ELF"),
+        ];
+        for (file, expected) in cases {
+            let error = format!("{:#}", read(file).err().expect(expected));
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn damaged_files_never_panic_and_checksums_notice() {
+        for (name, good) in all() {
+            let payload = (SECTORS + 1) * SECTOR + 16;
+            for at in (HEADER_AT..0x270).chain(payload..good.len()).step_by(11) {
+                let mut file = good.clone();
+                file[at] ^= 1 << (at % 8);
+                let Ok(kernel) = read(file) else { continue };
+                let is_checked = name == "gzip" || name == "XZ";
+                let is_same = kernel.vmlinux == sample::program();
+                assert!(at < good.len() - 4, "{name}: the size at {at}");
+                assert!(is_same || !is_checked, "{name}: byte {at} is not noticed");
+            }
+            for len in (0..good.len()).step_by(83).chain([good.len() - 1]) {
+                assert!(read(good[..len].to_vec()).is_err(), "{name} cut to {len}");
+            }
+        }
+    }
 }

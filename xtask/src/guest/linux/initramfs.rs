@@ -66,3 +66,60 @@ impl Archive {
         entry.finish().with_context(|| format!("cannot add {name}")).map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cpio::newc::Reader;
+    use std::io::Read;
+
+    /// Name, mode, device and content of every entry.
+    fn entries(mut rest: &[u8]) -> Vec<(String, u32, (u32, u32), Vec<u8>)> {
+        let mut found = Vec::new();
+        loop {
+            let mut reader = Reader::new(rest).expect("an entry");
+            if reader.entry().is_trailer() {
+                return found;
+            }
+            let mut content = Vec::new();
+            reader.read_to_end(&mut content).expect("content");
+            let entry = reader.entry();
+            let device = (entry.rdev_major(), entry.rdev_minor());
+            found.push((entry.name().to_owned(), entry.mode(), device, content));
+            rest = reader.finish().expect("the next");
+        }
+    }
+
+    #[test]
+    fn the_archive_holds_what_the_script_needs() {
+        let module = |name: &str| Module { name: name.into(), bytes: name.into() };
+        let modules = [module("core"), module("virtio_rng")];
+        let archive = shell(b"busybox", &modules).expect("an archive");
+        assert_eq!(archive, shell(b"busybox", &modules).expect("again"), "equal bytes");
+        let entries = entries(&archive);
+        let find = |name: &str| {
+            let found = entries.iter().find(|entry| entry.0 == name);
+            found.unwrap_or_else(|| panic!("no {name}"))
+        };
+        for folder in ["bin", "dev", "modules", "proc", "root", "sys", "tmp"] {
+            assert_eq!(find(folder).1, 0o040_755, "{folder}");
+        }
+        assert_eq!((find("dev/console").1, find("dev/console").2), (0o020_600, (5, 1)));
+        assert_eq!((find("init").1, find("bin/busybox").1), (0o100_755, 0o100_755));
+        assert_eq!(find("bin/busybox").3, b"busybox");
+        assert_eq!(find("modules/order").3, b"modules/core.ko\nmodules/virtio_rng.ko\n");
+        assert_eq!(find("modules/virtio_rng.ko").3, b"virtio_rng");
+        // A folder stands before what is in it.
+        let place = |name: &str| entries.iter().position(|entry| entry.0 == name);
+        assert!(place("modules") < place("modules/order") && place("dev") < place("dev/console"));
+    }
+
+    #[test]
+    fn the_script_says_the_marker_and_knows_its_words() {
+        assert!(INIT.starts_with("#!/bin/busybox sh\n"));
+        assert!(INIT.contains("'<1>cloister-guest: user space reached' > /dev/kmsg"));
+        for word in ["poweroff)", "reboot)", "offer)"] {
+            assert!(INIT.contains(word), "{word}");
+        }
+    }
+}

@@ -35,7 +35,7 @@ pub fn with_dependencies(folder: &Path, names: &[String]) -> Result<Vec<Module>>
         .collect();
     let mut order = Order { files, built_in, done: Vec::new(), found: Vec::new() };
     for name in names {
-        order.add(&name.replace('-', "_"))?;
+        order.add(name)?;
     }
     Ok(order.found)
 }
@@ -51,10 +51,11 @@ impl Order {
     /// Adds a module behind what it needs. A circle would end here, because a name that was begun
     /// is not begun again.
     fn add(&mut self, name: &str) -> Result<()> {
+        let name = &name.replace('-', "_");
         if self.built_in.iter().chain(&self.done).any(|other| other == name) {
             return Ok(());
         }
-        self.done.push(name.to_owned());
+        self.done.push(name.clone());
         let Some(path) = self.files.get(name) else {
             let guess = did_you_mean(name, self.files.keys().map(String::as_str));
             bail!("the kernel's package has no module `{name}`; {guess}names have no .ko");
@@ -63,7 +64,7 @@ impl Order {
         for needed in depends(&bytes).with_context(|| format!("module `{name}`"))? {
             self.add(&needed)?;
         }
-        self.found.push(Module { name: name.to_owned(), bytes });
+        self.found.push(Module { name: name.clone(), bytes });
         Ok(())
     }
 }
@@ -116,4 +117,74 @@ fn depends(module: &[u8]) -> Result<Vec<String>> {
         .unwrap_or_default();
     let needed = str::from_utf8(needed).context("its `depends` is no text")?;
     Ok(needed.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object::write::Object as Writer;
+    use object::{Architecture, BinaryFormat, Endianness, SectionKind};
+    use std::io::Write;
+
+    /// A module that needs others.
+    fn module(needs: &str) -> Vec<u8> {
+        let mut elf = Writer::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
+        let section = elf.add_section(Vec::new(), b".modinfo".to_vec(), SectionKind::ReadOnlyData);
+        let words = format!("license=GPL\0depends={needs}\0name=x\0");
+        elf.append_section_data(section, words.as_bytes(), 1);
+        elf.write().expect("an ELF")
+    }
+
+    fn xz(bytes: &[u8]) -> Vec<u8> {
+        let options = lzma_rust2::XzOptions::with_preset(0);
+        let mut writer = lzma_rust2::XzWriter::new(Vec::new(), options).expect("a writer");
+        writer.write_all(bytes).expect("written");
+        writer.finish().expect("packed")
+    }
+
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        let put = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join("kernel").join(name);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("created");
+            fs::write(path, bytes).expect("written");
+        };
+        put("char/virtio-rng.ko.xz", &xz(&module("rng-core,virtio")));
+        put("char/rng_core.ko", &module(""));
+        put("a/one.ko", &module("two"));
+        put("a/two.ko", &module("one"));
+        put("a/broken.ko", b"no ELF");
+        put("a/strange.ko.gz", &[1]);
+        put("a/lonely.ko", &module("absent"));
+        fs::write(folder.path().join("modules.builtin"), "kernel/drivers/virtio/virtio.ko\n")
+            .expect("written");
+        folder
+    }
+
+    fn names(wanted: &[&str]) -> Result<Vec<String>> {
+        let folder = folder();
+        let wanted: Vec<String> = wanted.iter().map(|&name| name.to_owned()).collect();
+        let found = with_dependencies(folder.path(), &wanted)?;
+        Ok(found.into_iter().map(|module| module.name).collect())
+    }
+
+    #[test]
+    fn what_a_module_needs_comes_before_it_and_once() {
+        let found = names(&["virtio-rng", "rng_core", "virtio_rng", "virtio"]).expect("found");
+        assert_eq!(found, ["rng_core", "virtio_rng"], "virtio is built in");
+        assert_eq!(names(&["one"]).expect("a circle ends"), ["two", "one"]);
+    }
+
+    #[test]
+    fn modules_that_cannot_be_used_are_named() {
+        for (name, expected) in [
+            ("virtio-rgn", "no module `virtio_rgn`; did you mean `virtio_rng`?"),
+            ("broken", "module `broken`: it is no ELF"),
+            ("strange", "packed in a way that is not read here"),
+            ("lonely", "no module `absent`"),
+        ] {
+            let error = format!("{:#}", names(&[name]).expect_err(expected));
+            assert!(error.contains(expected), "{error}");
+        }
+    }
 }

@@ -20,7 +20,8 @@ use crate::shared::shared;
 use crate::syscall::wake;
 use cloister_abi::layout::{FRAME, GUEST_DEVICES, MAX_THREADS, PAGE};
 use cloister_abi::table::Doorbell;
-use cloister_abi::vcpu::{self as abi, Exit, SLOT_WRITE, SLOTS, VcpuState};
+use cloister_abi::vcpu::{self as abi, SLOT_WRITE, SLOTS, VcpuState};
+use cloister_core::signal::ThreadWord;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 /// Where [`Own`] is: in the frame, between the XSAVE area and the registers.
@@ -33,6 +34,11 @@ const TABLES: u64 = window::CONTROL + 2 * PAGE;
 const BELLS: u64 = window::CONTROL + 4 * PAGE;
 /// Device pages.
 const DEVICE_PAGES: usize = ((GUEST_DEVICES.end - GUEST_DEVICES.start) / PAGE) as usize;
+
+/// A step is under way.
+const STEPPING: u8 = 1;
+/// The next exit writes everything.
+const WANT_ALL: u8 = 2;
 
 /// What the kernel keeps of a vCPU.
 #[repr(C)]
@@ -49,18 +55,20 @@ pub struct Own {
     pub slots: [u64; SLOTS],
     /// The virtual machine's doorbells, by port.
     pub bells: &'static [Doorbell],
+    /// The thread's signal word.
+    pub word: &'static ThreadWord,
+    /// Its index in the system table.
+    pub index: u32,
     /// Address space identifier.
     pub asid: u32,
     /// A flush can name the identifier.
     by_identifier: bool,
     /// The CPU tells the next instruction pointer.
     next_rip: bool,
-    /// A step is under way.
-    stepping: bool,
+    /// [`STEPPING`], [`WANT_ALL`].
+    flags: u8,
     /// Before the step: the guest's own trap flag.
     step_trap: bool,
-    /// The next exit writes everything.
-    want_all: bool,
     /// The debug registers hold the guest's values.
     debug_live: bool,
     /// A nested entry has changed since the last flush was asked for; for the flush checker.
@@ -131,7 +139,7 @@ pub fn is_there() -> bool {
 /// Puts the vCPU of the loaded thread into its state after a reset of the machine.
 pub fn reset(own: &mut Own) {
     disarm(own);
-    (own.stepping, own.want_all) = (false, false);
+    own.flags = 0;
     own.debug = [0; 4];
     if own.debug_live {
         own.load_debug_registers();
@@ -151,7 +159,7 @@ pub fn load(core: &mut Core, own: &mut Own) {
         svm::apply_always(state);
         if set != 0 {
             state.set = 0;
-            if own.stepping {
+            if own.is_stepping() {
                 end_step(own);
             }
             svm::set_interrupt(fetch(&state.interrupt));
@@ -164,7 +172,7 @@ pub fn load(core: &mut Core, own: &mut Own) {
 
 #[inline(never)]
 fn load_groups(core: &mut Core, own: &mut Own, set: u32, state: &VcpuState) {
-    if own.stepping {
+    if own.is_stepping() {
         // A step that was interrupted by a signal is begun anew, or given up.
         end_step(own);
     }
@@ -190,11 +198,11 @@ fn load_groups(core: &mut Core, own: &mut Own, set: u32, state: &VcpuState) {
         }
         arrive(core, own);
     }
-    own.want_all = set & abi::WANT_ALL != 0;
+    own.flags = if set & abi::WANT_ALL != 0 { WANT_ALL } else { 0 };
     if set & abi::STEP != 0 {
         arm(own, fetch(&state.slots));
         svm::begin_step(own);
-        own.stepping = true;
+        own.flags |= STEPPING;
     }
 }
 
@@ -229,6 +237,7 @@ impl Own {
         slots: [u64; SLOTS],
         asid: u32,
         bells: &'static [Doorbell],
+        (index, thread): (u32, u16),
     ) -> Own {
         Own {
             control,
@@ -237,12 +246,13 @@ impl Own {
             msrs,
             slots,
             bells,
+            word: &shared().threads()[usize::from(thread) & (MAX_THREADS - 1)],
+            index,
             asid,
             by_identifier: false,
             next_rip: false,
-            stepping: false,
+            flags: 0,
             step_trap: false,
-            want_all: false,
             debug_live: false,
             stale: false,
             step_interrupt: 0,
@@ -252,6 +262,11 @@ impl Own {
             xcr0: 1,
             tsc_aux: 0,
         }
+    }
+
+    /// A step is under way.
+    fn is_stepping(&self) -> bool {
+        self.flags & STEPPING != 0
     }
 
     /// A nested entry has changed: nothing that the CPU remembers of it is used again.
@@ -283,9 +298,10 @@ impl Own {
 /// # Safety
 /// The thread whose space is loaded has a vCPU on which [`load`] was called since the last exit
 /// to the monitor; no reference to the core or the thread's frame is used afterwards.
+#[inline(always)]
 pub unsafe fn enter() -> ! {
     // SAFETY: the caller's conditions.
-    unsafe { svm::svm_enter() }
+    unsafe { svm::enter() }
 }
 
 /// The last look before an entry; only for the flush checker.
@@ -300,21 +316,24 @@ pub fn check(own: &mut Own) {
 /// What came of the guest's turn.
 #[inline(always)]
 pub fn exit(core: &mut Core, own: &mut Own) -> Outcome {
-    svm::exit(core, own, state())
-}
-
-/// What the monitor is told of an exit.
-struct Facts {
-    exit: Exit,
-    info: [u64; 3],
-    next_rip: u64,
-}
-
-impl Facts {
-    #[inline(always)]
-    fn new(exit: Exit, next_rip: u64) -> Facts {
-        Facts { exit, info: [0; 3], next_rip }
+    let outcome = svm::exit(core, own, state());
+    if own.flags != 0 && outcome == Outcome::Monitor {
+        complete(own);
     }
+    outcome
+}
+
+/// An exit at which more is to be done than to tell of it.
+#[inline(never)]
+fn complete(own: &mut Own) {
+    if own.is_stepping() {
+        end_step(own);
+        svm::save(state());
+    }
+    if own.flags & WANT_ALL != 0 {
+        svm::save_all(state());
+    }
+    own.flags = 0;
 }
 
 /// The guest's turn ends without an exit: what the monitor sees is what the next entry loads.
@@ -322,28 +341,11 @@ pub fn save() {
     svm::save(state());
 }
 
-/// Tells the monitor of an exit.
-#[inline(always)]
-fn report(own: &mut Own, state: &mut VcpuState, facts: &Facts) -> Outcome {
-    if own.stepping {
-        end_step(own);
-    }
-    state.exit = facts.exit as u32;
-    state.info = facts.info;
-    state.next_rip = facts.next_rip;
-    svm::save(state);
-    let is_special = matches!(facts.exit, Exit::Shutdown | Exit::Invalid | Exit::Exception);
-    if is_special || own.want_all {
-        svm::save_all(state);
-    }
-    Outcome::Monitor
-}
-
 #[inline(never)]
 fn end_step(own: &mut Own) {
     svm::end_step(own);
     disarm(own);
-    own.stepping = false;
+    own.flags &= !STEPPING;
 }
 
 /// A guest has rung a doorbell.
@@ -356,12 +358,15 @@ fn ring(core: &mut Core, bell: &Doorbell) -> Outcome {
     counter.fetch_add(1, Ordering::Release);
     let global = usize::from(bell.thread) & (MAX_THREADS - 1);
     if shared().threads()[global].post_bit(u32::from(bell.bit)) {
-        wake(core, global, cpu::rdtsc());
-        if core.must_choose() {
-            return Outcome::Reschedule;
-        }
+        return wake_worker(core, global);
     }
     Outcome::Again
+}
+
+#[inline(never)]
+fn wake_worker(core: &mut Core, global: usize) -> Outcome {
+    wake(core, global, cpu::rdtsc());
+    if core.must_choose() { Outcome::Reschedule } else { Outcome::Again }
 }
 
 /// A thread with a vCPU is about to leave the CPU: what it has in registers goes into its frame.

@@ -5,7 +5,7 @@
 //! and nested tables are the kernel's. Whatever combination of guest state the CPU cannot enter
 //! it refuses by itself (VMEXIT_INVALID), and that VM stops.
 
-use super::{Facts, Outcome, Own, fetch, report};
+use super::{Outcome, Own, fetch};
 use crate::arch::x86_64::{cpu, window};
 use crate::core_state::Core;
 use cloister_abi::layout::PAGE;
@@ -21,8 +21,14 @@ global_asm!(
     HOST = const window::CORE + crate::core_state::HOST_BLOCK_OFFSET,
 );
 
-unsafe extern "C" {
-    pub(super) fn svm_enter() -> !;
+/// Enters the guest.
+///
+/// # Safety
+/// As for [`super::enter`].
+#[inline(always)]
+pub unsafe fn enter() -> ! {
+    // SAFETY: the caller's conditions; the entry begins on an empty stack.
+    unsafe { asm!("jmp svm_enter", options(noreturn)) }
 }
 
 const VM_CR: u32 = 0xc001_0114;
@@ -359,64 +365,87 @@ pub fn exit(core: &mut Core, own: &mut Own, state: &mut VcpuState) -> Outcome {
     block.tlb_control = 0;
     block.event = unfinished(block.exit_event);
     let [info, info2] = block.exit_info;
-    let told = own.next_rip;
-    let next = |len| if told { block.next_rip } else { block.rip.wrapping_add(len) };
     // Emulators write 32 bits of it (docs/caveats.md).
     let code = block.exit_code as u32;
-    let facts = match code {
-        0x72 => Facts { info: [block.cr4, 0, 0], ..Facts::new(Exit::Cpuid, next(2)) },
+    match code {
+        0x72 => {
+            state.info[0] = block.cr4;
+            tell(own, state, Exit::Cpuid, 2);
+        }
         0x7b => {
             let port = info >> 16 & 0xffff;
-            let is_write = info & 5 == 0;
-            if is_write && let Some(bell) = own.bell(port as u16) {
+            if info & 5 == 0
+                && let Some(bell) = own.bell(port as u16)
+            {
                 (block.rip, block.interrupt_shadow) = (info2, 0);
                 return super::ring(core, bell);
             }
-            let flags = if info & 1 != 0 { vcpu::PORT_IN } else { 0 };
-            let string = if info & 4 != 0 { vcpu::PORT_STRING } else { 0 };
-            let info = [port | (info & 0x70) << 12 | flags | string, 0, 0];
-            Facts { info, ..Facts::new(Exit::Port, info2) }
+            let kind = (info & 1) * vcpu::PORT_IN | (info >> 2 & 1) * vcpu::PORT_STRING;
+            state.info[0] = port | (info & 0x70) << 12 | kind;
+            state.exit = Exit::Port as u32;
+            state.next_rip = info2;
         }
-        0x7c if info == 0 => Facts::new(Exit::MsrRead, next(2)),
-        0x7c => Facts::new(Exit::MsrWrite, next(2)),
+        0x7c if info == 0 => tell(own, state, Exit::MsrRead, 2),
+        0x7c => tell(own, state, Exit::MsrWrite, 2),
         0x60 | 0x61 => return Outcome::Interrupt,
-        0x78 => Facts::new(Exit::Halt, next(1)),
+        0x78 => tell(own, state, Exit::Halt, 1),
         0x400 => {
-            let write = info >> 1 & 1;
-            let fetch = info >> 3 & vcpu::MEMORY_FETCH;
-            let walk = if info & 1 << 33 != 0 { vcpu::MEMORY_WALK } else { 0 };
-            Facts { info: [info2, write | fetch | walk, 0], ..Facts::new(Exit::Memory, block.rip) }
+            let walk = (info >> 33 & 1) * vcpu::MEMORY_WALK;
+            let access = info >> 1 & 1 | info >> 3 & vcpu::MEMORY_FETCH | walk;
+            (state.info[0], state.info[1]) = (info2, access);
+            tell(own, state, Exit::Memory, 0);
         }
-        _ => match other(own, code, block.exit_info, next) {
-            Some(facts) => facts,
-            None => return Outcome::Again,
-        },
-    };
-    report(own, state, &facts)
+        0x40..=0x5f => {
+            if !exception(own, state, code - 0x40, block.exit_info) {
+                return Outcome::Again;
+            }
+        }
+        _ => {
+            if !other(own, state, code) {
+                return Outcome::Again;
+            }
+        }
+    }
+    save(state);
+    Outcome::Monitor
 }
 
-/// The exits that are not frequent. `None`: the guest goes on.
+/// Notes an exit and where the instruction behind it is; `len` is that of the instruction without
+/// prefixes.
+#[inline(always)]
+fn tell(own: &Own, state: &mut VcpuState, exit: Exit, len: u64) {
+    let block = vmcb();
+    state.exit = exit as u32;
+    state.next_rip =
+        if own.next_rip && len != 0 { block.next_rip } else { block.rip.wrapping_add(len) };
+}
+
+/// The exits that are not frequent. `false`: the guest goes on.
 #[inline(never)]
-fn other(own: &mut Own, code: u32, info: [u64; 2], next: impl Fn(u64) -> u64) -> Option<Facts> {
-    let forbidden = |vector| Facts { info: [vector, 0, 0], ..Facts::new(Exit::Forbidden, next(0)) };
-    Some(match code {
-        0x40..=0x5f => return exception(own, code - 0x40, info),
-        0x18 => Facts::new(Exit::TaskPriority, next(0)),
+fn other(own: &mut Own, state: &mut VcpuState, code: u32) -> bool {
+    let (exit, len, info) = match code {
+        0x18 => (Exit::TaskPriority, 0, 0),
         0x20..=0x3f => {
             own.load_debug_registers();
-            return None;
+            return false;
         }
         // SMI and INIT are the machine's business.
-        0x62 | 0x63 => return None,
-        0x6f => forbidden(13),
-        0x74 => Facts::new(Exit::Iret, next(0)),
-        0x76 | 0x89 => Facts::new(Exit::Cache, next(2)),
-        0x7f => Facts::new(Exit::Shutdown, next(0)),
-        0x81 => Facts::new(Exit::Hypercall, next(3)),
-        0x7a | 0x80 | 0x82..=0x86 | 0x8a..=0x8c | 0x8e | 0xa0..=0xa4 => forbidden(6),
-        0x8d => Facts::new(Exit::Xsetbv, next(3)),
-        _ => Facts { info: [u64::from(code), 0, 0], ..Facts::new(Exit::Invalid, next(0)) },
-    })
+        0x62 | 0x63 => return false,
+        0x6f => (Exit::Forbidden, 0, 13),
+        0x74 => (Exit::Iret, 0, 0),
+        0x76 | 0x89 => (Exit::Cache, 2, 0),
+        0x7f => (Exit::Shutdown, 0, 0),
+        0x81 => (Exit::Hypercall, 3, 0),
+        0x7a | 0x80 | 0x82..=0x86 | 0x8a..=0x8c | 0x8e | 0xa0..=0xa4 => (Exit::Forbidden, 0, 6),
+        0x8d => (Exit::Xsetbv, 3, 0),
+        _ => (Exit::Invalid, 0, u64::from(code)),
+    };
+    if matches!(exit, Exit::Shutdown | Exit::Invalid) {
+        own.flags |= super::WANT_ALL;
+    }
+    state.info[0] = info;
+    tell(own, state, exit, len);
+    true
 }
 
 /// An event whose delivery the exit cut short is delivered again. Those of instructions come back
@@ -433,21 +462,25 @@ fn unfinished(event: u64) -> u64 {
     }
 }
 
-fn exception(own: &mut Own, vector: u32, info: [u64; 2]) -> Option<Facts> {
+/// An exception that is intercepted. `false`: the guest goes on.
+#[inline(never)]
+fn exception(own: &mut Own, state: &mut VcpuState, vector: u32, info: [u64; 2]) -> bool {
     let has_error = matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30);
-    let rip = vmcb().rip;
-    if own.stepping {
+    if own.is_stepping() {
         if vector == 1 {
-            let trap = if is_guests_trap(own) { vcpu::STEP_TRAP } else { 0 };
-            return Some(Facts { info: [trap, 0, 0], ..Facts::new(Exit::Stepped, rip) });
+            state.info[0] = if is_guests_trap(own) { vcpu::STEP_TRAP } else { 0 };
+            tell(own, state, Exit::Stepped, 0);
+        } else {
+            let code = u64::from(vector) | if has_error { vcpu::EXCEPTION_ERROR } else { 0 };
+            state.info = [code, info[0], info[1]];
+            own.flags |= super::WANT_ALL;
+            tell(own, state, Exit::Exception, 0);
         }
-        let code = u64::from(vector) | if has_error { vcpu::EXCEPTION_ERROR } else { 0 };
-        let info = [code, info[0], info[1]];
-        return Some(Facts { info, ..Facts::new(Exit::Exception, rip) });
+        return true;
     }
     assert!(vector != 18, "machine check in a guest");
     // The guest's own; DR6 and DR7 are set as its handler expects.
     let error = if has_error { vcpu::EVENT_ERROR | info[0] << 32 } else { 0 };
     vmcb().event = vcpu::EVENT_EXCEPTION | u64::from(vector) | error;
-    None
+    false
 }

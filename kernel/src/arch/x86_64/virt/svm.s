@@ -65,7 +65,7 @@ svm_enter:
     xor r15d, r15d
     call kernel_guest_exit
     cmp eax, 1
-    jb return_by_sysret
+    jb return_to_monitor
     je reschedule
     cmp eax, 2
     je svm_enter
