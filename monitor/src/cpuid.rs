@@ -18,7 +18,7 @@ use cloister_abi::vm::{
 };
 use cloister_guest_abi::cpuid as platform;
 pub use features::HostFacts;
-use features::{AMD_REPEATED, FEATURES, Feature, Source};
+use features::{AMD_REPEATED, Source};
 
 /// Rows of the table by kind of leaf: basic ones up to 0xd, the last that is needed and below those
 /// that tell frequencies; the platform's; extended ones.
@@ -75,17 +75,10 @@ pub struct CpuidInputs {
     pub xcr0: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Row {
-    values: [u32; 4],
-    /// The answer depends on the subleaf or on [`CpuidInputs`].
-    depends: bool,
-}
-
 /// The answers for one virtual machine.
 #[derive(Clone, Debug)]
 pub struct CpuidTable {
-    rows: [Row; ROWS],
+    rows: [[u32; 4]; ROWS],
     vcpus: u32,
     v3: bool,
     mismatched: bool,
@@ -111,17 +104,28 @@ impl CpuidTable {
             return Err(CpuidError::AvxArea(host.avx_area));
         }
         let matches = host.vendor == vendor;
-        let known = matches && is_at_least(config.identity, host.signature);
-        let signature = if known { host.signature } else { signature };
+        // Guest kernels choose their defences by it. Emulated CPUs claim families from before these.
+        let is_known = matches && host.signature >> 20 >= signature >> 20;
+        let signature = if is_known { host.signature } else { signature };
         let mismatched = config.identity != IDENTITY_NEUTRAL && !matches;
-        let mut table = CpuidTable { rows: [Row::default(); ROWS], vcpus, v3, mismatched };
+        let mut table = CpuidTable { rows: [[0; 4]; ROWS], vcpus, v3, mismatched };
         table.fill_basic(config.identity, vendor, signature);
         table.fill_platform(host.tsc_khz);
         table.fill_extended(config.identity, vendor, signature);
-        for (number, feature) in (0u32..).zip(&FEATURES) {
+        for (number, (name, (leaf, _, register), bit, source)) in (0u32..).zip(features::all()) {
             let has = host.features.unbounded_shr(number) & 1 != 0;
-            if table.offers(feature, config.identity, has, matches)? {
-                table.add(feature);
+            let shown = match source {
+                Source::V3 if !v3 => false,
+                Source::V2 | Source::V3 if !has => return Err(CpuidError::Lacks(name)),
+                Source::V2 | Source::V3 | Source::Platform => true,
+                Source::Identity(identity) => identity == config.identity,
+                Source::Several => vcpus > 1,
+                Source::SeveralAmd => vcpus > 1 && config.identity == IDENTITY_AMD,
+                Source::Protection(identity) => identity == config.identity && matches && has,
+            };
+            let row = table.rows.get_mut(place(leaf));
+            if let Some(word) = row.and_then(|row| row.get_mut(register)) {
+                *word |= u32::from(shown).unbounded_shl(bit);
             }
         }
         if config.identity == IDENTITY_AMD {
@@ -135,8 +139,13 @@ impl CpuidTable {
     /// The four registers for a leaf and a subleaf.
     #[inline(always)]
     pub fn answer(&self, leaf: u32, sub: u32, inputs: &CpuidInputs) -> [u32; 4] {
-        let Some(row) = self.rows.get(place(leaf)) else { return [0; 4] };
-        if row.depends { self.depending(leaf, sub, row.values, inputs) } else { row.values }
+        let row = self.values(leaf);
+        match leaf {
+            1 | 4 | 7 | 0xb | 0xd | 0x8000_001d | 0x8000_001e => {
+                self.depending(leaf, sub, row, inputs)
+            }
+            _ => row,
+        }
     }
 
     /// Whether the guest is told of another vendor than the host's: it then protects itself
@@ -161,6 +170,8 @@ impl CpuidTable {
                 [a, b | id.wrapping_shl(24), c | osxsave & c << 1, d]
             }
             (7, 0) => row,
+            // Leaves that belong to one identity; their rows tell that they are there.
+            (4 | 0x8000_001d | 0x8000_001e, _) if a == 0 => row,
             (4 | 0x8000_001d, _) => self.cache(leaf, sub),
             // Intel SDM, "Extended Topology Enumeration Leaf": no siblings, then the cores.
             (0xb, 0) => [0, 1, 1 << 8, id],
@@ -187,25 +198,6 @@ impl CpuidTable {
         [first, 63 | ways.saturating_sub(1) << 22, sets.saturating_sub(1), 0]
     }
 
-    /// Whether the guest sees a feature.
-    fn offers(
-        &self,
-        &(name, _, _, source): &Feature,
-        identity: u32,
-        has: bool,
-        matches: bool,
-    ) -> Result<bool, CpuidError> {
-        Ok(match source {
-            Source::V3 if !self.v3 => false,
-            Source::V2 | Source::V3 if !has => return Err(CpuidError::Lacks(name)),
-            Source::V2 | Source::V3 | Source::Platform => true,
-            Source::Identity(wanted) => identity == wanted,
-            Source::Several => self.vcpus > 1,
-            Source::SeveralAmd => self.vcpus > 1 && identity == IDENTITY_AMD,
-            Source::Protection(wanted) => identity == wanted && matches && has,
-        })
-    }
-
     fn fill_basic(&mut self, identity: u32, vendor: [u8; 12], signature: u32) {
         let [b, d, c] = words(&vendor);
         self.set(0, [BASIC.saturating_sub(1), b, c, d]);
@@ -214,9 +206,8 @@ impl CpuidTable {
         if identity == IDENTITY_INTEL {
             // No descriptors: "see leaf 4" (Intel SDM, "INPUT EAX = 02H").
             self.set(2, [0x00fe_ff01, 0, 0, 0]);
-            self.mark(&[4]);
+            self.set(4, [1, 0, 0, 0]);
         }
-        self.mark(&[1, 7, 0xb, 0xd]);
     }
 
     fn fill_platform(&mut self, tsc_khz: u32) {
@@ -251,31 +242,18 @@ impl CpuidTable {
         self.set(0x8000_0006, [0x6400_6400, 0x6400_6400, l2, l3]);
         let cores = self.vcpus.saturating_sub(1) | id_bits(self.vcpus) << 12;
         self.set(0x8000_0008, [ADDRESS_BITS, 0, cores, 0]);
-        self.mark(&[0x8000_001d, 0x8000_001e]);
+        self.set(0x8000_001d, [1, 0, 0, 0]);
+        self.set(0x8000_001e, [1, 0, 0, 0]);
     }
 
-    fn add(&mut self, &(_, (leaf, _, register), bit, _): &Feature) {
-        let row = self.rows.get_mut(place(leaf));
-        if let Some(word) = row.and_then(|row| row.values.get_mut(register)) {
-            *word |= 1u32.unbounded_shl(bit);
-        }
-    }
-
+    #[inline(always)]
     fn values(&self, leaf: u32) -> [u32; 4] {
-        self.rows.get(place(leaf)).map_or([0; 4], |row| row.values)
+        self.rows.get(place(leaf)).copied().unwrap_or([0; 4])
     }
 
     fn set(&mut self, leaf: u32, values: [u32; 4]) {
         if let Some(row) = self.rows.get_mut(place(leaf)) {
-            row.values = values;
-        }
-    }
-
-    fn mark(&mut self, leaves: &[u32]) {
-        for &leaf in leaves {
-            if let Some(row) = self.rows.get_mut(place(leaf)) {
-                row.depends = true;
-            }
+            *row = values;
         }
     }
 }
@@ -291,16 +269,6 @@ fn place(leaf: u32) -> usize {
         _ => return usize::MAX,
     };
     if number < count { index(u64::from(first.wrapping_add(number))) } else { usize::MAX }
-}
-
-/// Whether the host's own signature may be shown: that of a CPU for which guest kernels know the
-/// defences. Emulated CPUs claim far older families.
-fn is_at_least(identity: u32, signature: u32) -> bool {
-    let (family, more) = (signature >> 8 & 0xf, signature >> 20 & 0xff);
-    match identity {
-        IDENTITY_AMD => family == 0xf && more >= 8,
-        _ => family == 6 && more == 0,
-    }
 }
 
 /// Bits of an APIC id that tell the cores of the package apart.

@@ -10,10 +10,12 @@
 
 use crate::apic::Message;
 use crate::msix::Msix;
-use crate::pci::{Pci, WINDOW_DATA, lanes};
+use crate::num::{index, low16};
+use crate::pci::{self, Function, WINDOW_DATA, mask};
 use crate::sync::AtomicU64;
 use crate::virtio::{Action, Virtio, VirtioError};
 use cloister_abi::vm::{MAX_VM_DEVICES, VmDevice};
+use cloister_guest_abi::pci::FIRST_SLOT;
 use cloister_guest_abi::platform;
 
 /// What is to be done.
@@ -41,6 +43,7 @@ pub type Out<'o> = &'o mut dyn FnMut(Effect);
 
 #[derive(Debug)]
 struct Device<'a> {
+    function: Function,
     virtio: Virtio<'a>,
     msix: Msix<'a>,
 }
@@ -48,14 +51,18 @@ struct Device<'a> {
 /// The devices and their bus.
 #[derive(Debug)]
 pub struct Devices<'a> {
-    pci: Pci,
+    /// The configuration address.
+    latch: u32,
+    bridge: Function,
     devices: [Option<Device<'a>>; MAX_VM_DEVICES],
 }
 
 impl<'a> Devices<'a> {
     /// A bus without devices.
+    #[expect(clippy::new_without_default, reason = "nobody needs one by default")]
     pub fn new() -> Devices<'a> {
-        Devices { pci: Pci::new(), devices: [const { None }; MAX_VM_DEVICES] }
+        let devices = [const { None }; MAX_VM_DEVICES];
+        Devices { latch: 0, bridge: Function::bridge(), devices }
     }
 
     /// Adds device `number`: `words` are shared with its worker, `page` is its MSI-X page, `memory`
@@ -71,8 +78,9 @@ impl<'a> Devices<'a> {
         let place = self.devices.get_mut(number).ok_or(DeviceError::Full)?;
         let virtio = Virtio::new(words, device.queues, memory).map_err(DeviceError::Virtio)?;
         let msix = Msix::new(page, virtio.vectors()).ok_or(DeviceError::Page(page.len()))?;
-        self.pci.add(number, device.kind, virtio.vectors());
-        *place = Some(Device { virtio, msix });
+        let slot = u16::try_from(number).map_err(|_| DeviceError::Full)?;
+        let function = Function::virtio(slot, device.kind, virtio.vectors());
+        *place = Some(Device { function, virtio, msix });
         Ok(())
     }
 
@@ -84,18 +92,19 @@ impl<'a> Devices<'a> {
 
     /// The worker of a device has signalled.
     pub fn poll(&mut self, number: usize, out: Out) {
-        let Some(Some(device)) = self.devices.get_mut(number) else { return };
-        let action = device.virtio.poll(device.msix.is_enabled());
-        device.apply(number, action, out);
+        if let Some(device) = self.device(number) {
+            let action = device.virtio.poll(device.msix.is_enabled());
+            device.apply(number, action, out);
+        }
     }
 
     /// Reads the port of a BAR or of the configuration; `None` if the port is neither.
     pub fn read(&mut self, port: u16, width: u8) -> Option<u32> {
         match port & !3 {
-            platform::PCI_ADDRESS if port & 3 == 0 && width == 4 => Some(self.pci.latch()),
-            platform::PCI_ADDRESS => Some(lanes::mask(width)),
-            platform::PCI_DATA => Some(self.read_configuration(port, width)),
-            _ => self.answering(port).map(|(number, offset)| self.read_bar(number, offset, width)),
+            platform::PCI_ADDRESS if port & 3 == 0 && width == 4 => Some(self.latch),
+            platform::PCI_ADDRESS => Some(mask(width)),
+            platform::PCI_DATA => Some(self.read_configuration(port, width).unwrap_or(mask(width))),
+            _ => self.at_bar(port).map(|(_, offset, device)| device.virtio.read(offset, width)),
         }
     }
 
@@ -103,12 +112,13 @@ impl<'a> Devices<'a> {
     pub fn write(&mut self, port: u16, width: u8, value: u32, out: Out) -> bool {
         match port & !3 {
             // The address takes whole writes only.
-            platform::PCI_ADDRESS if port & 3 == 0 && width == 4 => self.pci.set_latch(value),
+            platform::PCI_ADDRESS if port & 3 == 0 && width == 4 => self.latch = value & pci::LATCH,
             platform::PCI_ADDRESS => {}
             platform::PCI_DATA => self.write_configuration(port, width, value, out),
             _ => {
-                let Some((number, offset)) = self.answering(port) else { return false };
-                self.write_bar(number, offset, width, value, out);
+                let Some((number, offset, device)) = self.at_bar(port) else { return false };
+                let action = device.virtio.write(offset, width, value);
+                device.apply(number, action, out);
             }
         }
         true
@@ -124,68 +134,53 @@ impl<'a> Devices<'a> {
     /// The guest has stored into the 16 bytes of an MSI-X page. Whether there is such a page.
     pub fn write_page(&mut self, address: u64, values: [u64; 2], out: Out) -> bool {
         let Some((number, offset)) = page(address) else { return false };
-        let Some(Some(device)) = self.devices.get_mut(number) else { return false };
+        let Some(device) = self.device(number) else { return false };
         device.msix.write(offset, values, &mut |message| out(Effect::Interrupt(message)));
         true
     }
 
+    fn device(&mut self, number: usize) -> Option<&mut Device<'a>> {
+        self.devices.get_mut(number)?.as_mut()
+    }
+
     /// Which device answers at a port, and where in its I/O BAR the port is.
-    fn answering(&self, port: u16) -> Option<(usize, u16)> {
+    fn at_bar(&mut self, port: u16) -> Option<(usize, u16, &mut Device<'a>)> {
         let at = port.checked_sub(platform::VIRTIO)?;
         let number = usize::from(at / platform::VIRTIO_LEN);
-        let function = self.pci.device(number).filter(|function| function.is_io_enabled());
-        function.map(|_| (number, at % platform::VIRTIO_LEN))
+        let device = self.device(number).filter(|device| device.function.is_io_enabled())?;
+        Some((number, at % platform::VIRTIO_LEN, device))
     }
 
-    fn read_bar(&mut self, number: usize, offset: u16, width: u8) -> u32 {
-        match self.devices.get_mut(number) {
-            Some(Some(device)) => device.virtio.read(offset, width),
-            _ => lanes::mask(width),
-        }
-    }
-
-    fn write_bar(&mut self, number: usize, offset: u16, width: u8, value: u32, out: Out) {
-        if let Some(Some(device)) = self.devices.get_mut(number) {
-            let action = device.virtio.write(offset, width, value);
-            device.apply(number, action, out);
-        }
-    }
-
-    fn read_configuration(&mut self, port: u16, width: u8) -> u32 {
-        let Some(place) = self.pci.place(port, width) else { return lanes::mask(width) };
-        let Some(number) = Pci::number(place.slot) else { return self.pci.read(place) };
-        let Some(Some(device)) = self.devices.get_mut(number) else { return lanes::mask(width) };
-        let Some(function) = self.pci.function(place.slot) else { return lanes::mask(width) };
-        if let Some(window) = function.window().filter(|_| place.register == WINDOW_DATA) {
+    fn read_configuration(&mut self, port: u16, width: u8) -> Option<u32> {
+        let place = pci::place(self.latch, port, width)?;
+        let Some(number) = place.slot.checked_sub(usize::from(FIRST_SLOT)) else {
+            return Some(self.bridge.read(place));
+        };
+        let Device { function, virtio, .. } = self.device(number)?;
+        if let Some((offset, width)) = function.window().filter(|_| place.register == WINDOW_DATA) {
             // Looking at the data register reads through the window.
-            function.show_window(device.virtio.read(window.offset, window.width));
+            *function.window_data() = virtio.read(offset, width);
         }
-        function.show_interrupt(device.virtio.has_interrupt());
-        function.read(place)
+        function.show_interrupt(virtio.has_interrupt());
+        Some(function.read(place))
     }
 
     fn write_configuration(&mut self, port: u16, width: u8, value: u32, out: Out) {
-        let Some(place) = self.pci.place(port, width) else { return };
-        let Some(function) = self.pci.function(place.slot) else { return };
-        function.write(place, value);
-        let (enabled, masked) = function.msix();
-        let window = function.window().filter(|_| place.register == WINDOW_DATA);
-        let data = function.window_data();
-        let Some(number) = Pci::number(place.slot) else { return };
-        if let Some(Some(device)) = self.devices.get_mut(number) {
-            let send = &mut |message| out(Effect::Interrupt(message));
-            device.msix.set_control(enabled, masked, send);
+        let place = pci::place(self.latch, port, width);
+        let number = place.and_then(|place| place.slot.checked_sub(usize::from(FIRST_SLOT)));
+        // Nothing of the bridge can be written.
+        let (Some(place), Some(number)) = (place, number) else { return };
+        let Some(device) = self.device(number) else { return };
+        device.function.write(place, value);
+        let (enabled, masked) = device.function.msix();
+        device.msix.set_control(enabled, masked, &mut |message| out(Effect::Interrupt(message)));
+        if place.register == WINDOW_DATA
+            && let Some((offset, width)) = device.function.window()
+        {
+            let data = *device.function.window_data();
+            let action = device.virtio.write(offset, width, data);
+            device.apply(number, action, out);
         }
-        if let Some(window) = window {
-            let data = data & lanes::mask(window.width);
-            self.write_bar(number, window.offset, window.width, data, out);
-        }
-    }
-}
-
-impl Default for Devices<'_> {
-    fn default() -> Self {
-        Devices::new()
     }
 }
 
@@ -204,6 +199,5 @@ impl Device<'_> {
 /// Which device's MSI-X page an address is in, and where.
 fn page(address: u64) -> Option<(usize, u16)> {
     let at = address.checked_sub(platform::MSIX)?;
-    let number = crate::num::index(at >> 12);
-    (number < MAX_VM_DEVICES).then_some((number, crate::num::low16(at & 0xfff)))
+    Some((index(at >> 12), low16(at & 0xfff)))
 }

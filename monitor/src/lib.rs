@@ -30,7 +30,7 @@ pub mod machine;
 pub mod msix;
 pub mod msr;
 pub mod num;
-pub mod pci;
+mod pci;
 pub mod pic;
 pub mod pit;
 pub mod pm_timer;

@@ -8,51 +8,38 @@
 //! allows; they do not change before it has answered a reset; and the driver is told that a reset
 //! is done only then.
 
-pub mod worker;
+mod worker;
 
 use crate::num::{high32, low8, low16, low32};
-use crate::pci::lanes;
+use crate::pci::mask;
 use crate::sync::AtomicU64;
 use cloister_guest_abi::platform;
-use cloister_virtio::wire;
-use worker::{CONFIG_BYTES, Worker};
+use cloister_virtio::{features, wire};
+use worker::{CONFIG_BYTES, QueueWords, Worker};
 
-/// Device status: the driver has noticed the device.
-pub const ACKNOWLEDGE: u8 = 1;
-/// Device status: the driver knows how to drive it.
-pub const DRIVER: u8 = 2;
-/// Device status: the driver is ready.
-pub const DRIVER_OK: u8 = 4;
-/// Device status: the features are settled.
-pub const FEATURES_OK: u8 = 8;
-/// Device status: the device cannot go on.
-pub const NEEDS_RESET: u8 = 0x40;
-/// Device status: the driver has given up.
-pub const FAILED: u8 = 0x80;
+/// Device status (virtio 1.3, "Device Status Field").
+const ACKNOWLEDGE: u8 = 1;
+const DRIVER: u8 = 2;
+const DRIVER_OK: u8 = 4;
+const FEATURES_OK: u8 = 8;
+const NEEDS_RESET: u8 = 0x40;
+const FAILED: u8 = 0x80;
 /// What a driver may set.
 const SETTABLE: u8 = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | FAILED;
 
-/// The device follows version 1 of the specification.
-pub const F_VERSION_1: u64 = 1 << 32;
-/// The device's memory accesses are those of the platform.
-pub const F_ACCESS_PLATFORM: u64 = 1 << 33;
 /// What every device offers.
-const ALWAYS: u64 = F_VERSION_1 | F_ACCESS_PLATFORM;
+const ALWAYS: u64 = features::VERSION_1 | features::ACCESS_PLATFORM;
 /// Features of queues and transport (virtio 1.3, "Feature Bits"). Of these a worker decides on
-/// indirect descriptors, event indices, order of use and memory order. The others need registers
-/// that are not here, or rings that no worker knows.
+/// those of rings that it knows; the others need registers that are not here.
 const TRANSPORT: u64 = 0x3_ffff_ff00_0000;
-const WORKERS: u64 = 1 << 28 | 1 << 29 | 1 << 35 | 1 << 36;
 
 /// Descriptors, driver area, device area: alignment, bytes for each descriptor, bytes besides
 /// (virtio 1.3, "Virtqueues", table of alignments and sizes).
 const PARTS: [(u64, u64, u64); 3] = [(16, 16, 0), (2, 2, 6), (4, 8, 6)];
-/// No vector.
-pub const NO_VECTOR: u16 = 0xffff;
-/// Interrupt status: a queue has used buffers.
-pub const ISR_QUEUE: u8 = 1;
-/// Interrupt status: configuration or status has changed.
-pub const ISR_CONFIG: u8 = 2;
+const NO_VECTOR: u16 = 0xffff;
+/// Interrupt status: a queue has used buffers; configuration or status has changed.
+const ISR_QUEUE: u8 = 1;
+const ISR_CONFIG: u8 = 2;
 
 /// Why there can be no such device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,18 +65,10 @@ pub struct Action {
 const NOTHING: Action = Action { signal: false, forget: false, vectors: 0 };
 const SIGNAL: Action = Action { signal: true, ..NOTHING };
 
-/// A queue that a worker is to work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ring {
-    /// Number of descriptors.
-    pub size: u16,
-    /// Guest-physical addresses of descriptors, driver area and device area.
-    pub parts: [u64; 3],
-}
-
+/// A queue: size and addresses as the worker is to see them.
 #[derive(Clone, Copy, Debug)]
 struct Queue {
-    ring: Ring,
+    words: QueueWords,
     vector: u16,
     enabled: bool,
 }
@@ -133,9 +112,8 @@ impl<'a> Virtio<'a> {
         if usize::from(count) > wire::QUEUES_MAX {
             return Err(VirtioError::Queues(count));
         }
-        let worker = Worker::new(words).ok_or(VirtioError::Words(words.len()))?;
         Ok(Virtio {
-            worker,
+            worker: Worker::new(words).ok_or(VirtioError::Words(words.len()))?,
             registers: Registers::new(0),
             resetting: true,
             memory,
@@ -164,16 +142,13 @@ impl<'a> Virtio<'a> {
 
     /// Reads a register of the I/O BAR; all ones where there is none of this width.
     pub fn read(&mut self, offset: u16, width: u8) -> u32 {
-        if offset == platform::VIRTIO_ISR && width == 1 {
+        if (offset, width) == (platform::VIRTIO_ISR, 1) {
             return u32::from(core::mem::take(&mut self.registers.isr));
-        }
-        if let Some(value) = self.common(offset, width) {
-            return value;
         }
         let at = usize::from(offset).wrapping_sub(usize::from(platform::VIRTIO_DEVICE));
         match self.config.get(at..at.wrapping_add(usize::from(width))) {
             Some(bytes) => bytes.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte)),
-            None => lanes::mask(width),
+            None => self.common(offset, width).unwrap_or(mask(width)),
         }
     }
 
@@ -200,7 +175,7 @@ impl<'a> Virtio<'a> {
             (0x14, 1) => return self.set_status(low8(u64::from(value))),
             (0x16, 2) => registers.queue_select = short,
             (0x1a, 2) => {
-                if let Some(queue) = self.queue_mut() {
+                if let Some(queue) = self.queue() {
                     queue.vector = vector;
                 }
             }
@@ -230,11 +205,11 @@ impl<'a> Virtio<'a> {
                 self.registers.isr |= if msix { 0 } else { ISR_QUEUE };
             }
         }
-        let is_broken = self.worker.is_broken() && self.registers.status & NEEDS_RESET == 0;
-        if is_broken {
+        let breaks = self.worker.is_broken() && self.registers.status & NEEDS_RESET == 0;
+        if breaks {
             self.registers.status |= NEEDS_RESET;
         }
-        if is_broken || changed {
+        if breaks || changed {
             action.vectors |= self.registers.config_event();
         }
         action
@@ -242,10 +217,11 @@ impl<'a> Virtio<'a> {
 
     /// A field of the common configuration (virtio 1.3, "Common configuration structure layout").
     /// Of 64-bit fields each half is accessed by itself, as port I/O demands.
-    fn common(&self, offset: u16, width: u8) -> Option<u32> {
+    fn common(&mut self, offset: u16, width: u8) -> Option<u32> {
+        let queue = self.queue().map_or(Queue::new(0), |queue| *queue);
+        let [size, ..] = queue.words;
         let registers = &self.registers;
-        let queue = self.queue();
-        let ring = queue.ring;
+        let exists = registers.queue_select < self.count;
         Some(match (offset, width) {
             (0x00, 4) => registers.device_select,
             (0x04, 4) => half(self.offered, registers.device_select),
@@ -256,15 +232,20 @@ impl<'a> Virtio<'a> {
             (0x14, 1) => u32::from(registers.status),
             (0x15, 1) => u32::from(self.generation),
             (0x16, 2) => u32::from(registers.queue_select),
-            (0x18, 2) => u32::from(ring.size),
+            (0x18, 2) => low32(size),
             (0x1a, 2) => u32::from(queue.vector),
             (0x1c, 2) => u32::from(queue.enabled),
             // Each queue has a doorbell of its own.
-            (0x1e, 2) if registers.queue_select < self.count => u32::from(registers.queue_select),
-            (0x1e, 2) => 0,
+            (0x1e, 2) => {
+                if exists {
+                    u32::from(registers.queue_select)
+                } else {
+                    0
+                }
+            }
             (0x20..0x38, 4) if offset & 3 == 0 => {
-                let part = ring.parts.get(usize::from((offset & 0x1f) >> 3)).copied().unwrap_or(0);
-                half(part, u32::from(offset >> 2 & 1))
+                let (word, number) = address_half(offset);
+                half(queue.words.get(word).copied().unwrap_or(0), number)
             }
             _ => return None,
         })
@@ -274,23 +255,24 @@ impl<'a> Virtio<'a> {
     fn set_queue(&mut self, offset: u16, width: u8, value: u32) {
         let (is_ready, size_max) = (self.registers.status & DRIVER_OK != 0, self.size_max);
         let is_open = |queue: &&mut Queue| !queue.enabled && !is_ready;
-        let Some(queue) = self.queue_mut().filter(is_open) else { return };
-        let size = low16(u64::from(value));
+        let Some(queue) = self.queue().filter(is_open) else { return };
+        let ([size, ..], new) = (&mut queue.words, low16(u64::from(value)));
         match (offset, width) {
-            (0x18, 2) if size.is_power_of_two() && size <= size_max => queue.ring.size = size,
+            (0x18, 2) if new.is_power_of_two() && new <= size_max => *size = u64::from(new),
             // A queue without a size does not exist.
-            (0x1c, 2) => queue.enabled = value == 1 && queue.ring.size != 0,
+            (0x1c, 2) => queue.enabled = new == 1 && *size != 0,
             (0x20..0x38, 4) if offset & 3 == 0 => {
-                if let Some(part) = queue.ring.parts.get_mut(usize::from((offset & 0x1f) >> 3)) {
-                    *part = with_half(*part, u32::from(offset >> 2 & 1), value);
+                let (word, number) = address_half(offset);
+                if let Some(part) = queue.words.get_mut(word) {
+                    *part = with_half(*part, number, value);
                 }
             }
             _ => {}
         }
     }
 
-    /// The driver writes the status (virtio 1.3, "Device Status Field"): it sets bits one after
-    /// another, and clears them all together. What comes in a wrong order is left out.
+    /// The driver writes the status: it sets bits one after another, and clears them all together.
+    /// What comes in a wrong order is left out.
     fn set_status(&mut self, value: u8) -> Action {
         let old = self.registers.status;
         if value == 0 {
@@ -318,13 +300,12 @@ impl<'a> Virtio<'a> {
     /// The driver is ready: hands the queues to the worker. A queue that cannot be is the driver's
     /// mistake, and the worker never hears of the device.
     fn start(&mut self) -> Action {
-        let features = self.registers.accepted;
-        let rings = self.registers.queues.map(|queue| queue.enabled.then_some(queue.ring));
-        if !rings.iter().flatten().all(|ring| ring.is_valid(self.memory)) {
+        let queues = self.registers.queues.map(|queue| queue.enabled.then_some(queue.words));
+        if !queues.iter().flatten().all(|words| is_valid(words, self.memory)) {
             self.registers.status |= NEEDS_RESET;
             return Action { vectors: self.registers.config_event(), ..NOTHING };
         }
-        self.worker.order_live(features, rings);
+        self.worker.order_live(self.registers.accepted, queues.map(Option::unwrap_or_default));
         SIGNAL
     }
 
@@ -341,13 +322,12 @@ impl<'a> Virtio<'a> {
 
     fn finish_reset(&mut self) {
         let (offers, size_max) = self.worker.offers();
-        self.offered = offers & (!TRANSPORT | WORKERS) | ALWAYS;
-        self.size_max = size_max;
+        self.offered = offers & (!TRANSPORT | features::RINGS) | ALWAYS;
         // Used buffers of the old life concern nobody any more.
         let _ = self.worker.take_pending();
         self.worker.forget_config();
         self.copy_config();
-        self.resetting = false;
+        (self.resetting, self.size_max) = (false, size_max);
         self.registers = Registers::new(size_max);
     }
 
@@ -361,15 +341,9 @@ impl<'a> Virtio<'a> {
     }
 
     /// The selected queue.
-    fn queue(&self) -> Queue {
-        let queues = self.registers.queues.iter().take(usize::from(self.count));
-        let number = usize::from(self.registers.queue_select);
-        queues.copied().nth(number).unwrap_or(Queue::new(0))
-    }
-
-    fn queue_mut(&mut self) -> Option<&mut Queue> {
-        let queues = self.registers.queues.iter_mut().take(usize::from(self.count));
-        queues.into_iter().nth(usize::from(self.registers.queue_select))
+    fn queue(&mut self) -> Option<&mut Queue> {
+        let select = self.registers.queue_select;
+        self.registers.queues.get_mut(usize::from(select)).filter(|_| select < self.count)
     }
 }
 
@@ -397,7 +371,7 @@ impl Registers {
     }
 
     fn are_features_ok(&self, offered: u64) -> bool {
-        self.accepted & !offered == 0 && !self.beyond && self.accepted & F_VERSION_1 != 0
+        self.accepted & !offered == 0 && !self.beyond && self.accepted & features::VERSION_1 != 0
     }
 
     /// The driver is to look at status and configuration.
@@ -408,25 +382,23 @@ impl Registers {
 }
 
 impl Queue {
-    const fn new(size: u16) -> Queue {
-        Queue { ring: Ring { size, parts: [0; 3] }, vector: NO_VECTOR, enabled: false }
+    fn new(size: u16) -> Queue {
+        Queue { words: [u64::from(size), 0, 0, 0], vector: NO_VECTOR, enabled: false }
     }
 }
 
-impl Ring {
-    /// Whether each part is aligned and ends inside the guest's RAM.
-    fn is_valid(self, memory: u64) -> bool {
-        self.parts.into_iter().zip(PARTS).all(|(start, (align, each, more))| {
-            let len = u64::from(self.size).saturating_mul(each).saturating_add(more);
-            let is_inside = start.checked_add(len).is_some_and(|end| end <= memory);
-            start & align.wrapping_sub(1) == 0 && is_inside
-        })
-    }
+/// Whether each part of a queue is aligned and ends inside the guest's RAM.
+fn is_valid([size, parts @ ..]: &QueueWords, memory: u64) -> bool {
+    parts.iter().zip(PARTS).all(|(start, (align, each, more))| {
+        let len = size.saturating_mul(each).saturating_add(more);
+        let is_inside = start.checked_add(len).is_some_and(|end| end <= memory);
+        start & align.wrapping_sub(1) == 0 && is_inside
+    })
+}
 
-    fn words(self) -> [u64; wire::QUEUE_WORDS] {
-        let [descriptors, driver, device] = self.parts;
-        [u64::from(self.size), descriptors, driver, device]
-    }
+/// Which of a queue's words the field at an offset from 0x20 to 0x37 is of, and which half.
+fn address_half(offset: u16) -> (usize, u32) {
+    (usize::from(offset >> 3 & 3).wrapping_add(1), u32::from(offset >> 2 & 1))
 }
 
 /// The lower (0) or upper half (1); there are no others.

@@ -296,6 +296,36 @@ fn vendors_stand_where_the_architecture_wants_them() {
     }
 }
 
+#[test]
+fn what_the_platform_gives_is_not_asked_of_the_host() {
+    // TSC_ADJUST, x2APIC, deadline timer, hypervisor, APIC, ARAT, constant TSC.
+    let missing = |leaf: u32, register: usize| match (leaf, register) {
+        (1, 2) => 1 << 21 | 1 << 24 | 1 << 31,
+        (1, 3) => 1 << 9,
+        (7, 1) => 1 << 1,
+        (6, 0) | (0x8000_0007, 3) => u32::MAX,
+        _ => 0,
+    };
+    let poor = host(b"NoSuchVendor", 0, |leaf, register| !missing(leaf, register));
+    for identity in IDENTITIES {
+        let config = config(identity, VM_V3, 2);
+        let (one, two) = (table(identity, VM_V3, 2), CpuidTable::new(&config, &poor).unwrap());
+        for leaf in [1, 6, 7, 0x8000_0007] {
+            assert_eq!(ask(&one, leaf, 0), ask(&two, leaf, 0), "{leaf:#x}");
+        }
+    }
+}
+
+#[test]
+fn the_leaves_behind_the_last_ones_are_zero() {
+    for identity in IDENTITIES {
+        for leaf in [0xe, 0x15, 0x21, 0x3fff_ffff, 0x4000_0012, 0x7fff_ffff, 0x8000_0022, u32::MAX]
+        {
+            assert_eq!(ask(&table(identity, VM_V3, 8), leaf, 0), [0; 4], "{leaf:#x}");
+        }
+    }
+}
+
 proptest! {
     /// Promise 1: two hosts that can carry a machine show it the same CPU.
     #[test]

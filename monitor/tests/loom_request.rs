@@ -59,9 +59,16 @@ fn serve(requests: &Requests, server: &Notify, words: &[Word], count: usize) {
     assert_eq!(requests.next(), None);
 }
 
+/// Interleavings with at most so many preemptions; without a bound there are millions.
+fn bounded(test: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(test);
+}
+
 #[test]
 fn two_askers_get_their_own_answers() {
-    loom::model(|| {
+    bounded(|| {
         let (requests, server) = (Arc::new(Requests::new()), word());
         let words = [word(), word(), word()];
         let askers = [1, 2].map(|vcpu| asker(vcpu, 1, &requests, (&server, &words[vcpu])));
@@ -72,7 +79,7 @@ fn two_askers_get_their_own_answers() {
 
 #[test]
 fn the_second_request_of_one_asker_does_not_meet_the_first_answer() {
-    loom::model(|| {
+    bounded(|| {
         let (requests, server) = (Arc::new(Requests::new()), word());
         let words = [word(), word()];
         let asker = asker(1, 2, &requests, (&server, &words[1]));

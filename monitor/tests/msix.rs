@@ -116,7 +116,8 @@ fn messages_decode_as_the_manual_says() {
     assert_eq!(fixed(0x530), to(five, Kind::Init, false));
     assert_eq!(fixed(0x630), None);
     assert_eq!(fixed(0x730), to(five, Kind::ExtInt, false));
-    assert_eq!(fixed(0xc030), to(five, Kind::Fixed(0x30), true));
+    assert_eq!(fixed(0x8030), to(five, Kind::Fixed(0x30), true));
+    assert_eq!(fixed(0x4030), to(five, Kind::Fixed(0x30), false), "the level of an edge");
     let logical = Destination::Logical(0xc);
     assert_eq!(decode(0xfee0_c00c, 0x55), to(logical, Kind::Fixed(0x55), false));
     assert_eq!(decode(0xfeef_f000, 0x55), to(Destination::All, Kind::Fixed(0x55), false));

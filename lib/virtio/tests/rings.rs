@@ -233,7 +233,8 @@ fn listening_names_the_next_chain_and_sees_one_that_is_there() {
         assert_eq!(queue.listen(&&ram), Ok(false));
         assert_eq!(driver.device_wish(&ram), (0, number - 1));
         driver.add(&ram, &[(0x4000, 1, true)]).unwrap();
-        assert_eq!(queue.listen(&&ram), Ok(true));
+        assert_eq!([queue.listen(&&ram), queue.listen(&&ram)], [Ok(true); 2]);
+        assert_eq!(driver.device_wish(&ram), (0, number - 1), "the next one that is not fetched");
         let (head, _) = fetch(&mut queue, &ram);
         queue.complete(&&ram, head, 1).unwrap();
         driver.used(&ram).unwrap();

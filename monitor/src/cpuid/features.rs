@@ -1,7 +1,7 @@
-//! The feature bits: one [`Feature`] per bit that a guest may see, each with where it comes from
-//! and why; and what the monitor must know of its host ([`HostFacts`]).
+//! The feature bits that a guest may see ([`all`]), each with where it comes from and why; and what
+//! the monitor must know of its host ([`HostFacts`]).
 //!
-//! Neighbour: the parent module makes leaves of it. Invariant: a bit that is not in [`FEATURES`]
+//! Neighbour: the parent module makes leaves of it. Invariant: a bit that is not in the table
 //! reads zero on every host. What the table leaves out on purpose: MTRR, MCE and MCA (nothing of
 //! the platform can honour them), SVM and VMX (no nesting), performance counters, MONITOR (would
 //! hold the core), PCID and ERMS (not on every host of a baseline), AVX-512, SEV, and everything
@@ -47,75 +47,57 @@ pub enum Source {
     Protection(u32),
 }
 
-/// A feature: its name, as Linux spells it, register, bit, and where it comes from.
-pub type Feature = (&'static str, Place, u32, Source);
+/// Features with one source and one reason: register, source, and of each name and bit.
+type Group = (Place, Source, &'static [(&'static str, u32)]);
 
 use Source::{Identity, Platform, Protection, Several, SeveralAmd, V2, V3};
 
-/// All features.
+/// All features; names are those that Linux prints.
 #[rustfmt::skip]
-pub static FEATURES: [Feature; 60] = [
-    ("pni", L1C, 0, V2),             // psABI, x86-64-v2 (SSE3)
-    ("pclmulqdq", L1C, 1, V3),       // all v3 hosts: checksums and disk ciphers in guests
-    ("ssse3", L1C, 9, V2),           // psABI, x86-64-v2
-    ("fma", L1C, 12, V3),            // psABI, x86-64-v3
-    ("cx16", L1C, 13, V2),           // psABI, x86-64-v2
-    ("sse4_1", L1C, 19, V2),         // psABI, x86-64-v2
-    ("sse4_2", L1C, 20, V2),         // psABI, x86-64-v2
-    ("x2apic", L1C, 21, Platform),   // the monitor's local APIC; MSRs need no decoder
-    ("movbe", L1C, 22, V3),          // psABI, x86-64-v3
-    ("popcnt", L1C, 23, V2),         // psABI, x86-64-v2
-    ("tsc_deadline_timer", L1C, 24, Platform), // the monitor's timer; spares a calibration
-    ("aes", L1C, 25, V3),            // all v3 hosts: disk ciphers in guests
-    ("xsave", L1C, 26, V3),          // AVX needs it; XSETBV is the monitor's
-    ("avx", L1C, 28, V3),            // psABI, x86-64-v3
-    ("f16c", L1C, 29, V3),           // psABI, x86-64-v3
-    ("rdrand", L1C, 30, V3),         // all v3 hosts: a guest's first entropy
-    ("hypervisor", L1C, 31, Platform), // announces the leaves at 0x4000_0000
-    ("fpu", L1D, 0, V2),             // psABI, x86-64
-    ("de", L1D, 2, V2),              // debug registers are the guest's own
-    ("pse", L1D, 3, V2),             // nested paging leaves guest paging to the CPU
-    ("tsc", L1D, 4, V2),             // read without an exit, offset per machine
-    ("msr", L1D, 5, V2),             // RDMSR and WRMSR
-    ("pae", L1D, 6, V2),             // long mode needs it
-    ("cx8", L1D, 8, V2),             // psABI, x86-64
-    ("apic", L1D, 9, Platform),      // the monitor's local APIC
-    ("sep", L1D, 11, V2),            // switched by the kernel with the other entry MSRs
-    ("pge", L1D, 13, V2),            // global pages; the CPU's matter
-    ("cmov", L1D, 15, V2),           // psABI, x86-64
-    ("pat", L1D, 16, V2),            // guest PAT is part of a vCPU's state
-    ("pse36", L1D, 17, V2),          // goes with PSE
-    ("clflush", L1D, 19, V2),        // harmless; leaf 1 tells the line size
-    ("mmx", L1D, 23, V2),            // psABI, x86-64
-    ("fxsr", L1D, 24, V2),           // psABI, x86-64
-    ("sse", L1D, 25, V2),            // psABI, x86-64
-    ("sse2", L1D, 26, V2),           // psABI, x86-64
-    ("ht", L1D, 28, Several),        // several processors in a package; none are siblings
-    ("arat", L6A, 2, Platform),      // the virtual APIC timer never stops
-    ("fsgsbase", L7B, 0, V3),        // all v3 hosts
-    ("tsc_adjust", L7B, 1, Platform), // with it Linux trusts the TSC without a watchdog
-    ("bmi1", L7B, 3, V3),            // psABI, x86-64-v3
-    ("avx2", L7B, 5, V3),            // psABI, x86-64-v3
-    ("smep", L7B, 7, V3),            // all v3 hosts: a guest kernel's own protection
-    ("bmi2", L7B, 8, V3),            // psABI, x86-64-v3
-    ("rdseed", L7B, 18, V3),         // all v3 hosts
-    ("adx", L7B, 19, V3),            // all v3 hosts
-    ("smap", L7B, 20, V3),           // all v3 hosts: a guest kernel's own protection
-    ("md_clear", L7D, 10, Protection(IDENTITY_INTEL)), // VERW empties buffers
-    ("xsaveopt", LD1A, 0, V3),       // all v3 hosts
-    ("lahf_lm", E1C, 0, V2),         // psABI, x86-64-v2
-    ("cmp_legacy", E1C, 1, SeveralAmd), // AMD's word for "these are cores, not siblings"
-    ("abm", E1C, 5, V3),             // psABI, x86-64-v3 (LZCNT)
-    ("topoext", E1C, 22, Identity(IDENTITY_AMD)), // leaves 0x8000_001d and 1e
-    ("syscall", E1D, 11, V2),        // psABI, x86-64
-    ("nx", E1D, 20, V2),             // a guest kernel's own protection
-    ("pdpe1gb", E1D, 26, V3),        // all v3 hosts
-    ("rdtscp", E1D, 27, V2),         // every CPU with nested paging
-    ("lm", E1D, 29, V2),             // long mode
-    ("constant_tsc", E7D, 8, Platform), // an appliance is bound to such hosts (promises)
-    ("ibpb", E8B, 12, Protection(IDENTITY_AMD)), // the kernel passes PRED_CMD through
-    ("lfence_rdtsc", E21A, 2, Protection(IDENTITY_AMD)), // LFENCE waits, without an MSR
+static GROUPS: [Group; 26] = [
+    // psABI, "Micro-Architecture Levels": what programs of the level use.
+    (L1D, V2, &[("fpu", 0), ("cx8", 8), ("cmov", 15), ("mmx", 23), ("fxsr", 24), ("sse", 25),
+        ("sse2", 26)]),
+    (L1C, V2, &[("pni", 0), ("ssse3", 9), ("cx16", 13), ("sse4_1", 19), ("sse4_2", 20),
+        ("popcnt", 23)]),
+    (E1C, V2, &[("lahf_lm", 0)]),
+    (L1C, V3, &[("fma", 12), ("movbe", 22), ("avx", 28), ("f16c", 29)]),
+    (L7B, V3, &[("bmi1", 3), ("avx2", 5), ("bmi2", 8)]),
+    (E1C, V3, &[("abm", 5)]),
+    // What every 64-bit kernel takes for granted. Nested paging leaves all of it to the CPU; the
+    // kernel switches debug registers, PAT and the MSRs of SYSENTER and SYSCALL with the vCPU.
+    (L1D, V2, &[("de", 2), ("pse", 3), ("tsc", 4), ("msr", 5), ("pae", 6), ("sep", 11),
+        ("pge", 13), ("pat", 16), ("pse36", 17), ("clflush", 19)]),
+    (E1D, V2, &[("syscall", 11), ("nx", 20), ("lm", 29)]),
+    // Every CPU with nested paging has it; TSC_AUX is part of a vCPU's state.
+    (E1D, V2, &[("rdtscp", 27)]),
+    // All v3 hosts. Checksums and disk ciphers; a guest's first entropy; AVX needs XSAVE; a guest
+    // kernel's own protections.
+    (L1C, V3, &[("pclmulqdq", 1), ("aes", 25), ("xsave", 26), ("rdrand", 30)]),
+    (L7B, V3, &[("fsgsbase", 0), ("smep", 7), ("rdseed", 18), ("adx", 19), ("smap", 20)]),
+    (LD1A, V3, &[("xsaveopt", 0)]),
+    (E1D, V3, &[("pdpe1gb", 26)]),
+    (L1C, Platform, &[("x2apic", 21)]),             // MSRs need no decoder
+    (L1C, Platform, &[("tsc_deadline_timer", 24)]), // spares guests a calibration
+    (L1C, Platform, &[("hypervisor", 31)]),         // announces the leaves at 0x4000_0000
+    (L1D, Platform, &[("apic", 9)]),                // the monitor's
+    (L6A, Platform, &[("arat", 2)]),                // the virtual APIC timer never stops
+    (L7B, Platform, &[("tsc_adjust", 1)]),          // Linux then needs no watchdog for the TSC
+    (E7D, Platform, &[("constant_tsc", 8)]),        // an appliance is bound to such hosts
+    (L1D, Several, &[("ht", 28)]),                  // several processors; none are siblings
+    (E1C, SeveralAmd, &[("cmp_legacy", 1)]),        // AMD's word for just that
+    (E1C, Identity(IDENTITY_AMD), &[("topoext", 22)]), // leaves 0x8000_001d and 1e
+    (L7D, Protection(IDENTITY_INTEL), &[("md_clear", 10)]), // VERW empties buffers
+    (E8B, Protection(IDENTITY_AMD), &[("ibpb", 12)]), // the kernel passes PRED_CMD through
+    (E21A, Protection(IDENTITY_AMD), &[("lfence_rdtsc", 2)]), // LFENCE waits, without an MSR
 ];
+
+/// Every feature: name, register, bit, source.
+pub fn all() -> impl Iterator<Item = (&'static str, Place, u32, Source)> {
+    GROUPS.iter().flat_map(|(place, source, bits)| {
+        bits.iter().map(move |(name, bit)| (*name, *place, *bit, *source))
+    })
+}
 
 /// AMD repeats these bits of leaf 1 EDX in 0x8000_0001 EDX (AMD APM, "Obtaining Processor
 /// Information Using the CPUID Instruction").
@@ -128,7 +110,7 @@ pub struct HostFacts {
     pub vendor: [u8; 12],
     /// Family, model and stepping: leaf 1 EAX.
     pub signature: u32,
-    /// Which of [`FEATURES`] it has, a bit each.
+    /// Which of [`all`] features it has, a bit each.
     pub features: u64,
     /// Size and offset of the AVX part of an XSAVE area.
     pub avx_area: [u32; 2],
@@ -152,9 +134,9 @@ impl HostFacts {
         let has = |((number, sub, register), bit): (Place, u32)| {
             leaf(number, sub).get(register).is_some_and(|word| word.unbounded_shr(bit) & 1 != 0)
         };
-        let in_order = FEATURES.iter().rev();
-        let features = in_order
-            .fold(0, |features, &(_, place, bit, _)| features << 1 | u64::from(has((place, bit))));
+        let features = all().zip(0u32..).fold(0, |features, ((_, place, bit, _), number)| {
+            features | u64::from(has((place, bit))).unbounded_shl(number)
+        });
         let [signature, ..] = leaf(1, 0);
         let [size, offset, ..] = leaf(0xd, 2);
         HostFacts { vendor, signature, features, avx_area: [size, offset], tsc_khz }

@@ -6,10 +6,11 @@
 //! Invariant: a queue's words change only while the newest order is a reset that was answered.
 //! What the worker writes is read once, checked, and then used as a copy.
 
-use super::Ring;
 use crate::sync::{AtomicU64, Ordering};
 use cloister_virtio::wire;
 
+/// A queue as the worker is to see it: size, and addresses of its parts. Size 0: not used.
+pub type QueueWords = [u64; wire::QUEUE_WORDS];
 /// Bytes of a device's own configuration.
 pub const CONFIG_BYTES: usize = wire::CONFIG_WORDS * 8;
 /// The largest ring there can be (virtio 1.3, "Split Virtqueues").
@@ -46,13 +47,11 @@ impl<'a> Worker<'a> {
         self.order(0);
     }
 
-    /// Orders the worker to work these rings; where there is `None` the queue is not used. The
-    /// last reset was answered.
-    pub fn order_live(&mut self, features: u64, rings: [Option<Ring>; wire::QUEUES_MAX]) {
+    /// Orders the worker to work these queues. The last reset was answered.
+    pub fn order_live(&mut self, features: u64, queues: [QueueWords; wire::QUEUES_MAX]) {
         self.words[wire::FEATURES].store(features, Ordering::Relaxed);
         let places = self.words.iter().skip(wire::QUEUES);
-        let values = rings.map(|ring| ring.map_or([0; wire::QUEUE_WORDS], Ring::words));
-        for (place, value) in places.zip(values.into_iter().flatten()) {
+        for (place, value) in places.zip(queues.into_iter().flatten()) {
             place.store(value, Ordering::Relaxed);
         }
         self.order(wire::LIVE);
@@ -63,9 +62,9 @@ impl<'a> Worker<'a> {
         self.words[wire::ANSWER].load(Ordering::Acquire) == self.order
     }
 
-    /// Whether the worker cannot go on.
+    /// Whether the worker cannot go on with the newest order.
     pub fn is_broken(&self) -> bool {
-        self.is_live() && self.words[wire::BROKEN].load(Ordering::Relaxed) == self.order
+        self.words[wire::BROKEN].load(Ordering::Relaxed) == self.order
     }
 
     /// Takes the queues with used buffers, a bit each. Whoever learns of a bit sees the buffers.

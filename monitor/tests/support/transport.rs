@@ -143,7 +143,7 @@ pub enum Op {
 
 /// Mostly what drivers do, in any order; sometimes anything.
 pub fn op() -> impl Strategy<Value = Op> {
-    let status = prop::sample::select(vec![0, 1, 3, 0xb, 0xf, 0x8b, 0x4f, 7, 2]);
+    let status = prop::sample::select(vec![0, 1, 3, 0xb, 0xf, 0x8b, 0x4f, 7, 2, 9]);
     let address = prop_oneof![
         4 => (0u32..0x200).prop_map(|page| page << 12),
         1 => (0u32..0x200).prop_map(|part| part << 2),

@@ -19,4 +19,4 @@ mod end;
 mod pipe;
 
 pub use end::{OFFER, QUEUE_SIZE};
-pub use pipe::{Pipe, TURN_BYTES};
+pub use pipe::{Pipe, TURN_BYTES, TURN_MESSAGES};

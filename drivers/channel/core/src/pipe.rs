@@ -14,8 +14,8 @@ use crate::end::{End, RECEIVE, TRANSMIT};
 
 /// Most bytes in one direction in a turn.
 pub const TURN_BYTES: usize = 16 << 10;
-/// Most chains in one direction in a turn.
-const TURN_MESSAGES: usize = 64;
+/// Most received buffers in one direction in a turn.
+pub const TURN_MESSAGES: usize = 8;
 /// Bytes that are copied at a time.
 const BLOCK: usize = 1024;
 

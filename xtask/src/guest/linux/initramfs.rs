@@ -73,8 +73,10 @@ mod tests {
     use cpio::newc::Reader;
     use std::io::Read;
 
-    /// Name, mode, device and content of every entry.
-    fn entries(mut rest: &[u8]) -> Vec<(String, u32, (u32, u32), Vec<u8>)> {
+    /// Name, mode, device and content of an entry.
+    type Found = (String, u32, (u32, u32), Vec<u8>);
+
+    fn entries(mut rest: &[u8]) -> Vec<Found> {
         let mut found = Vec::new();
         loop {
             let mut reader = Reader::new(rest).expect("an entry");
