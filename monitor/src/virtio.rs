@@ -10,12 +10,12 @@
 
 mod worker;
 
-use crate::num::{high32, low8, low16, low32};
+use crate::num::{high32, index, low8, low16, low32};
 use crate::pci::mask;
 use crate::sync::AtomicU64;
 use cloister_guest_abi::platform;
 use cloister_virtio::{features, wire};
-use worker::{CONFIG_BYTES, QueueWords, Worker};
+use worker::{QueueWords, Worker};
 
 /// Device status (virtio 1.3, "Device Status Field").
 const ACKNOWLEDGE: u8 = 1;
@@ -65,10 +65,11 @@ pub struct Action {
 const NOTHING: Action = Action { signal: false, forget: false, vectors: 0 };
 const SIGNAL: Action = Action { signal: true, ..NOTHING };
 
-/// A queue: size and addresses as the worker is to see them.
+/// A queue: size, and addresses of descriptors, driver area, device area, each in two halves.
 #[derive(Clone, Copy, Debug)]
 struct Queue {
-    words: QueueWords,
+    size: u16,
+    halves: [u32; 6],
     vector: u16,
     enabled: bool,
 }
@@ -82,7 +83,7 @@ struct Registers {
     queue_select: u16,
     device_select: u32,
     driver_select: u32,
-    accepted: u64,
+    accepted: [u32; 2],
     /// The driver has accepted a feature above bit 63; there is none.
     beyond: bool,
     queues: [Queue; wire::QUEUES_MAX],
@@ -101,8 +102,6 @@ pub struct Virtio<'a> {
     count: u16,
     offered: u64,
     size_max: u16,
-    config: [u8; CONFIG_BYTES],
-    generation: u8,
 }
 
 impl<'a> Virtio<'a> {
@@ -120,8 +119,6 @@ impl<'a> Virtio<'a> {
             count,
             offered: ALWAYS,
             size_max: 0,
-            config: [0; CONFIG_BYTES],
-            generation: 0,
         })
     }
 
@@ -146,7 +143,7 @@ impl<'a> Virtio<'a> {
             return u32::from(core::mem::take(&mut self.registers.isr));
         }
         let at = usize::from(offset).wrapping_sub(usize::from(platform::VIRTIO_DEVICE));
-        match self.config.get(at..at.wrapping_add(usize::from(width))) {
+        match self.worker.config.get(at..at.wrapping_add(usize::from(width))) {
             Some(bytes) => bytes.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte)),
             None => self.common(offset, width).unwrap_or(mask(width)),
         }
@@ -193,7 +190,7 @@ impl<'a> Virtio<'a> {
             }
             return NOTHING;
         }
-        let changed = self.copy_config();
+        let changed = self.worker.copy_config();
         let pending = self.worker.take_pending();
         let mut action = NOTHING;
         if !self.worker.is_live() {
@@ -219,34 +216,25 @@ impl<'a> Virtio<'a> {
     /// Of 64-bit fields each half is accessed by itself, as port I/O demands.
     fn common(&mut self, offset: u16, width: u8) -> Option<u32> {
         let queue = self.queue().map_or(Queue::new(0), |queue| *queue);
-        let [size, ..] = queue.words;
         let registers = &self.registers;
-        let exists = registers.queue_select < self.count;
+        let offered = [low32(self.offered), high32(self.offered)];
+        let feature =
+            |halves: &[u32; 2], select| halves.get(index(u64::from(select))).copied().unwrap_or(0);
         Some(match (offset, width) {
             (0x00, 4) => registers.device_select,
-            (0x04, 4) => half(self.offered, registers.device_select),
+            (0x04, 4) => feature(&offered, registers.device_select),
             (0x08, 4) => registers.driver_select,
-            (0x0c, 4) => half(registers.accepted, registers.driver_select),
+            (0x0c, 4) => feature(&registers.accepted, registers.driver_select),
             (0x10, 2) => u32::from(registers.config_vector),
             (0x12, 2) => u32::from(self.count),
             (0x14, 1) => u32::from(registers.status),
-            (0x15, 1) => u32::from(self.generation),
-            (0x16, 2) => u32::from(registers.queue_select),
-            (0x18, 2) => low32(size),
+            (0x15, 1) => u32::from(self.worker.generation),
+            // Each queue has the doorbell with its number.
+            (0x16 | 0x1e, 2) => u32::from(registers.queue_select),
+            (0x18, 2) => u32::from(queue.size),
             (0x1a, 2) => u32::from(queue.vector),
             (0x1c, 2) => u32::from(queue.enabled),
-            // Each queue has a doorbell of its own.
-            (0x1e, 2) => {
-                if exists {
-                    u32::from(registers.queue_select)
-                } else {
-                    0
-                }
-            }
-            (0x20..0x38, 4) if offset & 3 == 0 => {
-                let (word, number) = address_half(offset);
-                half(queue.words.get(word).copied().unwrap_or(0), number)
-            }
+            (0x20..0x38, 4) if offset & 3 == 0 => *queue.halves.get(half(offset))?,
             _ => return None,
         })
     }
@@ -256,15 +244,14 @@ impl<'a> Virtio<'a> {
         let (is_ready, size_max) = (self.registers.status & DRIVER_OK != 0, self.size_max);
         let is_open = |queue: &&mut Queue| !queue.enabled && !is_ready;
         let Some(queue) = self.queue().filter(is_open) else { return };
-        let ([size, ..], new) = (&mut queue.words, low16(u64::from(value)));
+        let new = low16(u64::from(value));
         match (offset, width) {
-            (0x18, 2) if new.is_power_of_two() && new <= size_max => *size = u64::from(new),
+            (0x18, 2) if new.is_power_of_two() && new <= size_max => queue.size = new,
             // A queue without a size does not exist.
-            (0x1c, 2) => queue.enabled = new == 1 && *size != 0,
+            (0x1c, 2) => queue.enabled = new == 1 && queue.size != 0,
             (0x20..0x38, 4) if offset & 3 == 0 => {
-                let (word, number) = address_half(offset);
-                if let Some(part) = queue.words.get_mut(word) {
-                    *part = with_half(*part, number, value);
+                if let Some(place) = queue.halves.get_mut(half(offset)) {
+                    *place = value;
                 }
             }
             _ => {}
@@ -300,12 +287,12 @@ impl<'a> Virtio<'a> {
     /// The driver is ready: hands the queues to the worker. A queue that cannot be is the driver's
     /// mistake, and the worker never hears of the device.
     fn start(&mut self) -> Action {
-        let queues = self.registers.queues.map(|queue| queue.enabled.then_some(queue.words));
-        if !queues.iter().flatten().all(|words| is_valid(words, self.memory)) {
+        let queues = self.registers.queues.map(|queue| queue.words());
+        if !queues.iter().all(|words| is_valid(words, self.memory)) {
             self.registers.status |= NEEDS_RESET;
             return Action { vectors: self.registers.config_event(), ..NOTHING };
         }
-        self.worker.order_live(self.registers.accepted, queues.map(Option::unwrap_or_default));
+        self.worker.order_live(join(self.registers.accepted), queues);
         SIGNAL
     }
 
@@ -321,23 +308,10 @@ impl<'a> Virtio<'a> {
     }
 
     fn finish_reset(&mut self) {
-        let (offers, size_max) = self.worker.offers();
+        let (offers, size_max) = self.worker.begin();
         self.offered = offers & (!TRANSPORT | features::RINGS) | ALWAYS;
-        // Used buffers of the old life concern nobody any more.
-        let _ = self.worker.take_pending();
-        self.worker.forget_config();
-        self.copy_config();
         (self.resetting, self.size_max) = (false, size_max);
         self.registers = Registers::new(size_max);
-    }
-
-    /// Copies a changed configuration. The driver sees only whole copies, each with a number of
-    /// its own.
-    fn copy_config(&mut self) -> bool {
-        let Some(config) = self.worker.config() else { return false };
-        self.config = config;
-        self.generation = self.generation.wrapping_add(1);
-        true
     }
 
     /// The selected queue.
@@ -357,7 +331,7 @@ impl Registers {
             queue_select: 0,
             device_select: 0,
             driver_select: 0,
-            accepted: 0,
+            accepted: [0; 2],
             beyond: false,
             queues: [Queue::new(size_max); wire::QUEUES_MAX],
         }
@@ -365,13 +339,16 @@ impl Registers {
 
     fn accept(&mut self, value: u32) {
         if self.status & FEATURES_OK == 0 {
-            self.accepted = with_half(self.accepted, self.driver_select, value);
-            self.beyond |= self.driver_select > 1 && value != 0;
+            match self.accepted.get_mut(index(u64::from(self.driver_select))) {
+                Some(half) => *half = value,
+                None => self.beyond |= value != 0,
+            }
         }
     }
 
     fn are_features_ok(&self, offered: u64) -> bool {
-        self.accepted & !offered == 0 && !self.beyond && self.accepted & features::VERSION_1 != 0
+        let accepted = join(self.accepted);
+        accepted & !offered == 0 && !self.beyond && accepted & features::VERSION_1 != 0
     }
 
     /// The driver is to look at status and configuration.
@@ -383,11 +360,18 @@ impl Registers {
 
 impl Queue {
     fn new(size: u16) -> Queue {
-        Queue { words: [u64::from(size), 0, 0, 0], vector: NO_VECTOR, enabled: false }
+        Queue { size, halves: [0; 6], vector: NO_VECTOR, enabled: false }
+    }
+
+    /// The queue as the worker is to see it.
+    fn words(&self) -> QueueWords {
+        let [a, b, c, d, e, f] = self.halves;
+        let words = [u64::from(self.size), join([a, b]), join([c, d]), join([e, f])];
+        if self.enabled { words } else { [0; 4] }
     }
 }
 
-/// Whether each part of a queue is aligned and ends inside the guest's RAM.
+/// Whether each part of a queue is aligned and ends inside the guest's RAM. An unused one is.
 fn is_valid([size, parts @ ..]: &QueueWords, memory: u64) -> bool {
     parts.iter().zip(PARTS).all(|(start, (align, each, more))| {
         let len = size.saturating_mul(each).saturating_add(more);
@@ -396,22 +380,13 @@ fn is_valid([size, parts @ ..]: &QueueWords, memory: u64) -> bool {
     })
 }
 
-/// Which of a queue's words the field at an offset from 0x20 to 0x37 is of, and which half.
-fn address_half(offset: u16) -> (usize, u32) {
-    (usize::from(offset >> 3 & 3).wrapping_add(1), u32::from(offset >> 2 & 1))
+/// Which half of a queue's addresses is at an offset from 0x20 on.
+fn half(offset: u16) -> usize {
+    usize::from(offset & 0x1f) >> 2
 }
 
-/// The lower (0) or upper half (1); there are no others.
-fn half(value: u64, number: u32) -> u32 {
-    low32(value.unbounded_shr(number.saturating_mul(32)))
-}
-
-fn with_half(value: u64, number: u32, new: u32) -> u64 {
-    match number {
-        0 => u64::from(high32(value)) << 32 | u64::from(new),
-        1 => u64::from(new) << 32 | u64::from(low32(value)),
-        _ => value,
-    }
+fn join([low, high]: [u32; 2]) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
 }
 
 fn bit(vector: u16) -> u64 {

@@ -315,7 +315,7 @@ fn init_keeps_id_and_mode_alone() {
         let mode = if is_x2 { Mode::X2Apic } else { Mode::XApic };
         assert_eq!((apic.mode(), apic.read_base() & BOOT), (mode, BOOT));
         assert!(apic.route().matches(Destination::Physical(6)));
-        for register in (0x08..0x38u32).filter(|register| ![9, 11, 12, 14].contains(register)) {
+        for register in (0x08..0x40u32).filter(|register| ![9, 11, 12, 14].contains(register)) {
             let mut reset = LocalApic::new(6, true, is_x2, HZ);
             let (msr, offset) = (0x800 + register, register << 4);
             assert_eq!(apic.read_msr(msr, 9), reset.read_msr(msr, 9), "{register:#x}");

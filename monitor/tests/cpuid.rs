@@ -159,7 +159,7 @@ fn a_leaf_above_the_host_s_highest_gives_no_feature() {
     assert_eq!(error, CpuidError::AvxArea([0, 0]));
     let patched = HostFacts { avx_area: [256, 576], ..facts };
     let error = CpuidTable::new(&config(IDENTITY_NEUTRAL, VM_V3, 1), &patched).unwrap_err();
-    assert_eq!(error, CpuidError::Lacks("fsgsbase"));
+    assert_eq!(error, CpuidError::Lacks("bmi1"));
 }
 
 #[test]

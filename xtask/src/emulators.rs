@@ -165,6 +165,16 @@ pub fn bochs_set() -> Set {
     set("bochs-2.7", "Bochs 2.7", "bookworm", None, &["bochs", "bochsbios", "vgabios"])
 }
 
+/// GRUB for BIOS machines and the program that links its images: Bochs loads no kernel by itself.
+pub fn grub_set() -> Set {
+    let packages = ["grub-common", "grub-pc-bin"];
+    let needed = ["grub-", "libc6", "liblzma", "libdevmapper", "libselinux", "libudev", "libpcre2"];
+    Set {
+        only: needed.map(str::to_owned).into(),
+        ..set("grub-2.06", "GRUB 2.06", "bookworm", None, &packages)
+    }
+}
+
 /// The Bochs program of a tree. Its configuration names BIOS files by `$BXSHARE`.
 pub fn bochs(tree: &Tree) -> Result<PathBuf> {
     let inner = tree.program("bochs-loaded", "usr/bin/bochs-bin", "")?;

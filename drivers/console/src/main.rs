@@ -21,6 +21,7 @@ use cloister_console_core::wire::{Head, KIND_HELLO, KIND_TERMINAL};
 use cloister_console_core::{FILL_MIN, Key, Keys, Mux, Notice, Outgoing, Rings};
 use cloister_rt::abi::log::Reader;
 use cloister_rt::{Bits, Deadline, Duration, Grants, Instant, clock, grants, system, wait};
+use static_cell::StaticCell;
 
 use guests::Guests;
 use supervisor::Supervisor;
@@ -52,12 +53,18 @@ enum Round {
     Long,
 }
 
+/// What is too large for the stack.
+static RINGS: StaticCell<Rings<'static>> = StaticCell::new();
+static OUT: StaticCell<Outgoing> = StaticCell::new();
+static MUX: StaticCell<Mux<'static>> = StaticCell::new();
+static GUESTS: StaticCell<Guests> = StaticCell::new();
+
 struct Console {
     uart: Uart,
-    rings: Rings<'static>,
-    out: Outgoing,
-    mux: Mux<'static>,
-    guests: Guests,
+    rings: &'static mut Rings<'static>,
+    out: &'static mut Outgoing,
+    mux: &'static mut Mux<'static>,
+    guests: &'static mut Guests,
     supervisor: Supervisor,
     keyboard: Keyboard,
     /// This task's index, which its frames name as their source.
@@ -91,18 +98,18 @@ fn main() -> u32 {
     };
     let mut console = Console {
         uart,
-        rings: Rings::default(),
-        out: Outgoing::default(),
-        mux: Mux::new(clock().ticks(PATIENCE)),
-        guests: Guests::default(),
+        rings: RINGS.init_with(Rings::default),
+        out: OUT.init_with(Outgoing::default),
+        mux: MUX.init_with(|| Mux::new(clock().ticks(PATIENCE))),
+        guests: GUESTS.init_with(Guests::default),
         supervisor: Supervisor::new(grants),
         keyboard: Keyboard::default(),
         task: grants.task(),
         core: grants.core().to_le_bytes()[0],
         is_log_turn: true,
     };
-    find_rings(&mut console.rings, grants);
-    console.guests.find(grants, &mut console.mux);
+    find_rings(console.rings, grants);
+    console.guests.find(grants, console.mux);
     console.hello();
     loop {
         console.turn();
@@ -128,7 +135,7 @@ impl Console {
         self.uart.notify_when_ready(matches!(round, Round::Full));
         let is_shown = matches!(round, Round::Empty) && self.mux.is_empty();
         let is_drained = is_shown && self.guests.is_empty() && self.uart.is_idle();
-        if self.supervisor.step(is_drained, &mut self.mux) {
+        if self.supervisor.step(is_drained, self.mux) {
             self.mux.hurry();
             return;
         }
@@ -177,7 +184,7 @@ impl Console {
 
     fn load_terminal(&mut self) -> bool {
         let now = Instant::now().tsc();
-        self.guests.feed(&mut self.mux, now);
+        self.guests.feed(self.mux, now);
         let head = self.head(KIND_TERMINAL);
         self.out.load(|payload| {
             let len = self.mux.fill(now, payload.get_mut(..2 * FILL_MIN).unwrap_or_default());

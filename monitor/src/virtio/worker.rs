@@ -22,8 +22,12 @@ pub struct Worker<'a> {
     words: &'a [AtomicU64; wire::WORDS],
     /// The newest order. The word in the page is only ever written: the worker could change it.
     order: u64,
-    /// The generation of the newest copy of the configuration.
-    generation: Option<u64>,
+    /// The device's own configuration, as it was when it was last seen whole.
+    pub config: [u8; CONFIG_BYTES],
+    /// How many copies were made. Drivers see whole copies only, each with a number of its own.
+    pub generation: u8,
+    /// The worker's generation of the copy.
+    seen: Option<u64>,
 }
 
 impl<'a> Worker<'a> {
@@ -32,7 +36,8 @@ impl<'a> Worker<'a> {
     pub fn new(words: &'a [AtomicU64]) -> Option<Worker<'a>> {
         let words = words.first_chunk::<{ wire::WORDS }>()?;
         let order = words[wire::ORDER].load(Ordering::Relaxed);
-        let mut worker = Worker { words, order, generation: None };
+        let config = [0; CONFIG_BYTES];
+        let mut worker = Worker { words, order, config, generation: 0, seen: None };
         worker.order_reset();
         Some(worker)
     }
@@ -72,20 +77,23 @@ impl<'a> Worker<'a> {
         self.words[wire::PENDING].swap(0, Ordering::Acquire)
     }
 
-    /// What the worker offers, and its largest ring; 0 if it named something else than a power of
-    /// two. Known once it has answered.
-    pub fn offers(&self) -> (u64, u16) {
+    /// After an answered reset: takes over what the worker says of itself, and forgets used buffers
+    /// of the old life. Returns what it offers and its largest ring, 0 if that is no power of two.
+    pub fn begin(&mut self) -> (u64, u16) {
+        self.take_pending();
+        self.seen = None;
+        self.copy_config();
         let offers = self.words[wire::OFFERS].load(Ordering::Relaxed);
         let size = u16::try_from(self.words[wire::QUEUE_SIZE].load(Ordering::Relaxed));
         let is_size = |size: &u16| size.is_power_of_two() && *size <= SIZE_MAX;
         (offers, size.ok().filter(is_size).unwrap_or(0))
     }
 
-    /// A new copy of the configuration, if there is a new one and it is whole.
-    pub fn config(&mut self) -> Option<[u8; CONFIG_BYTES]> {
+    /// Copies the configuration if there is a new one and it is whole; whether it did.
+    pub fn copy_config(&mut self) -> bool {
         let before = self.words[wire::CONFIG_GENERATION].load(Ordering::Acquire);
-        if self.generation == Some(before) || before & 1 != 0 {
-            return None;
+        if self.seen == Some(before) || before & 1 != 0 {
+            return false;
         }
         let mut copy = [0; CONFIG_BYTES];
         let words = self.words.iter().skip(wire::CONFIG);
@@ -95,15 +103,11 @@ impl<'a> Worker<'a> {
         }
         if self.words[wire::CONFIG_GENERATION].load(Ordering::Relaxed) != before {
             // The worker will signal when it has finished.
-            return None;
+            return false;
         }
-        self.generation = Some(before);
-        Some(copy)
-    }
-
-    /// Forgets which configuration was copied: the next look makes a copy.
-    pub fn forget_config(&mut self) {
-        self.generation = None;
+        (self.seen, self.config) = (Some(before), copy);
+        self.generation = self.generation.wrapping_add(1);
+        true
     }
 
     fn order(&mut self, kind: u64) {

@@ -239,6 +239,7 @@ impl Model {
         let queue = self.queues.get(self.select(0x16) as usize);
         match offset {
             0x00 | 0x08 | 0x16 => self.select(offset),
+            0x1e => self.select(0x16),
             0x04 => window(offered, self.select(0)),
             0x0c => window(self.accepted(), self.select(8)),
             0x10 => self.config_vector,
@@ -246,7 +247,6 @@ impl Model {
             0x14 => self.status,
             0x18 => queue.map_or(0, |q| q.get(&0x18).copied().unwrap_or(self.size_max())),
             0x1a => queue.map_or(0xffff, |q| q.get(&0x1a).copied().unwrap_or(0xffff)),
-            0x1e => queue.map_or(0, |_| self.select(0x16)),
             _ => queue.map_or(0, |q| q.get(&offset).copied().unwrap_or(0)),
         }
     }

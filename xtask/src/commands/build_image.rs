@@ -219,7 +219,7 @@ fn describe(
         index,
         name: task.name().to_owned(),
         program: task.program.get_ref().clone(),
-        elf: format!("{}.elf", task.name()),
+        elf: format!("task-{}.elf", task.name()),
         build_id: elves.get(task.program.get_ref()).map(Elf::build_id_text).unwrap_or_default(),
     };
     let size = |(part, bytes): (&str, u64)| Size { part: part.to_owned(), bytes };

@@ -12,7 +12,7 @@ use crate::toolchain;
 /// Fetches the compiler for bare-metal crates and the emulators
 #[derive(ClapArgs, Debug)]
 pub struct Args {
-    /// All emulators that tests use: QEMU 7.2, QEMU 10.0 and Bochs 2.7
+    /// All emulators that tests use: QEMU 7.2, QEMU 10.0, and Bochs 2.7 with GRUB
     #[arg(long)]
     emulators: bool,
     /// Fetch nothing: say what is missing, and fail if something is
@@ -43,12 +43,14 @@ pub fn run(args: &Args) -> Result<()> {
     let command = "cargo xtask setup --emulators";
     let tree = packages::ensure(&emulators::bochs_set(), install, command)?;
     say(&format!("emulator: Bochs 2.7 ({})", emulators::bochs(&tree)?.display()));
+    let tree = packages::ensure(&emulators::grub_set(), install, command)?;
+    say(&format!("boot loader for Bochs: GRUB ({})", tree.folder().display()));
     Ok(())
 }
 
 /// Fetches every set anew and rewrites the committed lock file.
 fn update() -> Result<()> {
-    let mut sets: Vec<Set> = vec![emulators::bochs_set()];
+    let mut sets: Vec<Set> = vec![emulators::bochs_set(), emulators::grub_set()];
     sets.extend(emulators::old_set());
     sets.extend(emulators::reference_sets().into_iter().take(1));
     // Only on Debian can its compiler be fetched; elsewhere that section stays as it is.
