@@ -11,7 +11,8 @@
 //!
 //! [`GUEST_DEVICES`]: cloister_abi::layout::GUEST_DEVICES
 
-use crate::bus::{self, Env};
+use crate::apic::Mode;
+use crate::bus::{self, Bus, Env};
 use crate::num::{index, low32};
 use crate::request::{Op, Request};
 use crate::run::{Cpu, Host, NEVER, Stop};
@@ -21,6 +22,7 @@ use cloister_abi::fault::{
 };
 use cloister_abi::layout::PAGE;
 use cloister_abi::vcpu::{FLAG_EVENT, MEMORY_FETCH, MEMORY_WALK, MEMORY_WRITE, STEP};
+use cloister_abi::vm::VM_IOAPIC;
 use cloister_guest_abi::platform;
 
 /// Whose a device page is.
@@ -48,8 +50,7 @@ impl<H: Host> Cpu<'_, '_, H> {
         if let Some(value) = bus::constant(port, self.config.flags) {
             return value;
         }
-        let request = Request { op: Op::PortIn, address: u32::from(port), width, values: [0; 2] };
-        let [value, _] = self.ask(&request);
+        let [value, _] = self.access(Op::PortIn, u32::from(port), width, [0; 2]);
         low32(value)
     }
 
@@ -67,8 +68,7 @@ impl<H: Host> Cpu<'_, '_, H> {
     #[inline(never)]
     fn port_out_elsewhere(&mut self, port: u16, width: u8, value: u32) {
         if bus::constant(port, self.config.flags).is_none() {
-            let (address, values) = (u32::from(port), [u64::from(value), 0]);
-            self.ask(&Request { op: Op::PortOut, address, width, values });
+            self.access(Op::PortOut, u32::from(port), width, [u64::from(value), 0]);
         }
     }
 
@@ -130,13 +130,7 @@ impl<H: Host> Cpu<'_, '_, H> {
                 Pages(self.host.slots()).fill(slot, address, [u64::from(value), 0]);
             }
             Owner::Device => {
-                let op = Op::MemoryRead;
-                let values = self.access(&Request {
-                    op,
-                    address: low32(address),
-                    width: 16,
-                    values: [0; 2],
-                });
+                let values = self.access(Op::MemoryRead, low32(address), 16, [0; 2]);
                 Pages(self.host.slots()).fill(slot, address, values);
             }
             Owner::Nobody => Pages(self.host.slots()).fill_ones(slot, address),
@@ -151,8 +145,7 @@ impl<H: Host> Cpu<'_, '_, H> {
             match self.owner(address) {
                 Owner::Apic => self.store_apic(address, values),
                 Owner::Device => {
-                    let (op, address) = (Op::MemoryWrite, low32(address));
-                    self.access(&Request { op, address, width: 16, values });
+                    self.access(Op::MemoryWrite, low32(address), 16, values);
                 }
                 Owner::Nobody => {}
             }
@@ -173,8 +166,8 @@ impl<H: Host> Cpu<'_, '_, H> {
 
     fn owner(&self, address: u64) -> Owner {
         match address & !(PAGE - 1) {
-            platform::APIC if self.has_apic_page() => Owner::Apic,
-            platform::IOAPIC if self.has_ioapic() => Owner::Device,
+            platform::APIC if self.apic.mode() == Mode::XApic => Owner::Apic,
+            platform::IOAPIC if self.config.flags & VM_IOAPIC != 0 => Owner::Device,
             page => {
                 let number = index(page.wrapping_sub(platform::MSIX) / PAGE);
                 let device = self.config.devices.get(number);
@@ -190,17 +183,14 @@ impl<H: Host> Cpu<'_, '_, H> {
     /// A level-triggered interrupt is over.
     #[inline(never)]
     pub(crate) fn end_of_interrupt(&mut self, vector: u8) {
-        let (op, address) = (Op::EndOfInterrupt, u32::from(vector));
-        self.access(&Request { op, address, width: 0, values: [0; 2] });
+        self.access(Op::EndOfInterrupt, u32::from(vector), 0, [0; 2]);
     }
 
     /// Carries an access out, here or on thread 0.
-    pub(crate) fn access(&mut self, request: &Request) -> [u64; 2] {
-        let act = |bus: &mut bus::Bus<'_>, env: &mut Env<'_>| bus.carry_out(request, env);
-        match self.with_bus(act) {
-            Some(values) => values,
-            None => self.ask(request),
-        }
+    fn access(&mut self, op: Op, address: u32, width: u8, values: [u64; 2]) -> [u64; 2] {
+        let request = Request { op, address, width, values };
+        let act = |bus: &mut Bus<'_>, env: &mut Env<'_>| bus.carry_out(&request, env);
+        self.with_bus(act).unwrap_or_else(|| self.ask(&request))
     }
 
     /// Asks thread 0 and waits for the answer.

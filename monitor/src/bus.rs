@@ -11,7 +11,7 @@
 use crate::devices::{self, DeviceError, Devices};
 use crate::ioapic::IoApic;
 use crate::machine::Machine;
-use crate::num::{index, low8};
+use crate::num::low8;
 use crate::pic::Pic;
 use crate::pit::Pit;
 use crate::pm_timer::PmTimer;
@@ -27,17 +27,6 @@ pub const SIGNAL_WORKER: u32 = 8;
 /// In [`Env::signals`]: the console.
 pub const SIGNAL_CONSOLE: u64 = 1 << 16;
 
-const UART_LAST: u16 = platform::UART + 7;
-const RTC_DATA: u16 = platform::RTC + 1;
-const PCI_LAST: u16 = platform::PCI_DATA + 3;
-const VIRTIO_LAST: u16 = platform::VIRTIO + 8 * platform::VIRTIO_LEN - 1;
-const PM_TIMER_LAST: u16 = platform::PM_TIMER + 3;
-const PIT_LAST: u16 = 0x43;
-const PIT: u16 = 0x40;
-/// Speaker and gate of the timer, and two error bits that must not look set.
-const CONTROL_B: u16 = 0x61;
-/// Status of the keyboard controller: 0 is "nothing to wait for".
-const KEYBOARD: u16 = 0x64;
 /// The interrupt pin of the timer, at either controller.
 const PIT_PIN: u8 = 0;
 
@@ -52,13 +41,6 @@ pub struct Env<'m> {
     pub signals: u64,
 }
 
-/// The bits of thread 0's signal word that peers set.
-#[derive(Clone, Copy, Debug, Default)]
-struct PeerBits {
-    console: u64,
-    workers: [u64; MAX_VM_DEVICES],
-}
-
 /// The parts of an older machine that some guests need.
 #[derive(Debug)]
 struct Legacy {
@@ -70,39 +52,70 @@ struct Legacy {
 /// The devices.
 #[derive(Debug)]
 pub struct Bus<'a> {
+    flags: u32,
     uart: Uart,
     console: Option<Stream<'a>>,
     rtc: Rtc,
     legacy: Option<Legacy>,
     ioapic: Option<IoApic>,
     devices: Devices<'a>,
-    bits: PeerBits,
+    /// The bits of thread 0's signal word that the console and each device's worker set.
+    console_bits: u64,
+    worker_bits: [u64; MAX_VM_DEVICES],
     /// The legacy parts have changed something that only the virtual CPU itself can see.
     changed: bool,
 }
 
+/// What is behind a port.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Uart,
+    Rtc,
+    /// PCI configuration and the virtio devices.
+    Devices,
+    Pit,
+    /// Speaker and gate of the timer, and two error bits that must not look set.
+    ControlB,
+    Pic,
+    PmTimer,
+    /// Nothing, and 0 says so: status of a keyboard controller without anything to wait for, sleep
+    /// registers.
+    Zero,
+    /// Nothing.
+    Nobody,
+}
+
+#[inline(always)]
+fn part(port: u16) -> Part {
+    match port {
+        0x3f8..=0x3ff => Part::Uart,
+        0xcf8..=0xcff | 0x1000..=0x17ff => Part::Devices,
+        0x70 | 0x71 => Part::Rtc,
+        0x40..=0x43 => Part::Pit,
+        0x61 => Part::ControlB,
+        0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => Part::Pic,
+        0x508..=0x50b => Part::PmTimer,
+        0x64 | platform::SLEEP_CONTROL..=platform::SLEEP_STATUS => Part::Zero,
+        _ => Part::Nobody,
+    }
+}
+
+const _: () = {
+    assert!(platform::UART == 0x3f8 && platform::RTC == 0x70 && platform::PM_TIMER == 0x508);
+    assert!(platform::PCI_ADDRESS == 0xcf8 && platform::PCI_DATA == 0xcfc);
+    assert!(platform::VIRTIO == 0x1000 && platform::VIRTIO_LEN == 0x100);
+};
+
 /// What a port reads that has no device behind it, for a virtual machine with these flags; `None`
 /// if there is one.
+#[inline]
 pub fn constant(port: u16, flags: u32) -> Option<u32> {
-    match port {
-        platform::UART..=UART_LAST
-        | platform::RTC..=RTC_DATA
-        | platform::PCI_ADDRESS..=PCI_LAST
-        | platform::VIRTIO..=VIRTIO_LAST => None,
-        PIT..=PIT_LAST
-        | CONTROL_B
-        | 0x20..=0x21
-        | 0xa0..=0xa1
-        | 0x4d0..=0x4d1
-        | platform::PM_TIMER..=PM_TIMER_LAST
-            if flags & VM_LEGACY != 0 =>
-        {
-            None
-        }
+    match part(port) {
+        Part::Uart | Part::Rtc | Part::Devices => None,
+        Part::Pit | Part::ControlB | Part::Pic | Part::PmTimer if flags & VM_LEGACY != 0 => None,
         // A counter that stands still makes Linux give up at once; one of ones, after 100,000 reads.
-        PIT..=PIT_LAST | CONTROL_B | KEYBOARD => Some(0),
-        platform::SLEEP_CONTROL..=platform::SLEEP_STATUS => Some(0),
-        _ => Some(u32::MAX),
+        Part::Pit | Part::ControlB | Part::Zero => Some(0),
+        Part::Pic | Part::PmTimer | Part::Nobody => Some(u32::MAX),
     }
 }
 
@@ -110,40 +123,42 @@ impl<'a> Bus<'a> {
     /// The devices of a virtual machine with these flags, started now, as yet without console and
     /// virtio devices. `unix` is the time in seconds since 1970.
     pub fn new(flags: u32, tsc_hz: u64, unix: u64, now: u64) -> Bus<'a> {
+        let legacy = || Legacy {
+            pic: Pic::new(),
+            pit: Pit::new(tsc_hz, now),
+            pm_timer: PmTimer::new(tsc_hz, now),
+        };
         Bus {
+            flags,
             uart: Uart::new(),
             console: None,
             rtc: Rtc::new(unix, tsc_hz, now),
-            legacy: (flags & VM_LEGACY != 0).then(|| Legacy {
-                pic: Pic::new(),
-                pit: Pit::new(tsc_hz, now),
-                pm_timer: PmTimer::new(tsc_hz, now),
-            }),
+            legacy: (flags & VM_LEGACY != 0).then(legacy),
             ioapic: (flags & VM_IOAPIC != 0).then(IoApic::new),
             devices: Devices::new(),
-            bits: PeerBits::default(),
+            console_bits: 0,
+            worker_bits: [0; MAX_VM_DEVICES],
             changed: false,
         }
     }
 
     /// Connects the serial port to a console, whose signals come with these bits.
     pub fn set_console(&mut self, console: Stream<'a>, bits: u64) {
-        (self.console, self.bits.console) = (Some(console), bits);
+        (self.console, self.console_bits) = (Some(console), bits);
     }
 
-    /// The virtio devices, for adding one whose worker's signals come with these bits. The worker
-    /// is to be signalled.
+    /// Adds a virtio device, whose worker's signals come with these bits. The worker is to be
+    /// signalled.
     pub fn add_device(
         &mut self,
         number: usize,
         bits: u64,
         add: impl FnOnce(&mut Devices<'a>) -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
-        add(&mut self.devices)?;
-        if let Some(worker) = self.bits.workers.get_mut(number) {
+        if let Some(worker) = self.worker_bits.get_mut(number) {
             *worker = bits;
         }
-        Ok(())
+        add(&mut self.devices)
     }
 
     /// Whether every worker has answered the first reset; the guest must not run before.
@@ -154,83 +169,71 @@ impl<'a> Bus<'a> {
     /// Reads a port.
     #[inline(always)]
     pub fn read(&mut self, port: u16, width: u8, env: &mut Env<'_>) -> u32 {
-        match port {
-            platform::UART..=UART_LAST => self.read_uart(port, width, env),
-            platform::PCI_ADDRESS..=PCI_LAST | platform::VIRTIO..=VIRTIO_LAST => {
-                self.devices.read(port, width).unwrap_or(u32::MAX)
-            }
-            _ => self.read_other(port, width, env),
+        let part = part(port);
+        if part == Part::Devices {
+            return self.devices.read(port, width).unwrap_or(u32::MAX);
         }
+        if let Some(value) = constant(port, self.flags) {
+            return value;
+        }
+        let mut value = [0; 4];
+        for (byte, number) in value.iter_mut().zip(0..u16::from(width)) {
+            *byte = self.read_byte(port.wrapping_add(number), env.now);
+        }
+        self.after(part, env);
+        u32::from_le_bytes(value)
     }
 
     /// Writes a port.
     #[inline(always)]
     pub fn write(&mut self, port: u16, width: u8, value: u32, env: &mut Env<'_>) {
-        match port {
-            platform::UART..=UART_LAST => {
-                for (port, byte) in bytes(port, width, value) {
-                    self.uart.write(port.wrapping_sub(platform::UART), byte);
-                }
-                self.exchange(env);
+        let part = part(port);
+        if part == Part::Devices {
+            self.devices.write(port, width, value, &mut |effect| apply(effect, env));
+            return;
+        }
+        if constant(port, self.flags).is_some() {
+            return;
+        }
+        for (byte, number) in value.to_le_bytes().into_iter().zip(0..u16::from(width)) {
+            self.write_byte(port.wrapping_add(number), byte, env.now);
+        }
+        self.after(part, env);
+    }
+
+    fn read_byte(&mut self, port: u16, now: u64) -> u8 {
+        match (part(port), &mut self.legacy) {
+            (Part::Uart, _) => self.uart.read(port & 7),
+            (Part::Rtc, _) if port & 1 != 0 => self.rtc.read(now),
+            (Part::Pit, Some(legacy)) => legacy.pit.read(port & 3, now),
+            (Part::ControlB, Some(legacy)) => legacy.pit.read_control(now),
+            (Part::Pic, Some(legacy)) => legacy.pic.read(port),
+            (Part::PmTimer, Some(legacy)) => {
+                let [a, b, c, d] = legacy.pm_timer.read(now).to_le_bytes();
+                [a, b, c, d].get(usize::from(port & 3)).copied().unwrap_or(0)
             }
-            platform::PCI_ADDRESS..=PCI_LAST | platform::VIRTIO..=VIRTIO_LAST => {
-                self.devices.write(port, width, value, &mut |effect| apply(effect, env));
-            }
-            _ => self.write_other(port, width, value, env),
+            _ => u8::MAX,
         }
     }
 
-    #[inline(never)]
-    fn read_uart(&mut self, port: u16, width: u8, env: &mut Env<'_>) -> u32 {
-        let uart = &mut self.uart;
-        let value = gather(port, width, |port| uart.read(port.wrapping_sub(platform::UART)));
-        // A byte that was taken makes room for the next; statuses change the interrupt.
-        self.exchange(env);
-        value
-    }
-
-    #[inline(never)]
-    fn read_other(&mut self, port: u16, width: u8, env: &Env<'_>) -> u32 {
-        let now = env.now;
-        match (port, &mut self.legacy) {
-            (platform::RTC..=RTC_DATA, _) => {
-                let read = |port| if port == RTC_DATA { self.rtc.read(now) } else { u8::MAX };
-                gather(port, width, read)
-            }
-            (PIT..=PIT_LAST, Some(legacy)) => {
-                self.changed = true;
-                gather(port, width, |port| legacy.pit.read(port & 3, now))
-            }
-            (CONTROL_B, Some(legacy)) => u32::from(legacy.pit.read_control(now)),
-            (0x20..=0x21 | 0xa0..=0xa1 | 0x4d0..=0x4d1, Some(legacy)) => {
-                self.changed = true;
-                gather(port, width, |port| legacy.pic.read(port))
-            }
-            (platform::PM_TIMER..=PM_TIMER_LAST, Some(legacy)) => {
-                let shift = u32::from(port.wrapping_sub(platform::PM_TIMER) & 3).wrapping_mul(8);
-                legacy.pm_timer.read(now).wrapping_shr(shift)
-            }
-            (_, legacy) => {
-                constant(port, if legacy.is_some() { VM_LEGACY } else { 0 }).unwrap_or(u32::MAX)
-            }
+    fn write_byte(&mut self, port: u16, byte: u8, now: u64) {
+        match (part(port), &mut self.legacy) {
+            (Part::Uart, _) => self.uart.write(port & 7, byte),
+            (Part::Rtc, _) if port & 1 != 0 => self.rtc.write(byte, now),
+            (Part::Rtc, _) => self.rtc.select(byte),
+            (Part::Pit, Some(legacy)) => legacy.pit.write(port & 3, byte, now),
+            (Part::ControlB, Some(legacy)) => legacy.pit.write_control(byte, now),
+            (Part::Pic, Some(legacy)) => legacy.pic.write(port, byte),
+            _ => {}
         }
     }
 
-    #[inline(never)]
-    fn write_other(&mut self, port: u16, width: u8, value: u32, env: &mut Env<'_>) {
-        for (port, byte) in bytes(port, width, value) {
-            match (port, &mut self.legacy) {
-                (platform::RTC, _) => self.rtc.select(byte),
-                (RTC_DATA, _) => self.rtc.write(byte, env.now),
-                (PIT..=PIT_LAST, Some(legacy)) => legacy.pit.write(port & 3, byte, env.now),
-                (CONTROL_B, Some(legacy)) => legacy.pit.write_control(byte, env.now),
-                (0x20..=0x21 | 0xa0..=0xa1 | 0x4d0..=0x4d1, Some(legacy)) => {
-                    legacy.pic.write(port, byte);
-                }
-                _ => {}
-            }
-        }
-        if self.legacy.is_some() {
+    /// After an access: wires, bytes and deadlines follow the registers.
+    #[inline(always)]
+    fn after(&mut self, part: Part, env: &mut Env<'_>) {
+        if part == Part::Uart {
+            self.exchange(env);
+        } else if self.legacy.is_some() {
             self.changed = true;
             self.tick(env);
         }
@@ -282,12 +285,13 @@ impl<'a> Bus<'a> {
 
     /// Peers have signalled.
     pub fn poll(&mut self, bits: u64, env: &mut Env<'_>) {
-        if bits & self.bits.console != 0 {
+        if bits & self.console_bits != 0 {
             self.exchange(env);
         }
-        let PeerBits { workers, .. } = self.bits;
-        for (number, _) in workers.iter().enumerate().filter(|(_, worker)| bits & **worker != 0) {
-            self.devices.poll(number, &mut |effect| apply(effect, env));
+        for (number, worker) in self.worker_bits.iter().enumerate() {
+            if bits & worker != 0 {
+                self.devices.poll(number, &mut |effect| apply(effect, env));
+            }
         }
     }
 
@@ -317,6 +321,7 @@ impl<'a> Bus<'a> {
     }
 
     /// The virtual CPU has taken it.
+    #[inline(never)]
     pub fn acknowledge(&mut self) {
         if let Some(legacy) = &mut self.legacy {
             legacy.pic.acknowledge();
@@ -392,24 +397,4 @@ fn is_ioapic(address: u64) -> bool {
 /// The register's offset in the page of the I/O APIC.
 fn register(address: u64) -> u32 {
     crate::num::low32(address & 0xff0)
-}
-
-/// The bytes of an access to ports of one byte each.
-fn bytes(port: u16, width: u8, value: u32) -> impl Iterator<Item = (u16, u8)> {
-    let count = index(u64::from(width));
-    value
-        .to_le_bytes()
-        .into_iter()
-        .take(count)
-        .zip(0u16..)
-        .map(move |(byte, number)| (port.wrapping_add(number), byte))
-}
-
-/// Reads ports of one byte each.
-fn gather(port: u16, width: u8, mut read: impl FnMut(u16) -> u8) -> u32 {
-    let mut value = [0; 4];
-    for (byte, number) in value.iter_mut().zip(0u16..).take(index(u64::from(width))) {
-        *byte = read(port.wrapping_add(number));
-    }
-    u32::from_le_bytes(value)
 }

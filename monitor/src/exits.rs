@@ -11,11 +11,7 @@ use crate::msr::{self, Gp, Policy};
 use crate::num::{low8, low16, low32};
 use crate::run::{Activity, Cpu, Host};
 use cloister_abi::fault::{STOPPED_INVALID, STOPPED_TRIPLE_FAULT};
-use cloister_abi::vcpu::{
-    EVENT_ERROR, EVENT_EXCEPTION, EXCEPTION_ERROR, Exit, FLAG_EVENT, PORT_IN, PORT_STRING, RAX,
-    RDX, SET_CONTROL, SET_CR2, SET_EVENT, SET_INTERRUPT, SET_TPR, SET_TSC, SET_XCR0, STEP_TRAP,
-    WANT_ALL,
-};
+use cloister_abi::vcpu::{self, Exit};
 
 /// Exceptions that are injected.
 const DB: u64 = 1;
@@ -27,14 +23,6 @@ const TPR: u32 = 0x08;
 const PPR: u32 = 0x0a;
 /// CR0.PG.
 const PAGING: u64 = 1 << 31;
-
-/// What an MSR access comes to.
-enum Reply {
-    /// It is done.
-    Done,
-    /// It needs the whole state, so the instruction is executed again for another exit.
-    Again,
-}
 
 impl<H: Host> Cpu<'_, '_, H> {
     /// Answers an exit.
@@ -66,10 +54,7 @@ impl<H: Host> Cpu<'_, '_, H> {
         match exit {
             Some(Exit::TaskPriority) => {
                 // The interrupt is withdrawn: the comparison with the new priority is the CPU's.
-                let state = self.host.state();
-                state.interrupt = 0;
-                state.set |= SET_INTERRUPT;
-                self.offered = 0;
+                self.tell_interrupt(0);
                 self.step.begin();
                 self.arm_step();
             }
@@ -117,7 +102,7 @@ impl<H: Host> Cpu<'_, '_, H> {
         let [trap, ..] = state.info;
         self.store_task_priority();
         self.finish_step();
-        if trap & STEP_TRAP != 0 {
+        if trap & vcpu::STEP_TRAP != 0 {
             self.inject(DB, None);
         }
     }
@@ -127,7 +112,7 @@ impl<H: Host> Cpu<'_, '_, H> {
         self.step.cancel();
         let state = self.host.state();
         let [what, error, address] = state.info;
-        if state.flags & FLAG_EVENT != 0 {
+        if state.flags & vcpu::FLAG_EVENT != 0 {
             // Raised while another event was delivered: without a step the CPU delivers that one
             // again and makes of the two what they make.
             return;
@@ -135,9 +120,9 @@ impl<H: Host> Cpu<'_, '_, H> {
         let vector = u64::from(low8(what));
         if vector == PF {
             state.cr2 = address;
-            state.set |= SET_CR2;
+            state.set |= vcpu::SET_CR2;
         }
-        self.inject(vector, (what & EXCEPTION_ERROR != 0).then_some(low32(error)));
+        self.inject(vector, (what & vcpu::EXCEPTION_ERROR != 0).then_some(low32(error)));
     }
 
     /// Goes past the instruction.
@@ -149,10 +134,10 @@ impl<H: Host> Cpu<'_, '_, H> {
 
     /// Injects an exception.
     pub(crate) fn inject(&mut self, vector: u64, error: Option<u32>) {
-        let code = error.map_or(0, |error| EVENT_ERROR | u64::from(error) << 32);
+        let code = error.map_or(0, |error| vcpu::EVENT_ERROR | u64::from(error) << 32);
         let state = self.host.state();
-        state.event = EVENT_EXCEPTION | vector | code;
-        state.set |= SET_EVENT;
+        state.event = vcpu::EVENT_EXCEPTION | vector | code;
+        state.set |= vcpu::SET_EVENT;
     }
 
     /// A general protection fault.
@@ -179,11 +164,11 @@ impl<H: Host> Cpu<'_, '_, H> {
         let [info, ..] = state.info;
         let [rax, ..] = state.registers;
         let (port, width) = (low16(info), low8(info >> 16) & 7);
-        if info & PORT_STRING != 0 {
+        if info & vcpu::PORT_STRING != 0 {
             // Its memory cannot be reached from here.
             return self.refuse();
         }
-        if info & PORT_IN == 0 {
+        if info & vcpu::PORT_IN == 0 {
             self.port_out(port, width, low32(rax));
         } else {
             let value = u64::from(self.port_in(port, width));
@@ -198,35 +183,39 @@ impl<H: Host> Cpu<'_, '_, H> {
         self.skip();
     }
 
+    /// The instruction is done, or to be executed again for another exit, or refused.
     #[inline(always)]
-    fn write_msr(&mut self) {
-        let state = self.host.state();
-        let [rax, rcx, rdx, ..] = state.registers;
-        let (msr, value) = (low32(rcx), u64::from(low32(rax)) | rdx << 32);
-        let written = match msr {
-            msr::X2APIC_EOI | msr::X2APIC_ICR | msr::X2APIC_TIMER => {
-                self.write_apic(msr, value).map(|()| Reply::Done)
-            }
-            msr::TSC_DEADLINE => {
-                let offset = state.tsc_offset;
-                self.apic.write_tsc_deadline(value, offset, self.host.now());
-                self.dirty = true;
-                Ok(Reply::Done)
-            }
-            _ => self.write_other_msr(msr, value),
-        };
-        match written {
-            Ok(Reply::Done) => self.skip(),
-            Ok(Reply::Again) => {}
+    fn conclude(&mut self, done: Result<bool, Gp>) {
+        match done {
+            Ok(true) => self.skip(),
+            Ok(false) => {}
             Err(Gp) => self.refuse(),
         }
     }
 
     #[inline(always)]
-    fn write_apic(&mut self, msr: u32, value: u64) -> Result<(), Gp> {
+    fn write_msr(&mut self) {
+        let state = self.host.state();
+        let [rax, rcx, rdx, ..] = state.registers;
+        let (msr, value) = (low32(rcx), u64::from(low32(rax)) | rdx << 32);
+        let done = match msr {
+            msr::X2APIC_EOI | msr::X2APIC_ICR | msr::X2APIC_TIMER => self.write_apic(msr, value),
+            msr::TSC_DEADLINE => {
+                let offset = state.tsc_offset;
+                self.apic.write_tsc_deadline(value, offset, self.host.now());
+                self.dirty = true;
+                Ok(true)
+            }
+            _ => self.write_other_msr(msr, value),
+        };
+        self.conclude(done);
+    }
+
+    #[inline(always)]
+    fn write_apic(&mut self, msr: u32, value: u64) -> Result<bool, Gp> {
         let effect = self.apic.write_msr(msr, value, self.host.now())?;
         self.effect(effect);
-        Ok(())
+        Ok(true)
     }
 
     /// What a write to the APIC has done.
@@ -240,8 +229,9 @@ impl<H: Host> Cpu<'_, '_, H> {
         }
     }
 
+    /// Whether it is done: some registers need an exit with the whole state.
     #[inline(never)]
-    fn write_other_msr(&mut self, msr: u32, value: u64) -> Result<Reply, Gp> {
+    fn write_other_msr(&mut self, msr: u32, value: u64) -> Result<bool, Gp> {
         match msr::policy(self.config.identity, msr) {
             Policy::Absent => return Err(Gp),
             Policy::Apic(register) => {
@@ -255,27 +245,21 @@ impl<H: Host> Cpu<'_, '_, H> {
                 self.publish_route();
                 self.dirty = true;
             }
+            Policy::Efer | Policy::Pat if !self.is_whole() => return Ok(false),
             Policy::Efer => {
-                if !self.is_whole() {
-                    return Ok(Reply::Again);
-                }
                 let state = self.host.state();
                 state.efer = msr::efer(value, state.efer, state.cr0 & PAGING != 0)?;
-                state.set |= SET_CONTROL;
+                state.set |= vcpu::SET_CONTROL;
             }
             Policy::Pat => {
-                let value = msr::pat(value)?;
-                if !self.is_whole() {
-                    return Ok(Reply::Again);
-                }
                 let state = self.host.state();
-                state.pat = value;
-                state.set |= SET_CONTROL;
+                state.pat = msr::pat(value)?;
+                state.set |= vcpu::SET_CONTROL;
             }
             Policy::TscAux => {
                 let state = self.host.state();
                 state.tsc_aux = msr::tsc_aux(value)?;
-                state.set |= SET_TSC;
+                state.set |= vcpu::SET_TSC;
             }
             Policy::TscDeadline => {}
             Policy::Tsc => {
@@ -285,31 +269,25 @@ impl<H: Host> Cpu<'_, '_, H> {
             Policy::TscAdjust => self.move_time(value.wrapping_sub(self.tsc_adjust)),
             Policy::Fixed(there, write) => msr::fixed(there, write, value)?,
         }
-        Ok(Reply::Done)
+        Ok(true)
     }
 
     #[inline(never)]
     fn read_msr(&mut self) {
         let [_, rcx, ..] = self.host.state().registers;
-        match self.msr_value(low32(rcx)) {
-            Ok(Some(value)) => {
-                let registers = &mut self.host.state().registers;
-                if let Some(rax) = registers.get_mut(RAX) {
-                    *rax = u64::from(low32(value));
-                }
-                if let Some(rdx) = registers.get_mut(RDX) {
-                    *rdx = value >> 32;
-                }
-                self.skip();
+        let done = self.msr_value(low32(rcx)).map(|value| {
+            let [rax, _, rdx, ..] = &mut self.host.state().registers;
+            if let Some(value) = value {
+                (*rax, *rdx) = (u64::from(low32(value)), value >> 32);
             }
-            Ok(None) => {}
-            Err(Gp) => self.refuse(),
-        }
+            value.is_some()
+        });
+        self.conclude(done);
     }
 
     /// The value of an MSR; `None` if the whole state is needed for it.
     fn msr_value(&mut self, msr: u32) -> Result<Option<u64>, Gp> {
-        let value = match msr::policy(self.config.identity, msr) {
+        Ok(Some(match msr::policy(self.config.identity, msr) {
             Policy::Absent => return Err(Gp),
             Policy::Apic(register) => {
                 if matches!(register, TPR | PPR) {
@@ -326,15 +304,14 @@ impl<H: Host> Cpu<'_, '_, H> {
             Policy::Tsc => self.guest_time(),
             Policy::TscAdjust => self.tsc_adjust,
             Policy::Fixed(value, _) => value,
-        };
-        Ok(Some(value))
+        }))
     }
 
     /// Whether this exit has the whole state. If not, the next one will.
     fn is_whole(&mut self) -> bool {
         if !self.has_all {
             self.wants_all = true;
-            self.host.state().set |= WANT_ALL;
+            self.host.state().set |= vcpu::WANT_ALL;
         }
         self.has_all
     }
@@ -349,23 +326,20 @@ impl<H: Host> Cpu<'_, '_, H> {
         self.tsc_adjust = self.tsc_adjust.wrapping_add(by);
         let state = self.host.state();
         state.tsc_offset = state.tsc_offset.wrapping_add(by);
-        state.set |= SET_TSC;
+        state.set |= vcpu::SET_TSC;
     }
 
     fn xsetbv(&mut self) {
         let supported = self.cpuid.xcr0_supported();
         let state = self.host.state();
         let [rax, rcx, rdx, ..] = state.registers;
-        let value = u64::from(low32(rax)) | rdx << 32;
-        match msr::xcr0(low32(rcx), value, supported) {
-            Ok(value) => {
-                state.xcr0 = value;
-                state.set |= SET_XCR0;
-                self.inputs.xcr0 = value;
-                self.skip();
-            }
-            Err(Gp) => self.refuse(),
-        }
+        let checked = msr::xcr0(low32(rcx), u64::from(low32(rax)) | rdx << 32, supported);
+        let done = checked.map(|value| {
+            (state.xcr0, self.inputs.xcr0) = (value, value);
+            state.set |= vcpu::SET_XCR0;
+            true
+        });
+        self.conclude(done);
     }
 
     /// Takes the task priority over from the CPU.
@@ -381,6 +355,6 @@ impl<H: Host> Cpu<'_, '_, H> {
         let tpr = self.apic.task_priority();
         let state = self.host.state();
         state.tpr = tpr;
-        state.set |= SET_TPR;
+        state.set |= vcpu::SET_TPR;
     }
 }

@@ -14,7 +14,7 @@ use cloister_abi::vm::MAX_VCPUS;
 pub type Threads = u32;
 
 /// The shared words of a virtual machine.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Machine {
     /// What is wanted of each virtual CPU.
     pub posted: [Posted; MAX_VCPUS],
@@ -79,13 +79,6 @@ impl Machine {
             }
         }
         signals
-    }
-}
-
-#[cfg(not(loom))]
-impl Default for Machine {
-    fn default() -> Self {
-        Machine::new()
     }
 }
 

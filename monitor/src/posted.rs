@@ -35,7 +35,7 @@ pub struct Taken {
 }
 
 /// The posted descriptor of one virtual CPU.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Posted {
     vectors: [AtomicU64; 4],
     levels: [AtomicU64; 4],
@@ -55,15 +55,6 @@ impl Posted {
             outstanding: AtomicU64::new(0),
             route: AtomicU64::new(0),
         }
-    }
-
-    /// An empty one; loom's atomics are not made at compile time.
-    #[cfg(loom)]
-    pub fn new() -> Posted {
-        let words = || core::array::from_fn(|_| AtomicU64::new(0));
-        let (vectors, levels) = (words(), words());
-        let (events, outstanding) = (AtomicU64::new(0), AtomicU64::new(0));
-        Posted { vectors, levels, events, outstanding, route: AtomicU64::new(0) }
     }
 
     /// Posts an interrupt. Whether the caller is to signal the owner.
@@ -133,12 +124,6 @@ impl Posted {
     /// Marks the descriptor as not empty; whether it was not marked before.
     fn announce(&self) -> bool {
         self.outstanding.swap(1, Ordering::AcqRel) == 0
-    }
-}
-
-impl Default for Posted {
-    fn default() -> Self {
-        Posted::new()
     }
 }
 

@@ -28,6 +28,9 @@ pub enum Op {
     EndOfInterrupt,
 }
 
+/// All of them, by their numbers in a place.
+const OPS: [Op; 5] = [Op::PortIn, Op::PortOut, Op::MemoryRead, Op::MemoryWrite, Op::EndOfInterrupt];
+
 /// One access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -48,7 +51,7 @@ const ASKED: u64 = 1;
 /// The place holds an answer.
 const ANSWERED: u64 = 2;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Place {
     turn: AtomicU64,
     call: AtomicU64,
@@ -56,7 +59,7 @@ struct Place {
 }
 
 /// The requests of a virtual machine.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Requests {
     asked: AtomicU64,
     places: [Place; MAX_VCPUS],
@@ -67,12 +70,6 @@ impl Place {
     const fn new() -> Place {
         let values = [const { AtomicU64::new(0) }; 2];
         Place { turn: AtomicU64::new(MINE), call: AtomicU64::new(0), values }
-    }
-
-    #[cfg(loom)]
-    fn new() -> Place {
-        let word = || AtomicU64::new(0);
-        Place { turn: word(), call: word(), values: [word(), word()] }
     }
 
     fn store(&self, values: [u64; 2]) {
@@ -92,13 +89,6 @@ impl Requests {
     #[cfg(not(loom))]
     pub const fn new() -> Requests {
         Requests { asked: AtomicU64::new(0), places: [const { Place::new() }; MAX_VCPUS] }
-    }
-
-    /// None asked; loom's atomics are not made at compile time.
-    #[cfg(loom)]
-    pub fn new() -> Requests {
-        let places = core::array::from_fn(|_| Place::new());
-        Requests { asked: AtomicU64::new(0), places }
     }
 
     /// Asks for a virtual CPU. Whether to signal thread 0.
@@ -148,32 +138,14 @@ impl Requests {
     }
 }
 
-impl Default for Requests {
-    fn default() -> Self {
-        Requests::new()
-    }
-}
-
 impl Request {
     fn encode(&self) -> u64 {
-        let op = match self.op {
-            Op::PortIn => 0,
-            Op::PortOut => 1,
-            Op::MemoryRead => 2,
-            Op::MemoryWrite => 3,
-            Op::EndOfInterrupt => 4u64,
-        };
-        u64::from(self.address) | u64::from(self.width) << 32 | op << 40
+        let op = OPS.into_iter().zip(0u64..).find(|(op, _)| *op == self.op);
+        u64::from(self.address) | u64::from(self.width) << 32 | op.map_or(0, |(_, n)| n) << 40
     }
 
     fn decode(call: u64, values: [u64; 2]) -> Request {
-        let op = match low8(call >> 40) {
-            0 => Op::PortIn,
-            1 => Op::PortOut,
-            2 => Op::MemoryRead,
-            3 => Op::MemoryWrite,
-            _ => Op::EndOfInterrupt,
-        };
+        let op = OPS.get(index(call >> 40)).copied().unwrap_or(Op::PortIn);
         Request { op, address: low32(call), width: low8(call >> 32), values }
     }
 }
@@ -184,10 +156,7 @@ fn bit(vcpu: usize) -> u64 {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::{Op, Request, Requests};
-
-    const OPS: [Op; 5] =
-        [Op::PortIn, Op::PortOut, Op::MemoryRead, Op::MemoryWrite, Op::EndOfInterrupt];
+    use super::{OPS, Op, Request, Requests};
 
     #[test]
     fn a_request_arrives_as_it_was_asked_and_its_answer_comes_once() {

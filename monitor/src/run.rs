@@ -9,7 +9,7 @@
 //! Invariant: [`Cpu::offered`] is what the kernel has been told, and it is compared with what the
 //! kernel says after each turn before anything else, so no interrupt is lost or taken twice.
 
-use crate::apic::{LocalApic, Message, Mode};
+use crate::apic::{LocalApic, Message};
 use crate::bus::{Bus, Env};
 use crate::cpuid::{CpuidInputs, CpuidTable};
 use crate::machine::Machine;
@@ -21,7 +21,7 @@ use cloister_abi::fault::Stopped;
 use cloister_abi::vcpu::{
     EVENT_NMI, FLAG_EVENT, FLAG_SHADOW, SET_EVENT, SET_INTERRUPT, SET_NMI_WINDOW, VcpuState,
 };
-use cloister_abi::vm::{VM_IOAPIC, VM_XAPIC, VmConfig};
+use cloister_abi::vm::{VM_XAPIC, VmConfig};
 use core::sync::atomic::AtomicU64;
 
 /// No deadline.
@@ -109,7 +109,7 @@ pub struct Cpu<'a, 'b, H> {
     /// One is being handled: IRET ends that.
     pub(crate) nmi_blocked: bool,
     /// The vector that the kernel was told, 0 for none.
-    pub(crate) offered: u32,
+    offered: u32,
     /// It is the 8259A's.
     offered_external: bool,
     deadline: u64,
@@ -240,7 +240,8 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
         while self.bus.is_some()
             && let Some((vcpu, request)) = self.machine.requests.next()
         {
-            let values = self.access(&request);
+            let act = |bus: &mut Bus<'_>, env: &mut Env<'_>| bus.carry_out(&request, env);
+            let values = self.with_bus(act).unwrap_or_default();
             self.machine.requests.reply(vcpu, values);
             self.host.signal(1u64.unbounded_shl(u32::try_from(vcpu).unwrap_or(u32::MAX)));
         }
@@ -327,11 +328,17 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
         let vector = external.or_else(|| self.apic.highest()).map_or(0, u32::from);
         self.offered_external = external.is_some();
         if vector != self.offered {
-            self.offered = vector;
-            let state = self.host.state();
-            state.interrupt = vector;
-            state.set |= SET_INTERRUPT;
+            self.tell_interrupt(vector);
         }
+    }
+
+    /// Tells the kernel of an interrupt; 0 for none.
+    #[inline]
+    pub(crate) fn tell_interrupt(&mut self, vector: u32) {
+        self.offered = vector;
+        let state = self.host.state();
+        state.interrupt = vector;
+        state.set |= SET_INTERRUPT;
     }
 
     /// Whether something ends a HLT.
@@ -407,15 +414,5 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
         if let Some(own) = self.machine.posted.get(self.number) {
             own.set_route(self.apic.route());
         }
-    }
-
-    /// Whether the APIC's page is there.
-    pub(crate) fn has_apic_page(&self) -> bool {
-        self.apic.mode() == Mode::XApic
-    }
-
-    /// Whether the I/O APIC's page is there.
-    pub(crate) fn has_ioapic(&self) -> bool {
-        self.config.flags & VM_IOAPIC != 0
     }
 }

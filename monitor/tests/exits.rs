@@ -174,7 +174,7 @@ fn registers_that_do_not_exist_and_values_that_are_refused_are_general_protectio
     let cases: [(u32, Option<u64>); 6] = [
         (0xc001_0114, None),
         (0x1d9, Some(1)),
-        (0x277, Some(2)),
+        (ICR, Some(1 << 13)),
         (0x1b, Some(0)),
         (EOI, Some(1)),
         (0xc000_0103, Some(1 << 32)),

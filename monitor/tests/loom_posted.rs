@@ -31,7 +31,7 @@ fn bounded(test: impl Fn() + Sync + Send + 'static) {
 #[test]
 fn an_owner_that_looks_after_each_signal_takes_everything() {
     bounded(|| {
-        let (posted, signal) = (Arc::new(Posted::new()), signal());
+        let (posted, signal) = (Arc::new(Posted::default()), signal());
         let posters: Vec<_> = [0x31u8, 0x32]
             .into_iter()
             .map(|vector| {
@@ -58,7 +58,7 @@ fn an_owner_that_looks_after_each_signal_takes_everything() {
 #[test]
 fn a_level_triggered_vector_is_taken_as_one() {
     bounded(|| {
-        let (posted, signal) = (Arc::new(Posted::new()), signal());
+        let (posted, signal) = (Arc::new(Posted::default()), signal());
         let poster = {
             let (posted, signal) = (posted.clone(), signal.clone());
             thread::spawn(move || {
@@ -81,7 +81,7 @@ fn a_level_triggered_vector_is_taken_as_one() {
 #[test]
 fn init_and_start_up_are_not_torn_by_an_nmi() {
     bounded(|| {
-        let (posted, signal) = (Arc::new(Posted::new()), signal());
+        let (posted, signal) = (Arc::new(Posted::default()), signal());
         let post = |events: &'static [u64]| {
             let (posted, signal) = (posted.clone(), signal.clone());
             thread::spawn(move || {

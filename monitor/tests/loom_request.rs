@@ -69,7 +69,7 @@ fn bounded(test: impl Fn() + Sync + Send + 'static) {
 #[test]
 fn two_askers_get_their_own_answers() {
     bounded(|| {
-        let (requests, server) = (Arc::new(Requests::new()), word());
+        let (requests, server) = (Arc::new(Requests::default()), word());
         let words = [word(), word(), word()];
         let askers = [1, 2].map(|vcpu| asker(vcpu, 1, &requests, (&server, &words[vcpu])));
         serve(&requests, &server, &words, 2);
@@ -80,7 +80,7 @@ fn two_askers_get_their_own_answers() {
 #[test]
 fn the_second_request_of_one_asker_does_not_meet_the_first_answer() {
     bounded(|| {
-        let (requests, server) = (Arc::new(Requests::new()), word());
+        let (requests, server) = (Arc::new(Requests::default()), word());
         let words = [word(), word()];
         let asker = asker(1, 2, &requests, (&server, &words[1]));
         serve(&requests, &server, &words, 2);

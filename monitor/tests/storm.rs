@@ -134,7 +134,8 @@ impl Host for Storm<'_> {
                 let width = random.pick(&[1, 2, 4, 1, 2, 4, 0, 3, 7]);
                 let string = if random.below(30) == 0 { PORT_STRING } else { 0 };
                 let port = random.pick(&PORTS) + random.below(32);
-                page.info[0] = port & 0xffff | width << 16 | random.below(2) * PORT_IN | string;
+                let input = if random.below(2) == 0 { PORT_IN } else { 0 };
+                page.info[0] = port & 0xffff | width << 16 | input | string;
             }
             Some(Exit::MsrRead | Exit::MsrWrite) if random.below(8) != 0 => {
                 page.registers[1] = random.pick(&MSRS) + random.below(64) * random.below(2);

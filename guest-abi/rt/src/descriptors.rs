@@ -85,7 +85,8 @@ pub(crate) fn load(vcpu: usize) {
     let task = (&raw const area.task) as u64;
     let low = (task & 0xff_ffff) << 16 | (task >> 24 & 0xff) << 56 | TASK_TYPE << 40;
     area.gdt = [0, 0, CODE_DESCRIPTOR, DATA_DESCRIPTOR, low | (TASK_LEN as u64 - 1), task >> 32];
-    let gdt = Pointer { limit: size_of_val(&area.gdt) as u16 - 1, base: (&raw const area.gdt) as u64 };
+    let gdt =
+        Pointer { limit: size_of_val(&area.gdt) as u16 - 1, base: (&raw const area.gdt) as u64 };
     // SAFETY: the table holds the selectors in use with the meaning they have now, and is never
     // moved or changed.
     unsafe { asm!("lgdt [{}]", in(reg) &gdt, options(nostack, preserves_flags)) };

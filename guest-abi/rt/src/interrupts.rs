@@ -6,8 +6,8 @@
 
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use crate::probe::{self, Fault};
 use crate::cpu;
+use crate::probe::{self, Fault};
 
 /// The registers of what was interrupted; a handler may change them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -112,7 +112,7 @@ core::arch::global_asm!(
     trap = sym trap,
 );
 
-const _: () = assert!(size_of::<Frame>() % 16 == 0);
+const _: () = assert!(size_of::<Frame>().is_multiple_of(16));
 
 /// Address of a vector's entry code.
 pub(crate) fn entry(vector: usize) -> u64 {

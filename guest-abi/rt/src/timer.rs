@@ -22,8 +22,16 @@ const HAS_DEADLINE: u32 = 1 << 24;
 
 /// Dividers that the timer knows: how far the frequency is shifted, and their code (Intel SDM,
 /// "APIC Timer"), finest first.
-const DIVIDERS: [(u32, u32); 8] =
-    [(0, 0b1011), (1, 0b0000), (2, 0b0001), (3, 0b0010), (4, 0b0011), (5, 0b1000), (6, 0b1001), (7, 0b1010)];
+const DIVIDERS: [(u32, u32); 8] = [
+    (0, 0b1011),
+    (1, 0b0000),
+    (2, 0b0001),
+    (3, 0b0010),
+    (4, 0b0011),
+    (5, 0b1000),
+    (6, 0b1001),
+    (7, 0b1010),
+];
 
 static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
 

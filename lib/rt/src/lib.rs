@@ -47,7 +47,8 @@ pub use wait::{Bits, Woken, sleep_until, wait};
 
 /// Makes `main` the first thread's entry and, optionally, further functions the entries of the
 /// further threads. Each is a function without arguments that returns an exit status (`u32`, 0 for
-/// success) or never returns.
+/// success) or never returns. `entry!(main, further = work)` has one entry for all further
+/// threads, which is told its thread's number.
 ///
 /// `entry!(main)` expands to the one symbol that the start code calls:
 /// ```text
@@ -62,6 +63,12 @@ pub use wait::{Bits, Woken, sleep_until, wait};
 #[macro_export]
 macro_rules! entry {
     ($main:path) => { $crate::entry!($main, threads = []); };
+    ($main:path, further = $thread:path) => {
+        #[unsafe(no_mangle)]
+        extern "C" fn cloister_task_main(thread: u32) -> u32 {
+            if thread == 0 { $main() } else { $thread(thread) }
+        }
+    };
     ($main:path, threads = [$($thread:path),* $(,)?]) => {
         #[unsafe(no_mangle)]
         extern "C" fn cloister_task_main(thread: u32) -> u32 {

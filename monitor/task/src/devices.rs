@@ -21,10 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The serial port, the clock and the legacy parts, as they are at the start.
 pub fn bus(config: &VmConfig) -> Bus<'static> {
-    let (now, sealed) = (Instant::now(), Instant::from_tsc(system().tsc_sealed));
-    let since = (now - sealed).as_nanos() / 1_000_000_000;
+    let since = Instant::from_tsc(system().tsc_sealed).elapsed().as_millis() / 1000;
     let unix = system().unix_seconds.saturating_add(since);
-    Bus::new(config.flags, system().tsc_hz, unix, now.tsc())
+    Bus::new(config.flags, system().tsc_hz, unix, Instant::now().tsc())
 }
 
 /// Connects console and virtio devices, and returns when every worker has reset its device.

@@ -18,17 +18,14 @@ mod host;
 
 use cloister_monitor::cpuid::{CpuidError, CpuidTable, HostFacts};
 use cloister_monitor::machine::Machine;
-use cloister_monitor::num::low32;
+use cloister_monitor::num::{index, low8, low32};
 use cloister_monitor::run::{Cpu, Stop};
 use cloister_rt::abi::API_VERSION;
 use cloister_rt::abi::fault::{LeaveReason, STOPPED_CONFIG, STOPPED_HOST, Stopped};
-use cloister_rt::abi::vm::{MAX_VCPUS, VM_XAPIC, VmConfig};
+use cloister_rt::abi::vm::{VM_XAPIC, VmConfig};
 use cloister_rt::{Instant, cpuid, grants, leave, system};
 
-cloister_rt::entry!(
-    thread0,
-    threads = [thread1, thread2, thread3, thread4, thread5, thread6, thread7]
-);
+cloister_rt::entry!(thread0, further = thread);
 
 /// What the threads share.
 static MACHINE: Machine = Machine::new();
@@ -41,69 +38,38 @@ fn thread0() -> u32 {
     }
     let (mut bus, mut kernel) = (devices::bus(config), host::Kernel::new(0));
     devices::start(&mut bus, &mut kernel, config, &MACHINE);
-    let vcpus = usize::try_from(config.vcpus).unwrap_or(MAX_VCPUS);
-    MACHINE.start(vcpus, config.flags & VM_XAPIC == 0, Instant::now().tsc());
+    MACHINE.start(index(config.vcpus.into()), config.flags & VM_XAPIC == 0, Instant::now().tsc());
     let mut cpu = Cpu::new(kernel, 0, &MACHINE, config, &table, system().tsc_hz, Some(&mut bus));
     let stop = cpu.run();
     end(stop)
 }
 
 /// A further thread, from 1 on.
-fn thread(number: u8) -> u32 {
+fn thread(number: u32) -> u32 {
     let config = config();
     let table = table(config);
-    let kernel = host::Kernel::new(usize::from(number));
+    let kernel = host::Kernel::new(index(number.into()));
+    let number = low8(number.into());
     let mut cpu = Cpu::new(kernel, number, &MACHINE, config, &table, system().tsc_hz, None);
     let stop = cpu.run();
     end(stop)
 }
 
-fn thread1() -> u32 {
-    thread(1)
-}
-
-fn thread2() -> u32 {
-    thread(2)
-}
-
-fn thread3() -> u32 {
-    thread(3)
-}
-
-fn thread4() -> u32 {
-    thread(4)
-}
-
-fn thread5() -> u32 {
-    thread(5)
-}
-
-fn thread6() -> u32 {
-    thread(6)
-}
-
-fn thread7() -> u32 {
-    thread(7)
-}
-
 /// What this virtual machine is.
 fn config() -> &'static VmConfig {
     match grants().vm() {
-        Ok(config) if config.version == API_VERSION => config,
-        Ok(config) => {
-            defmt::error!(
-                "the virtual machine is described in version {=u32}, this monitor reads {=u32}; \
-                 build the image again",
-                config.version,
-                API_VERSION
-            );
-            give_up(STOPPED_CONFIG)
-        }
+        Ok(config) if config.version == API_VERSION => return config,
+        Ok(config) => defmt::error!(
+            "the virtual machine is described in version {=u32}, this monitor reads {=u32}; build \
+             the image again",
+            config.version,
+            API_VERSION
+        ),
         Err(missing) => {
             defmt::error!("{}: a monitor is started by a [vms] entry of the manifest", missing);
-            give_up(STOPPED_CONFIG)
         }
     }
+    give_up(STOPPED_CONFIG)
 }
 
 /// What CPUID tells its guest.
@@ -114,29 +80,14 @@ fn table(config: &VmConfig) -> CpuidTable {
 
 /// This machine, or this description, cannot carry the virtual machine.
 fn refuse(error: CpuidError) -> ! {
-    match error {
-        CpuidError::Lacks(feature) => defmt::error!(
-            "this machine's CPU lacks {=str}; choose a lower `baseline` for this virtual machine",
-            feature
-        ),
-        CpuidError::AvxArea([size, offset]) => defmt::error!(
-            "this CPU's AVX state has {=u32} bytes at {=u32}, not where guests expect it; choose \
-             `baseline = \"x86-64-v2\"`",
-            size,
-            offset
-        ),
-        CpuidError::TscUnknown => {
-            defmt::error!("the frequency of this machine's TSC is unknown, so guests have no time");
-        }
-        CpuidError::Identity(identity) => {
-            defmt::error!("no CPU identity has number {=u32}; build the image again", identity);
-            give_up(STOPPED_CONFIG)
-        }
-        CpuidError::Vcpus(vcpus) => {
-            defmt::error!("{=u32} virtual CPUs are not 1 to 8; build the image again", vcpus);
-            give_up(STOPPED_CONFIG)
-        }
-    }
+    let what = match error {
+        CpuidError::Lacks(feature) => feature,
+        CpuidError::AvxArea(_) => "AVX state where guests expect it",
+        CpuidError::TscUnknown => "a TSC of known frequency",
+        CpuidError::Identity(_) => "a known `identity`",
+        CpuidError::Vcpus(_) => "1 to 8 virtual CPUs",
+    };
+    defmt::error!("the virtual CPU needs {=str}; choose a lower `baseline` in the manifest", what);
     give_up(STOPPED_HOST)
 }
 

@@ -88,7 +88,7 @@ impl GuestFile {
         let shown = paths::shown(path);
         let text = std::fs::read_to_string(path).with_context(|| {
             format!(
-                "cannot read the guest file {shown}; `guest` names a file in images/guests or a path"
+                "cannot read the guest file {shown}; `guest` names one of images/guests or a path"
             )
         })?;
         let folder = path.parent().unwrap_or(Path::new(".")).to_path_buf();

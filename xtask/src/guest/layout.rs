@@ -337,7 +337,11 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(300))]
+        #![proptest_config(ProptestConfig {
+            cases: 300,
+            max_shrink_iters: 200,
+            ..ProptestConfig::default()
+        })]
 
         /// A slow model compares each piece with each; a good layout gives exactly the RAM that
         /// it describes.

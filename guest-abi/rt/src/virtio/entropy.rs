@@ -60,6 +60,9 @@ impl Entropy {
         // SAFETY: this is what was added under this token.
         let len = unsafe { self.queue.pop_used(token, &[], &mut [&mut self.buffer[..wanted]]) }?;
         // "The device MUST place one or more random bytes into the buffer"; none would never end.
-        usize::try_from(len).ok().filter(|len| (1..=wanted).contains(len)).ok_or(Failure::NeedsReset)
+        usize::try_from(len)
+            .ok()
+            .filter(|len| (1..=wanted).contains(len))
+            .ok_or(Failure::NeedsReset)
     }
 }

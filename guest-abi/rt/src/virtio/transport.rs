@@ -9,8 +9,8 @@ use virtio_drivers::{Error, PhysAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::pci::{self, BarInfo};
-use crate::{apic, interrupts, port};
 use crate::virtio::{Device, Failure, Table};
+use crate::{apic, interrupts, port};
 
 /// Capability identifier of a virtio structure.
 const CAPABILITY: u8 = 9;

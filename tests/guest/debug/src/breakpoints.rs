@@ -175,10 +175,11 @@ fn detected() -> Outcome {
     set(0, OFF);
     // Either the exception came through the table of instructions that may fault, or the handler
     // took it and the instruction was executed again.
-    let seen = guest_common::faulted("MOV from DR0", word, cloister_guest_rt::probe::Fault {
-        vector: DB,
-        error: 0,
-    });
+    let seen = guest_common::faulted(
+        "MOV from DR0",
+        word,
+        cloister_guest_rt::probe::Fault { vector: DB, error: 0 },
+    );
     ensure("a debug exception", seen.is_ok() || log::len() > before, log::len() as u64)?;
     // SAFETY: only says what has happened so far.
     unsafe { registers::set_dr6(CLEAR) };
@@ -194,8 +195,9 @@ fn held() -> Outcome {
     }
     equal("DR7", registers::dr7(), ON | WRITE_1)?;
     equal("DR0", registers::dr0(), &raw const word as u64)?;
-    let (_, after) = watched(&raw const word as u64, |at| {
-        run_at!(0u64, at; "5: mov byte ptr [rcx], 7", "6: nop")
-    });
+    let (_, after) = watched(
+        &raw const word as u64,
+        |at| run_at!(0u64, at; "5: mov byte ptr [rcx], 7", "6: nop"),
+    );
     one_at(after)
 }

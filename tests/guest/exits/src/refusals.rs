@@ -100,8 +100,16 @@ fn string_ports() -> Outcome {
 
 /// Numbers that no policy lists: unassigned ones, other vendors' ones, SVM's and VMX's own.
 const UNLISTED: [u32; 10] = [
-    0x2, 0x480, 0x48b, 0x1234_5678, 0x4b56_4d00, 0x4b56_4d01, 0xc001_0117, 0xc001_0118,
-    0xdead_beef, 0xffff_ffff,
+    0x2,
+    0x480,
+    0x48b,
+    0x1234_5678,
+    0x4b56_4d00,
+    0x4b56_4d01,
+    0xc001_0117,
+    0xc001_0118,
+    0xdead_beef,
+    0xffff_ffff,
 ];
 
 fn unlisted_reads() -> Outcome {

@@ -64,11 +64,11 @@ fn hammer(seed: u64) -> Outcome {
 fn fill(pages: &mut [u8], seed: u64) {
     let mut rng = Rng::new(!seed);
     for word in pages.chunks_exact_mut(8) {
-        word.copy_from_slice(&rng.next().to_le_bytes());
+        word.copy_from_slice(&rng.number().to_le_bytes());
     }
 }
 
 fn holds(pages: &[u8], seed: u64) -> bool {
     let mut rng = Rng::new(!seed);
-    pages.chunks_exact(8).all(|word| word == rng.next().to_le_bytes())
+    pages.chunks_exact(8).all(|word| word == rng.number().to_le_bytes())
 }

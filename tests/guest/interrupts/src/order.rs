@@ -150,7 +150,11 @@ fn one_priority() -> Outcome {
     cpu::disable_interrupts();
     for class in [1u32, 7, 15, 0] {
         set_cr8(class.into());
-        equal("the register after CR8", apic::read(apic::TASK_PRIORITY).into(), u64::from(class) << 4)?;
+        equal(
+            "the register after CR8",
+            apic::read(apic::TASK_PRIORITY).into(),
+            u64::from(class) << 4,
+        )?;
         equal("the processor's", apic::read(apic::PRIORITY).into(), u64::from(class) << 4)?;
         set_register((15 - class) << 4);
         equal("CR8 after the register", registers::cr8(), u64::from(15 - class))?;

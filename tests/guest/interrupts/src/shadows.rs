@@ -86,13 +86,7 @@ fn sti_cli() -> Outcome {
 }
 
 fn popf() -> Outcome {
-    came_at(with_waiting!(
-        "pushfq",
-        "or qword ptr [rsp], 0x200",
-        "popfq",
-        "5: inc rax",
-        "inc rax"
-    ))
+    came_at(with_waiting!("pushfq", "or qword ptr [rsp], 0x200", "popfq", "5: inc rax", "inc rax"))
 }
 
 /// Pairs of MOV SS and an instruction of `$len` bytes, over and over, while the timer interrupts;
@@ -117,7 +111,7 @@ macro_rules! pairs {
                 core::arch::asm!(
                     "push rbx", "mov r8d, ss", "lea rax, [rip + 6f]",
                     "mov [{start}], rax", "xor eax, eax",
-                    "6:", ".rept 8", "mov ss, r8d", $instruction, ".byte 0xeb, 0", ".endr", 
+                    "6:", ".rept 8", "mov ss, r8d", $instruction, ".byte 0xeb, 0", ".endr",
                     "pop rbx",
                     start = in(reg) PAIRS_START.as_ptr(),
                     out("r8") _, out("rax") _, inout("rcx") 0u64 => _, out("rdx") _,

@@ -6,7 +6,8 @@ use guest_common::{Failed, Outcome, equal, registers};
 
 /// Registers that hold any canonical address: SYSENTER's stack and entry, SYSCALL's entries, the
 /// bases of FS and GS and the one that SWAPGS brings.
-const ADDRESSES: [u32; 7] = [0x175, 0x176, 0xc000_0082, 0xc000_0083, 0xc000_0100, 0xc000_0101, 0xc000_0102];
+const ADDRESSES: [u32; 7] =
+    [0x175, 0x176, 0xc000_0082, 0xc000_0083, 0xc000_0100, 0xc000_0101, 0xc000_0102];
 /// Registers that hold less, and which bits: SYSENTER's selector, SYSCALL's flag mask, TSC_AUX.
 const WORDS: [(u32, u64); 3] =
     [(0x174, 0xffff), (0xc000_0084, 0xffff_ffff), (0xc000_0103, 0xffff_ffff)];
@@ -17,16 +18,13 @@ const DR6: u64 = 0xffff_0ff0;
 const DR7: u64 = 0x400;
 
 /// Calls `each` with every register, its value and a name.
-fn with_values(
-    seed: u64,
-    mut each: impl FnMut(u32, u64, &'static str) -> Outcome,
-) -> Outcome {
+fn with_values(seed: u64, mut each: impl FnMut(u32, u64, &'static str) -> Outcome) -> Outcome {
     let mut rng = Rng::new(seed);
     for number in ADDRESSES {
-        each(number, rng.next() & ADDRESS, "an address register")?;
+        each(number, rng.number() & ADDRESS, "an address register")?;
     }
     for (number, bits) in WORDS {
-        each(number, rng.next() & bits, "a smaller register")?;
+        each(number, rng.number() & bits, "a smaller register")?;
     }
     Ok(())
 }
@@ -34,7 +32,7 @@ fn with_values(
 /// DR0 to DR3 and CR2 for a seed.
 fn addresses(seed: u64) -> [u64; 5] {
     let mut rng = Rng::new(!seed);
-    core::array::from_fn(|_| rng.next() & ADDRESS)
+    core::array::from_fn(|_| rng.number() & ADDRESS)
 }
 
 /// Fills the registers.

@@ -28,7 +28,7 @@ pub fn enable_wide() -> bool {
 fn image(seed: u64, wide: bool) -> Image {
     let (mut rng, mut image) = (Rng::new(seed), Image([0; BYTES]));
     for chunk in image.0.chunks_exact_mut(8) {
-        chunk.copy_from_slice(&rng.next().to_le_bytes());
+        chunk.copy_from_slice(&rng.number().to_le_bytes());
     }
     if !wide {
         for upper in image.0.chunks_exact_mut(32) {

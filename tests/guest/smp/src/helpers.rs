@@ -38,9 +38,7 @@ pub fn serve(id: u32) {
             GIVEN[me].load(Ordering::Acquire) != DONE[me].load(Ordering::Acquire)
         });
         // SAFETY: `give` stored a function of this very type before it counted.
-        let job = unsafe {
-            core::mem::transmute::<usize, Job>(JOBS[me].load(Ordering::Acquire))
-        };
+        let job = unsafe { core::mem::transmute::<usize, Job>(JOBS[me].load(Ordering::Acquire)) };
         job(id);
         DONE[me].fetch_add(1, Ordering::AcqRel);
     }

@@ -134,9 +134,7 @@ fn ping_pong(vcpus: u32) -> Outcome {
     cpu::enable_interrupts();
     apic::send(1, PING);
     interrupts::wait_until(|| PINGS.load(Ordering::Acquire) >= 2 * ROUNDS - 1);
-    helpers::until("the last turn", vcpus.into(), || {
-        PINGS.load(Ordering::Acquire) == 2 * ROUNDS
-    })?;
+    helpers::until("the last turn", vcpus.into(), || PINGS.load(Ordering::Acquire) == 2 * ROUNDS)?;
     cpu::disable_interrupts();
     Ok(())
 }

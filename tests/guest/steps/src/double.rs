@@ -159,7 +159,11 @@ fn swapped() -> Outcome {
                 }
                 let found = read(PRIORITY);
                 let known = [0, 0x30, 0x40].contains(&found) && [0, 0x30, 0x40].contains(&edx);
-                ensure("a value that nobody wrote", known, u64::from(edx) << 32 | u64::from(found))?;
+                ensure(
+                    "a value that nobody wrote",
+                    known,
+                    u64::from(edx) << 32 | u64::from(found),
+                )?;
             }
             write(PRIORITY, 0);
             cpu::cpuid(0, 0);

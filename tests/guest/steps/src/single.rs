@@ -181,10 +181,13 @@ fn moves() -> Outcome {
     // SAFETY: the array is there.
     equal("the first", unsafe { (at as *const u32).read_volatile() }.into(), version.into())?;
     let mut rcx = 4u64;
-    ran("REP STOSD", attempt!(
-        "rep stosd";
-        in("eax") 0x20, inout("rdi") PRIORITY => _, inout("rcx") rcx
-    ))?;
+    ran(
+        "REP STOSD",
+        attempt!(
+            "rep stosd";
+            in("eax") 0x20, inout("rdi") PRIORITY => _, inout("rcx") rcx
+        ),
+    )?;
     equal("RCX after REP STOSD", rcx, 0)?;
     equal("the task priority", read(PRIORITY).into(), 0x20)?;
     write(PRIORITY, 0);

@@ -9,8 +9,14 @@ use crate::{VECTOR, quiet, wait_for, write};
 
 /// Codes of the dividers from 1 to 128.
 const DIVIDERS: [(u32, u32); 8] = [
-    (1, 0b1011), (2, 0b0000), (4, 0b0001), (8, 0b0010),
-    (16, 0b0011), (32, 0b1000), (64, 0b1001), (128, 0b1010),
+    (1, 0b1011),
+    (2, 0b0000),
+    (4, 0b0001),
+    (8, 0b0010),
+    (16, 0b0011),
+    (32, 0b1000),
+    (64, 0b1001),
+    (128, 0b1010),
 ];
 
 pub fn run(cases: &mut Cases) {

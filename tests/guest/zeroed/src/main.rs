@@ -24,11 +24,7 @@ fn words(start: u64, end: u64) -> impl Iterator<Item = *mut u64> {
 
 fn ranges() -> [(u64, u64); 3] {
     let behind_tables = (GDT + 0x1000).next_multiple_of(0x1000);
-    [
-        (0x1000, PAGE_TABLES),
-        (behind_tables, PROGRAM),
-        (memory::program_end(), memory::size()),
-    ]
+    [(0x1000, PAGE_TABLES), (behind_tables, PROGRAM), (memory::program_end(), memory::size())]
 }
 
 fn main() {

@@ -1,9 +1,9 @@
 //! Linux guests: a stock kernel, extracted and laid out for its 64-bit entry.
 //!
 //! `bzimage` unpacks the kernel, `boot` makes boot parameters and command line, `initramfs` (with
-//! `modules`) the first user space, `stock` fetches Debian's packages; what
-//! firmware would leave comes from `guest::map`. [`layout`] puts all of it into place. What stands where is said in
-//! docs/guests.md.
+//! `modules`) the first user space, `stock` fetches Debian's packages; what firmware would leave
+//! comes from `guest::map`. [`layout`] puts all of it into place; docs/guests.md says what stands
+//! where. Invariant: an error names the key of the guest file that it is about.
 
 mod boot;
 mod bzimage;
