@@ -155,7 +155,7 @@ extern "C" fn kernel_core(index: u32) -> ! {
     unsafe { cpu::enable_syscall(entry::syscall_entry as *const () as u64) };
     if core.host_block != 0 {
         // SAFETY: the pages were carved for this; the task register was loaded just now.
-        unsafe { virt::svm::enable(core.host_save, core.host_block) };
+        unsafe { virt::enable(core) };
     }
     // SAFETY: the core's window is loaded.
     core.apic_id = unsafe { apic::enable() };

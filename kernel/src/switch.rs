@@ -278,6 +278,11 @@ impl Core {
             rsi: u64::from(task.park.generation()),
             ..Default::default()
         };
+        if has_guest {
+            // SAFETY: the thread's space is loaded. All of the state can be loaded only with the
+            // kernel's own XCR0.
+            virt::leave(&self.features, unsafe { virt::own() });
+        }
         if fpu {
             self.fpu_live = true;
             fpu::reset();

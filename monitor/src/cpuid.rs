@@ -104,7 +104,7 @@ impl CpuidTable {
             return Err(CpuidError::AvxArea(host.avx_area));
         }
         let matches = host.vendor == vendor;
-        // Guest kernels choose their defences by it. Emulated CPUs claim families from before these.
+        // Guest kernels choose their defences by it; emulated CPUs claim families from before.
         let is_known = matches && host.signature >> 20 >= signature >> 20;
         let signature = if is_known { host.signature } else { signature };
         let mismatched = config.identity != IDENTITY_NEUTRAL && !matches;

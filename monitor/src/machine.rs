@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(machine.posted[1].drain().map(|taken| taken.events), Some(INIT));
         machine.post(&to(Kind::Init), None);
         machine.post(&to(Kind::Startup(0x99)), None);
-        machine.post(&to(Kind::Startup(0x98)), None);
+        machine.post(&to(Kind::Startup(0x66)), None);
         let events = machine.posted[1].drain().map(|taken| taken.events);
         assert_eq!(events, Some(INIT | STARTUP | 0x9900));
     }

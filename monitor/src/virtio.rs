@@ -2,7 +2,7 @@
 //! registers in the I/O BAR do.
 //!
 //! [`Virtio`] turns a driver's accesses into orders for the worker, and what the worker tells into
-//! events for the driver. Neighbours: [`worker`] (the shared words), `devices` (BARs and vectors).
+//! events for the driver. Neighbours: `worker` (the shared words), `devices` (BARs and vectors).
 //!
 //! Invariant: a worker is ordered to work only rings that lie in RAM, aligned, of a size that it
 //! allows; they do not change before it has answered a reset; and the driver is told that a reset

@@ -230,6 +230,23 @@ fn an_interrupt_to_oneself_is_offered_accepted_and_ended() {
 }
 
 #[test]
+fn an_apic_that_is_switched_off_withdraws_what_it_offered() {
+    let script = Script::new(vec![
+        turn(|guest| write_msr(guest, SPURIOUS, 0x1ff)),
+        turn(|guest| write_msr(guest, SELF_IPI, 0x61)),
+        turn(|guest| {
+            assert_eq!(guest.waiting, 0x61);
+            write_msr(guest, 0x1b, 0xfee0_0100)
+        }),
+        turn(|guest| {
+            assert_eq!((guest.asked & SET_INTERRUPT, guest.waiting), (SET_INTERRUPT, 0));
+            off()(guest)
+        }),
+    ]);
+    assert_eq!(play(script), Stop::PowerOff);
+}
+
+#[test]
 fn an_interrupt_that_is_taken_while_a_signal_arrives_is_taken_once() {
     let script = Script::new(vec![
         turn(|guest| write_msr(guest, SPURIOUS, 0x1ff)),
@@ -333,7 +350,7 @@ fn hlt_does_not_end_with_an_interrupt_that_the_guest_holds_back() {
                 (guest.state.rflags, guest.tpr) = (rflags, tpr);
                 guest.exit(Exit::Halt, [0; 3])
             }),
-            turn(|_| unreachable!()),
+            off(),
         ]);
         let guest = script.guest();
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| play(script))).is_err());

@@ -136,9 +136,10 @@ enum Op {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let store = (0u16..0x60, 0u64..4, 0x20u8..0x40, any::<bool>());
+    let store = (0u16..0x60, 0u64..4, 0x20u8..0x40, any::<bool>())
+        .prop_map(|(offset, cpu, vector, masked)| Op::Store { offset, cpu, vector, masked });
     prop_oneof![
-        4 => store.prop_map(|(offset, cpu, vector, masked)| Op::Store { offset, cpu, vector, masked }),
+        4 => store,
         1 => any::<(bool, bool)>().prop_map(|(enabled, masked)| Op::Control(enabled, masked)),
         4 => (0u64..0x40).prop_map(Op::Raise),
         1 => Just(Op::Forget),

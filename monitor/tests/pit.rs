@@ -278,6 +278,19 @@ fn the_shortest_period_leaves_the_guest_time_to_run() {
 }
 
 #[test]
+fn a_count_that_cuts_a_strobe_short_ends_it_with_an_edge() {
+    let mut pit = Pit::new(HZ, 0);
+    program(&mut pit, 0, 4, 10, 0);
+    assert!(pit.output(0, 10) && !pit.output(0, 11));
+    pit.tick(11);
+    pit.write(0, 10, 11);
+    pit.write(0, 0, 11);
+    assert!(!pit.output(0, 11) && !pit.tick(11));
+    assert!(pit.tick(12) && pit.output(0, 12));
+    assert!(!pit.tick(22) && pit.tick(23));
+}
+
+#[test]
 fn access_modes_read_and_write_the_bytes_they_say() {
     // Low byte alone.
     let mut pit = Pit::new(HZ, 0);
@@ -293,6 +306,13 @@ fn access_modes_read_and_write_the_bytes_they_say() {
     pit.write(0, 0x34, 4);
     assert!(!pit.output(0, 99_999));
     pit.write(0, 0x12, 100_000);
+    assert_eq!((pit.read(0, 100_001), pit.read(0, 100_001)), (0x34, 0x12));
+    // The first half of a new count ends the old one.
+    assert!(pit.output(0, 110_000));
+    pit.write(0, 0x34, 110_000);
+    assert!(!pit.output(0, 110_000) && !pit.output(0, 199_999));
+    let mut pit = Pit::new(HZ, 100_000);
+    program(&mut pit, 0, 0, 0x1234, 100_000);
     assert_eq!((pit.read(0, 100_001), pit.read(0, 100_001)), (0x34, 0x12));
     // The count goes on between the bytes unless it is latched.
     assert_eq!((pit.read(0, 100_002), pit.read(0, 100_003)), (0x33, 0x12));

@@ -14,6 +14,7 @@ use cloister_abi::vcpu::{
 use cloister_abi::vm::{VM_IOAPIC, VM_XAPIC};
 use cloister_monitor::bus::Bus;
 use cloister_monitor::machine::Machine;
+use cloister_monitor::posted::{INIT, STARTUP};
 use cloister_monitor::run::{Cpu, Host, NEVER, Ran, Stop};
 use support::{TSC_HZ, config, table};
 
@@ -64,6 +65,8 @@ struct Thread {
     slots: Vec<AtomicU64>,
     program: Program,
     waiting: u32,
+    /// Waits after the test is over.
+    late: u32,
 }
 
 impl Host for Thread {
@@ -92,6 +95,11 @@ impl Host for Thread {
 
     fn wait(&mut self, deadline: u64) -> Ran {
         assert_eq!(deadline, NEVER);
+        if self.words.over.load(Ordering::SeqCst) {
+            self.late += 1;
+            assert!(self.late < 100, "virtual CPU {} waits for an answer", self.number);
+            return Ran::Bits(1);
+        }
         Ran::Bits(self.words.wait(self.number))
     }
 
@@ -142,7 +150,8 @@ fn run(flags: u32, programs: Vec<Program>) -> Stop {
                 let page = VcpuState::default();
                 let slots = (0..1024).map(|_| AtomicU64::new(0)).collect();
                 let signals = words.clone();
-                let host = Thread { number, words: signals, page, slots, program, waiting: 0 };
+                let host =
+                    Thread { number, words: signals, page, slots, program, waiting: 0, late: 0 };
                 let mut bus = Bus::new(flags, TSC_HZ, 0, 1);
                 let bus = (number == 0).then_some(&mut bus);
                 let mut cpu = Cpu::new(host, number as u8, machine, config, table, TSC_HZ, bus);
@@ -195,6 +204,9 @@ fn hammer(
         if at == 0 {
             assert_ne!(asked & RESET, 0);
             assert_eq!((state.segments[1].base, state.rip, state.cr0), (0x9_0000, 0, 0x10));
+        } else {
+            // The second start-up message means nothing.
+            assert_eq!(asked & RESET, 0);
         }
         let (round, part) = (at / 3, at % 3);
         at += 1;
@@ -311,4 +323,63 @@ fn an_nmi_ends_a_hlt_with_interrupts_off() {
         if at == 1 && asked & SET_EVENT == 0 { exit(state, Exit::Halt, [0; 3]) } else { off(state) }
     });
     assert_eq!(run(0, vec![sender, sleeper]), Stop::PowerOff);
+}
+
+/// Virtual CPU 1 alone: whoever it waits for answers at once, and interrupts it with the same
+/// signal.
+struct Asker<'a> {
+    machine: &'a Machine,
+    page: VcpuState,
+    at: u64,
+}
+
+impl Host for Asker<'_> {
+    fn state(&mut self) -> &mut VcpuState {
+        &mut self.page
+    }
+
+    fn slots(&self) -> &[AtomicU64] {
+        &[]
+    }
+
+    fn run(&mut self, _deadline: u64) -> Ran {
+        let asked = std::mem::take(&mut self.page.set);
+        self.at += 1;
+        match self.at {
+            1 => wrmsr(&mut self.page, 0x80f, 0x1ff),
+            2 => input(&mut self.page, 0x3ff, 1),
+            _ => {
+                assert_eq!(self.page.registers[RAX], 0x5a);
+                assert_eq!((asked & SET_INTERRUPT, self.page.interrupt), (SET_INTERRUPT, 0x61));
+                off(&mut self.page)
+            }
+        }
+    }
+
+    fn wait(&mut self, _deadline: u64) -> Ran {
+        let (vcpu, _) = self.machine.requests.next().expect("a request");
+        self.machine.requests.reply(vcpu, [0x5a, 0]);
+        assert!(self.machine.posted[1].vector(0x61, false));
+        Ran::Bits(1)
+    }
+
+    fn now(&self) -> u64 {
+        1
+    }
+
+    fn signal(&mut self, signals: u64) {
+        assert_eq!(signals, 1);
+    }
+}
+
+#[test]
+fn an_interrupt_whose_signal_comes_with_an_answer_is_not_lost() {
+    let config = config(2, 0);
+    let (machine, table) = (Machine::new(), table(&config));
+    machine.start(2, true, 1);
+    assert!(machine.posted[1].event(INIT));
+    assert!(!machine.posted[1].event(STARTUP | 0x9000));
+    let host = Asker { machine: &machine, page: VcpuState::default(), at: 0 };
+    let stop = Cpu::new(host, 1, &machine, &config, &table, TSC_HZ, None).run();
+    assert_eq!(stop, Stop::PowerOff);
 }

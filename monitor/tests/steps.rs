@@ -273,12 +273,12 @@ fn a_fetch_and_a_page_walk_stop_the_machine() {
 
 #[test]
 fn an_event_that_needs_a_device_page_is_a_triple_fault() {
-    let parts = vec![vec![turn(|guest| {
+    let needs = turn(|guest| {
         let ran = fault(guest, APIC, 0);
         guest.state.flags = FLAG_EVENT;
         ran
-    })]];
-    assert_eq!(play(parts), stopped(STOPPED_TRIPLE_FAULT, 0));
+    });
+    assert_eq!(play(vec![vec![needs, off()]]), stopped(STOPPED_TRIPLE_FAULT, 0));
 }
 
 #[test]
@@ -384,6 +384,7 @@ fn an_instruction_that_another_cpu_has_changed_meanwhile_is_answered_as_what_it_
             fault(guest, DIVIDE, 0)
         })],
         vec![turn(|guest| {
+            assert_step(guest, [APIC, 0]);
             assert_eq!(load(guest, 0, DIVIDE), 0xb);
             done(guest, false)
         })],
@@ -423,11 +424,12 @@ fn nobodys_device_pages_read_ones_and_take_writes() {
     for address in [0xfed0_0000u64, 0xfec0_1000, APIC + 0x1000, 0xfeff_f000 + 0xfc0] {
         let parts = vec![
             stores(address, 0),
-            vec![reads(address + 4)],
+            vec![reads(address + 60)],
             vec![turn(move |guest| {
                 assert_step(guest, [page(address), 0]);
-                for offset in (0..64).step_by(4) {
-                    let at = page(address) | (address + offset) & 0xfff;
+                // As far as the widest access from there reaches, or the page.
+                let all = (address + 60..address + 124).step_by(4);
+                for at in all.take_while(|at| page(*at) == page(address)) {
                     assert_eq!(load(guest, 0, at), u32::MAX, "{at:#x}");
                 }
                 done(guest, false)
@@ -439,8 +441,10 @@ fn nobodys_device_pages_read_ones_and_take_writes() {
 }
 
 #[test]
-fn the_apics_page_is_nobodys_in_x2apic_mode() {
-    let turns = loads(SPURIOUS, u32::MAX).into_iter().chain([off()]).collect();
+fn pages_that_are_not_there_are_nobodys() {
+    // Eight bytes of it: a register would be four, and zeros.
+    let turns = [SPURIOUS, SPURIOUS + 4].into_iter().flat_map(|at| loads(at, u32::MAX));
+    let turns = turns.chain([off()]).collect();
     assert_eq!(play_with(0, Script::new(turns)), Stop::PowerOff);
     let turns = loads(IOAPIC, u32::MAX).into_iter().chain([off()]).collect();
     assert_eq!(play_with(0, Script::new(turns)), Stop::PowerOff);
@@ -486,4 +490,31 @@ fn the_task_priority_register_and_cr8_are_one() {
         vec![off()],
     ];
     assert_eq!(play(parts), Stop::PowerOff);
+}
+
+#[test]
+fn a_device_interrupts_the_virtual_cpu_whose_thread_it_is_on() {
+    let out = |port: u64, value| {
+        vec![turn(move |guest: &mut Guest| {
+            guest.state.registers[RAX] = value;
+            let ran = guest.exit(Exit::Port, [port | 1 << 16, 0, 0]);
+            // Scripts stay at one place.
+            guest.state.next_rip = RIP;
+            ran
+        })]
+    };
+    let parts = vec![
+        stores(SPURIOUS, 0x1ff),
+        // Pin 4, the serial port's, is vector 0x44 at APIC 0.
+        stores(IOAPIC, 0x18),
+        stores(IOAPIC + 0x10, 0x44),
+        // Its interrupt on, and connected: the transmitter is empty.
+        out(0x3f9, 2),
+        out(0x3fc, 8),
+        vec![turn(|guest| {
+            assert_eq!(guest.waiting, 0x44);
+            guest.exit(Exit::Shutdown, [0; 3])
+        })],
+    ];
+    assert_eq!(play(parts), stopped(STOPPED_TRIPLE_FAULT, 0));
 }

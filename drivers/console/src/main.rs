@@ -167,11 +167,8 @@ impl Console {
     /// other one waiting.
     fn load(&mut self) -> bool {
         self.is_log_turn = !self.is_log_turn;
-        if self.is_log_turn {
-            self.load_log() || self.load_terminal()
-        } else {
-            self.load_terminal() || self.load_log()
-        }
+        let is_loaded = if self.is_log_turn { self.load_log() } else { self.load_terminal() };
+        is_loaded || if self.is_log_turn { self.load_terminal() } else { self.load_log() }
     }
 
     fn load_log(&mut self) -> bool {

@@ -135,7 +135,8 @@ impl Format for Consequence {
             Next::Stopped => defmt::write!(f, ", as it was told to stop"),
             Next::Restart { delay, nth } => {
                 let ms = self.clock.duration(delay).as_millis();
-                let (number, unit) = if ms % 1000 == 0 { (ms / 1000, "s") } else { (ms, "ms") };
+                let (number, unit) =
+                    if ms.is_multiple_of(1000) { (ms / 1000, "s") } else { (ms, "ms") };
                 let tries = self.tries;
                 defmt::write!(
                     f,

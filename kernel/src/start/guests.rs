@@ -16,8 +16,8 @@ impl Boot {
         }
         assert!(
             virt::is_there(),
-            "this appliance has virtual machines, and this CPU offers none: it needs AMD SVM with \
-             nested paging, switched on in the firmware"
+            "this appliance has virtual machines, and this CPU offers none: it needs AMD SVM or Intel \
+             VMX with nested paging, switched on in the firmware"
         );
         let (ports, msrs) = (self.carver.pages(3), self.carver.pages(2));
         for page in 0..3 {
@@ -25,14 +25,14 @@ impl Boot {
             unsafe { paging::page::<[u8; PAGE as usize]>(ports + page * PAGE) }.fill(0xff);
         }
         let mut map = [0; 2 * PAGE as usize];
-        virt::svm::fill_permissions(&mut map, ibpb);
+        virt::fill_permissions(&mut map, ibpb);
         for (page, bytes) in (0..).zip(map.as_chunks().0) {
             // SAFETY: just carved.
             *unsafe { paging::page::<[u8; PAGE as usize]>(msrs + page * PAGE) } = *bytes;
         }
         for core in 0..self.table.header.cores as usize {
             if self.has_guests(core) {
-                self.virtual_pages[core] = [self.carver.page(), self.carver.page()];
+                self.virtual_pages[core] = [self.carver.page(), self.cpu_page()];
             }
         }
         for vm in self.table.vms {
@@ -41,6 +41,14 @@ impl Boot {
                 self.build_vcpu(vm, vcpu, &tables, [ports, msrs]);
             }
         }
+    }
+
+    /// A page that the CPU keeps for itself.
+    fn cpu_page(&mut self) -> u64 {
+        let page = self.carver.page();
+        // SAFETY: just carved.
+        *unsafe { paging::page::<u32>(page) } = virt::page_format();
+        page
     }
 
     fn has_guests(&self, core: usize) -> bool {
@@ -72,11 +80,12 @@ impl Boot {
         };
         // SAFETY: as above.
         let (nested, devices) = unsafe { tables.finish(carve) };
-        let control = self.carver.page();
+        let control = self.cpu_page();
+        let block = virt::block_page(control, || self.carver.page());
         let space = self.spaces[usize::from(vcpu.thread)];
         let region = |index: u16| self.regions[usize::from(index)];
         let slots = region(vcpu.slots);
-        let mut pages = [control, region(vcpu.state), devices[0], devices[1], 0];
+        let mut pages = [block, region(vcpu.state), devices[0], devices[1], 0];
         if vm.counters != NONE {
             pages[4] = region(vm.counters);
         }
@@ -91,7 +100,7 @@ impl Boot {
         });
         let asid = before.count() as u32 + 1;
         assert!(
-            asid <= virt::svm::identifiers(),
+            asid <= virt::identifiers(),
             "more vCPUs on one core than the CPU tells apart"
         );
         let same = |other: &Vcpu| other.thread == vcpu.thread;

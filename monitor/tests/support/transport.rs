@@ -149,11 +149,13 @@ pub fn op() -> impl Strategy<Value = Op> {
         1 => (0u32..0x200).prop_map(|part| part << 2),
         1 => any::<u32>()
     ];
+    let features = prop::sample::select(vec![0, 1, 3, 1 << 5, 1 << 29, 1 << 6]);
+    let anything = (0u16..0x100, 1u8..5, any::<u32>());
     let size = prop::sample::select(vec![0, 1, 2, 3, 16, 64, 128, 0xffff]);
     prop_oneof![
         8 => status.prop_map(|value| Op::Write(0x14, 1, value)),
         2 => (0u32..3).prop_map(|value| Op::Write(0x08, 4, value)),
-        2 => prop::sample::select(vec![0, 1, 3, 1 << 5, 1 << 29, 1 << 6]).prop_map(|value| Op::Write(0x0c, 4, value)),
+        2 => features.prop_map(|value| Op::Write(0x0c, 4, value)),
         2 => (0u32..3).prop_map(|value| Op::Write(0x00, 4, value)),
         2 => (0u32..3).prop_map(|value| Op::Write(0x16, 2, value)),
         1 => size.prop_map(|value| Op::Write(0x18, 2, value)),
@@ -162,7 +164,7 @@ pub fn op() -> impl Strategy<Value = Op> {
         3 => (0u32..3).prop_map(|value| Op::Write(0x1c, 2, value)),
         4 => (0u16..3, address).prop_map(|(part, value)| Op::Write(0x20 + part * 8, 4, value)),
         1 => (0u16..3, 0u32..2).prop_map(|(part, value)| Op::Write(0x24 + part * 8, 4, value)),
-        1 => (0u16..0x100, 1u8..5, any::<u32>()).prop_map(|(at, width, value)| Op::Write(at, width, value)),
+        1 => anything.prop_map(|(at, width, value)| Op::Write(at, width, value)),
         4 => Just(Op::Advance),
         5 => Just(Op::Answer),
         1 => Just(Op::Broken),

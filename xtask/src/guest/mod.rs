@@ -135,3 +135,49 @@ fn check_package(package: &str) -> Result<()> {
     let guess = did_you_mean(package, names());
     bail!("`{package}` is no package of this workspace: {guess}`program` names one with a [[bin]]")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start_code() -> Elf {
+        let part = sample::Part {
+            p_type: object::elf::PT_LOAD,
+            flags: object::elf::PF_R | object::elf::PF_X,
+            at: START,
+            bytes: vec![0x90; 200],
+            len: 200,
+        };
+        Elf::parse("start", sample::elf(START, &[part])).expect("a good ELF")
+    }
+
+    #[test]
+    fn the_start_code_is_one_page_at_its_place() {
+        assert_eq!(code_page(&start_code()).expect("good"), [0x90; 200]);
+        type Spoil = fn(&mut Elf);
+        let cases: [Spoil; 4] = [
+            |elf| elf.entry += 1,
+            |elf| elf.segments[0].va += PAGE,
+            |elf| elf.segments[0].len = PAGE + 1,
+            |elf| elf.segments.push(elf.segments[0].clone()),
+        ];
+        for spoil in cases {
+            let mut elf = start_code();
+            spoil(&mut elf);
+            let error = code_page(&elf).expect_err("refused").to_string();
+            assert_eq!(error, "the start code start is not one page at 0xc0000000");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_virtual_machine_first() {
+        let request =
+            Request { guest_file: Path::new("images/guests/absent.toml"), ..sample::request() };
+        let error = format!("{:#}", build(&request).expect_err("no file"));
+        let expected = "vms.test: cannot read the guest file images/guests/absent.toml; ";
+        assert!(error.starts_with(expected), "{error}");
+        let many = Request { devices: 9, ..request };
+        let error = format!("{:#}", build(&many).expect_err("too many"));
+        assert_eq!(error, "vms.test: it has 9 virtio devices, 8 can be");
+    }
+}

@@ -20,7 +20,7 @@ use crate::notices::{Named, Notice, Notices};
 use crate::text::Text;
 
 /// Most bytes of a line that are kept until it is shown.
-const LINE_MAX: usize = 160;
+const LINE_MAX: usize = 320;
 /// Width of the names, if none is longer.
 const WIDTH_MIN: usize = 5;
 /// Least buffer for [`Mux::fill`]: a line, what ends the line before it, and a name in colour.

@@ -23,6 +23,10 @@ pub const CONSOLE: u16 = 3;
 /// Device type of an entropy source.
 pub const ENTROPY: u16 = 4;
 
+/// Types that a device id can say (virtio 1.3, "PCI Device Discovery"). The host bridge has the
+/// same vendor and an id beyond them.
+const KINDS: core::ops::RangeInclusive<u16> = 1..=0x3f;
+
 /// A virtio device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Device {
@@ -72,7 +76,8 @@ impl From<virtio_drivers::Error> for Failure {
 pub fn devices() -> impl Iterator<Item = Device> {
     pci::functions().filter_map(|(function, info)| {
         let kind = info.device_id.checked_sub(VIRTIO_BASE)?;
-        (info.vendor_id == VENDOR).then_some(Device { function, kind })
+        let is_virtio = info.vendor_id == VENDOR && KINDS.contains(&kind);
+        is_virtio.then_some(Device { function, kind })
     })
 }
 

@@ -178,6 +178,21 @@ pub fn set_debug_registers(values: [u64; 4]) {
     }
 }
 
+/// DR6, which tells what a debug exception was.
+pub fn debug_status() -> u64 {
+    let value;
+    // SAFETY: reading it touches no memory.
+    unsafe { asm!("mov {}, dr6", out(reg) value, options(nomem, nostack)) };
+    value
+}
+
+/// Loads DR6. Bits that the CPU does not have are cut off.
+pub fn set_debug_status(value: u64) {
+    let value = value & 0x1_f00f | 0xfffe_0ff0;
+    // SAFETY: it enables nothing.
+    unsafe { asm!("mov dr6, {}", in(reg) value, options(nomem, nostack)) };
+}
+
 /// Lets floating point instructions fault (`false`) or work (`true`) on this core.
 pub fn allow_fpu(allow: bool) {
     let cr0 = if allow { CR0 & !CR0_TS } else { CR0 };

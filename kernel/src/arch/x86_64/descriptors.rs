@@ -16,7 +16,8 @@ pub const DEVICE_VECTOR: u8 = 0x40;
 /// Number of device vectors.
 pub const DEVICE_VECTORS: u8 = cloister_abi::layout::MAX_IRQS as u8;
 
-const TSS_SELECTOR: u16 = 0x28;
+/// Selector of the task state segment.
+pub const TSS_SELECTOR: u16 = 0x28;
 
 unsafe extern "C" {
     /// One 16-byte stub per vector, see entry.s.
@@ -96,6 +97,18 @@ pub unsafe fn load(gdt: *mut Gdt) {
     }
     // SAFETY: no local descriptor table.
     unsafe { asm!("lldt {0:x}", in(reg) 0, options(nostack)) };
+    // SAFETY: the descriptor is available and its segment mapped.
+    unsafe { asm!("ltr {0:x}", in(reg) TSS_SELECTOR, options(nostack)) };
+}
+
+/// Loads the task register anew: VMX cuts its segment off behind the fields that the CPU needs, and
+/// the next thread may have ports in the map behind them.
+pub fn reload_task_register() {
+    let entry = (window::CORE + u64::from(TSS_SELECTOR)) as *mut u64;
+    // SAFETY: the core's own table lies at the start of its objects, and nobody refers to it.
+    let descriptor = unsafe { entry.read() };
+    // SAFETY: as above; the busy bit is all that differs, and only LTR minds it.
+    unsafe { entry.write(descriptor & !(2 << 40)) };
     // SAFETY: the descriptor is available and its segment mapped.
     unsafe { asm!("ltr {0:x}", in(reg) TSS_SELECTOR, options(nostack)) };
 }

@@ -3,10 +3,41 @@
    Each kernel entry runs on an empty kernel stack: a thread that does not go on at once has all of
    its state in its frame, so nothing is ever left on the stack. `kernel_*` are Rust functions. */
 
+/* The beginning of a function that other files name. */
+.macro function name
+    .balign 16
+    .global \name
+    .type \name, @function
+\name:
+.endm
+
+/* Zeroes registers: nothing of the caller, or of the kernel, stays in them. */
+.macro clear registers:vararg
+    .irp register, \registers
+    xor \register, \register
+    .endr
+.endm
+
+/* Back to ring 3; the other registers are the caller's already. */
+.macro return_to_caller
+    mov rcx, [{RIP}]
+    mov r11, [{RFLAGS}]
+    mov rsp, [{RSP}]
+    sysretq
+.endm
+
+/* The registers that a system call keeps. */
+.macro restore_kept
+    mov rbx, [{RBX}]
+    mov rbp, [{RBP}]
+    mov r12, [{R12}]
+    mov r13, [{R13}]
+    mov r14, [{R14}]
+    mov r15, [{R15}]
+.endm
+
 .section .text.entry, "ax"
-.global kernel_start
-.type kernel_start, @function
-kernel_start:
+function kernel_start
     /* On the boot stub's stack; rdi = physical address of the boot information. */
     xor ebp, ebp
     jmp kernel_main
@@ -15,10 +46,7 @@ kernel_start:
 /* SYSCALL: rcx = return address, r11 = flags, eax = number, rdi, rsi, rdx = arguments.
    The stack pointer is still the caller's until the second instruction; an NMI, machine check or
    debug exception in between runs on a stack of its own. */
-.balign 16
-.global syscall_entry
-.type syscall_entry, @function
-syscall_entry:
+function syscall_entry
     mov [{RSP}], rsp
     mov rsp, {STACK_TOP}
     mov [{RIP}], rcx
@@ -31,16 +59,8 @@ syscall_entry:
     js 2f
     /* rax holds the status; the callee-saved registers are the caller's again. (Negative, it is
        the address of the function that ends the call, with rdx as its argument.) */
-    mov rcx, [{RIP}]
-    mov r11, [{RFLAGS}]
-    xor edx, edx
-    xor esi, esi
-    xor edi, edi
-    xor r8d, r8d
-    xor r9d, r9d
-    xor r10d, r10d
-    mov rsp, [{RSP}]
-    sysretq
+    clear edx, esi, edi, r8d, r9d, r10d
+    return_to_caller
 2:  mov rdi, rdx
 4:  /* From here on nothing of the caller is left in registers that functions push. */
     mov qword ptr [{VECTOR}], {BY_SYSCALL}
@@ -49,12 +69,7 @@ syscall_entry:
     mov [{R13}], r13
     mov [{R14}], r14
     mov [{R15}], r15
-    xor ebp, ebp
-    xor ebx, ebx
-    xor r12d, r12d
-    xor r13d, r13d
-    xor r14d, r14d
-    xor r15d, r15d
+    clear ebp, ebx, r12d, r13d, r14d, r15d
     call rax
     test eax, eax
     jnz reschedule
@@ -67,57 +82,26 @@ syscall_entry:
     jmp 4b
 .size syscall_entry, . - syscall_entry
 
-.balign 16
-.type interrupt_common, @function
-interrupt_common:
-    push rax
-    push rbx
-    push rcx
-    push rdx
-    push rsi
-    push rdi
-    push rbp
-    push r8
-    push r9
-    push r10
-    push r11
-    push r12
-    push r13
-    push r14
-    push r15
+function interrupt_common
+    .irp register, rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15
+    push \register
+    .endr
     push 2                          /* clears AC, so that SMAP holds, and the direction flag */
     popfq
     mov rdi, rsp
     test byte ptr [rsp + {CS_FROM_REGS}], 3
     jz 1f
     mov rsp, {STACK_TOP}
-    xor ebp, ebp
-    xor ebx, ebx
-    xor r12d, r12d
-    xor r13d, r13d
-    xor r14d, r14d
-    xor r15d, r15d
+    clear ebp, ebx, r12d, r13d, r14d, r15d
     call kernel_interrupt
     test eax, eax
     jnz reschedule
 .global return_by_iret
 return_by_iret:
     mov rsp, {REGS}
-    pop r15
-    pop r14
-    pop r13
-    pop r12
-    pop r11
-    pop r10
-    pop r9
-    pop r8
-    pop rbp
-    pop rdi
-    pop rsi
-    pop rdx
-    pop rcx
-    pop rbx
-    pop rax
+    .irp register, r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax
+    pop \register
+    .endr
     add rsp, 16
     iretq
 1:  /* From the kernel: legal only while it idles. */
@@ -132,47 +116,22 @@ reschedule:
     ud2
 .global return_by_sysret
 return_by_sysret:
-    mov rbx, [{RBX}]
-    mov rbp, [{RBP}]
-    mov r12, [{R12}]
-    mov r13, [{R13}]
-    mov r14, [{R14}]
-    mov r15, [{R15}]
+    restore_kept
     mov rax, [{RAX}]
     mov rdx, [{RDX}]
     mov rsi, [{RSI}]
     mov rdi, [{RDI}]
     mov r8, [{R8}]
-    xor r9d, r9d
-    xor r10d, r10d
-    mov rcx, [{RIP}]
-    mov r11, [{RFLAGS}]
-    mov rsp, [{RSP}]
-    sysretq
+    clear r9d, r10d
+    return_to_caller
 .size interrupt_common, . - interrupt_common
 
 /* The guest has exited: its monitor goes on behind `vcpu_run`, whose registers are in the frame. */
-.balign 16
-.global return_to_monitor
-.type return_to_monitor, @function
-return_to_monitor:
+function return_to_monitor
     mov eax, {EXIT}
-    xor edx, edx
-    xor esi, esi
-    xor edi, edi
-    xor r8d, r8d
-    xor r9d, r9d
-    xor r10d, r10d
-    mov rbx, [{RBX}]
-    mov rbp, [{RBP}]
-    mov r12, [{R12}]
-    mov r13, [{R13}]
-    mov r14, [{R14}]
-    mov r15, [{R15}]
-    mov rcx, [{RIP}]
-    mov r11, [{RFLAGS}]
-    mov rsp, [{RSP}]
-    sysretq
+    clear edx, esi, edi, r8d, r9d, r10d
+    restore_kept
+    return_to_caller
 .size return_to_monitor, . - return_to_monitor
 
 /* One stub of 16 bytes for each vector; those with an error code from the CPU push none. */
@@ -191,69 +150,44 @@ interrupt_stubs:
 .endr
 
 /* NMI: counts in the core's own record and touches nothing else. */
-.balign 16
-.global nmi_entry
-.type nmi_entry, @function
-nmi_entry:
+function nmi_entry
     lock inc qword ptr [{NMI_COUNT}]
     iretq
 
 /* Debug exception, on a stack of its own, because a single step can arrive at the first
    instruction of syscall_entry, where the stack pointer is the caller's. */
-.balign 16
-.global debug_entry
-.type debug_entry, @function
-debug_entry:
+function debug_entry
     test byte ptr [rsp + 8], 3
     jnz 1f
     and qword ptr [rsp + 16], ~0x100
     iretq
 1:  /* From ring 3: move the interrupt frame into the thread's frame and go the common way. */
-    mov [{RAX}], rax
-    mov rax, [rsp]
-    mov [{RIP}], rax
-    mov rax, [rsp + 8]
-    mov [{CS}], rax
-    mov rax, [rsp + 16]
-    mov [{RFLAGS}], rax
-    mov rax, [rsp + 24]
-    mov [{RSP}], rax
-    mov rax, [rsp + 32]
-    mov [{SS}], rax
-    mov rax, [{RAX}]
+    pop qword ptr [{RIP}]
+    pop qword ptr [{CS}]
+    pop qword ptr [{RFLAGS}]
+    pop qword ptr [{RSP}]
+    pop qword ptr [{SS}]
     mov rsp, {RIP}
     push 0
     push 1
     jmp interrupt_common
 
-.balign 16
-.global double_fault_entry
-.type double_fault_entry, @function
-double_fault_entry:
+function double_fault_entry
     mov edi, 8
-    mov rsi, [rsp + 8]
+    jmp 1f
+
+function machine_check_entry
+    mov edi, 18
+    sub rsp, 8                      /* where a double fault has its error code */
+1:  mov rsi, [rsp + 8]
     mov rdx, [rsp + 32]
     /* Nothing returns from here, so the kernel stack is free, whatever overflowed it. */
     mov rsp, {STACK_TOP}
     call kernel_fatal
     ud2
 
-.balign 16
-.global machine_check_entry
-.type machine_check_entry, @function
-machine_check_entry:
-    mov edi, 18
-    mov rsi, [rsp]
-    mov rdx, [rsp + 24]
-    mov rsp, {STACK_TOP}
-    call kernel_fatal
-    ud2
-
 /* rdi = top page table, esi = core. */
-.balign 16
-.global first_entry
-.type first_entry, @function
-first_entry:
+function first_entry
     mov cr3, rdi
     mov rsp, {STACK_TOP}
     xor ebp, ebp
@@ -262,10 +196,7 @@ first_entry:
     ud2
 
 /* A started core: find who we are by the APIC id and go on like the boot core. No stack yet. */
-.balign 16
-.global ap_entry
-.type ap_entry, @function
-ap_entry:
+function ap_entry
     xor eax, eax
     cpuid
     cmp eax, 0xb

@@ -24,6 +24,8 @@ pub static INITIAL_STATE: State = {
     bytes[1] = 0x03;
     bytes[24] = 0x80;
     bytes[25] = 0x1f;
+    // XSTATE_BV: both are in the area, so that XRSTOR loads them.
+    bytes[512] = 3;
     State(bytes)
 };
 

@@ -28,7 +28,14 @@ fn main() {
         println!("FAILED: the APIC is in x2APIC mode; the manifest is to say xapic = true");
         cloister_guest_rt::power::panic(2);
     }
-    let table = virtio::devices().next().and_then(|device| Table::open(device.function).ok());
+    let table = match virtio::devices().next().map(|device| Table::open(device.function)) {
+        Some(Ok(table)) => Some(table),
+        Some(Err(failure)) => {
+            println!("{failure}");
+            None
+        }
+        None => None,
+    };
     single::run(&mut cases, table.as_ref());
     trouble::run(&mut cases);
     if smp::vcpus() > 1 {

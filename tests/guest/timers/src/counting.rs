@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use cloister_guest_rt::{apic, clock, cpu, timer};
-use guest_common::{Cases, Outcome, ensure, equal, log};
+use guest_common::{Cases, Failed, Outcome, ensure, equal, log};
 
 use crate::{VECTOR, quiet, wait_for, write};
 
@@ -19,6 +19,9 @@ const DIVIDERS: [(u32, u32); 8] = [
     (128, 0b1010),
 ];
 
+/// Tries of a case that a busy machine can spoil.
+const TRIES: u64 = 100;
+
 pub fn run(cases: &mut Cases) {
     cases.run("one-shot fires once and not early", once);
     cases.run("the divider divides", dividers);
@@ -30,8 +33,11 @@ pub fn run(cases: &mut Cases) {
     cases.run("periodic catches up without a storm", catch_up);
 }
 
-/// Starts the timer; the TSC just before.
+/// Starts the timer; the TSC just before. Nothing of the timer before is left.
 fn start(mode: u32, divider: u32, initial: u32) -> u64 {
+    write(apic::INITIAL, 0);
+    cpu::enable_interrupts();
+    core::hint::spin_loop();
     cpu::disable_interrupts();
     log::clear();
     write(apic::TIMER, mode | u32::from(VECTOR));
@@ -91,21 +97,38 @@ fn same_value() -> Outcome {
         wait_for(1)?;
     }
     // Without a stop in between the second write counts as well.
-    let begin = start(0, 0b1011, 3_000_000);
-    let half = begin + at_least(1_500_000);
-    while cpu::tsc() < half {
-        core::hint::spin_loop();
-    }
-    let again = cpu::tsc();
-    write(apic::INITIAL, 3_000_000);
+    let again = in_time(3_000_000, || {
+        let begin = start(0, 0b1011, 3_000_000);
+        while cpu::tsc() < begin + at_least(1_500_000) {
+            core::hint::spin_loop();
+        }
+        let again = cpu::tsc();
+        write(apic::INITIAL, 3_000_000);
+        (begin, again)
+    })?;
     let end = wait_for(1)?;
     ensure("the time after the second start", end - again >= at_least(3_000_000), end - again)?;
     quiet("it fires again")
 }
 
+/// Does something that is to be done before a timer of so many ticks fires, again if the machine
+/// was too busy. The function gives the times of the start and of its own end.
+fn in_time(ticks: u64, mut attempt: impl FnMut() -> (u64, u64)) -> Result<u64, Failed> {
+    for _ in 0..TRIES {
+        let (begin, end) = attempt();
+        if cpu::tsc() - begin < at_least(ticks) {
+            return Ok(end);
+        }
+    }
+    Err(Failed::Other("too busy a machine; tries", TRIES))
+}
+
 fn stopped() -> Outcome {
-    start(0, 0b1011, 2_000_000);
-    write(apic::INITIAL, 0);
+    in_time(2_000_000, || {
+        let begin = start(0, 0b1011, 2_000_000);
+        write(apic::INITIAL, 0);
+        (begin, begin)
+    })?;
     equal("what is left", apic::read(apic::CURRENT).into(), 0)?;
     quiet("it fires")?;
     start(timer::PERIODIC, 0b1011, 200_000);
@@ -150,11 +173,10 @@ fn catch_up() -> Outcome {
     while cpu::tsc() < opened + at_least(u64::from(PERIOD) * 3) {
         core::hint::spin_loop();
     }
-    cpu::disable_interrupts();
+    wait_for(2)?;
     let took = cpu::tsc() - opened;
     write(apic::INITIAL, 0);
     // One that waited, one for each period since, one on an edge.
     let most = took / at_least(PERIOD.into()).max(1) + 2;
-    ensure("interrupts behind ten missed ones", (log::len() as u64) <= most, log::len() as u64)?;
-    ensure("interrupts at all", log::len() >= 2, log::len() as u64)
+    ensure("interrupts behind ten missed ones", (log::len() as u64) <= most, log::len() as u64)
 }

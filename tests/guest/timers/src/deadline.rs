@@ -8,6 +8,9 @@ use guest_common::{Cases, Failed, Outcome, attempt, ensure, equal, log, ran};
 
 use crate::{VECTOR, quiet, wait_for, write};
 
+/// Tries of a case that a busy machine can spoil.
+const TRIES: u64 = 100;
+
 pub fn run(cases: &mut Cases) {
     cases.run("a deadline fires once and not early", fires);
     cases.run("a deadline that has passed fires at once", passed);
@@ -32,7 +35,12 @@ fn get() -> Result<u64, Failed> {
     cpu::msr(DEADLINE).map_err(|fault| Failed::Fault("RDMSR of the deadline", Some(fault), None))
 }
 
+/// Deadline mode, and nothing of the deadline before is left.
 fn begin() {
+    write(apic::TIMER, AT_DEADLINE | u32::from(VECTOR));
+    attempt!("wrmsr"; in("rcx") u64::from(DEADLINE), in("rax") 0, in("rdx") 0);
+    cpu::enable_interrupts();
+    core::hint::spin_loop();
     cpu::disable_interrupts();
     log::clear();
     write(apic::TIMER, AT_DEADLINE | u32::from(VECTOR));
@@ -40,6 +48,20 @@ fn begin() {
 
 fn after(time: Duration) -> u64 {
     cpu::tsc() + clock::ticks(time)
+}
+
+/// Does something with a deadline that has not passed when it is done; again if the machine was
+/// too busy.
+fn in_time(mut attempt: impl FnMut(u64) -> Outcome) -> Outcome {
+    for _ in 0..TRIES {
+        begin();
+        let near = after(Duration::from_millis(2));
+        attempt(near)?;
+        if cpu::tsc() < near {
+            return Ok(());
+        }
+    }
+    Err(Failed::Other("too busy a machine; tries", TRIES))
 }
 
 fn fires() -> Outcome {
@@ -71,25 +93,29 @@ fn replaced() -> Outcome {
     set(near)?;
     let end = wait_for(1)?;
     ensure("the time it fired", (near..far).contains(&end), end)?;
-    begin();
-    set(after(Duration::from_millis(1)))?;
-    set(far)?;
+    in_time(|near| {
+        set(near)?;
+        set(far)
+    })?;
     quiet("the old deadline fires")?;
     set(0)
 }
 
 fn taken_away() -> Outcome {
-    begin();
-    set(after(Duration::from_millis(1)))?;
-    set(0)?;
+    in_time(|near| {
+        set(near)?;
+        set(0)
+    })?;
     equal("the deadline", get()?, 0)?;
     quiet("it fires")
 }
 
 fn mode_left() -> Outcome {
-    begin();
-    set(after(Duration::from_millis(1)))?;
-    write(apic::TIMER, u32::from(VECTOR));
+    in_time(|near| {
+        set(near)?;
+        write(apic::TIMER, u32::from(VECTOR));
+        Ok(())
+    })?;
     quiet("it fires")?;
     write(apic::TIMER, AT_DEADLINE | u32::from(VECTOR));
     equal("the deadline", get()?, 0)?;

@@ -10,10 +10,11 @@
 //! flush checker watches; docs/reviews/0002-guest-flushes.md has the argument.
 
 pub mod nested;
-pub mod svm;
+mod svm;
+mod vmx;
 
 use super::cpu::{self, Features};
-use super::window;
+use super::{descriptors, window};
 use crate::core_state::Core;
 use crate::flush;
 use crate::shared::shared;
@@ -22,7 +23,7 @@ use cloister_abi::layout::{FRAME, GUEST_DEVICES, MAX_THREADS, PAGE};
 use cloister_abi::table::Doorbell;
 use cloister_abi::vcpu::{self as abi, SLOT_WRITE, SLOTS, VcpuState};
 use cloister_core::signal::ThreadWord;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Where [`Own`] is: in the frame, between the XSAVE area and the registers.
 pub const OWN: u64 = FRAME + 0x400;
@@ -131,9 +132,64 @@ fn tables() -> &'static mut [u64; DEVICE_PAGES] {
     unsafe { &mut *(TABLES as *mut [u64; DEVICE_PAGES]) }
 }
 
-/// Whether this CPU can run guests.
+/// Guests run by VMX, not by SVM. Written before there is a guest.
+static VMX: AtomicBool = AtomicBool::new(false);
+
+#[inline(always)]
+fn is_vmx() -> bool {
+    VMX.load(Ordering::Relaxed)
+}
+
+/// Calls the function of this name of the vendor's module.
+macro_rules! vendor {
+    ($name:ident($($argument:expr),*)) => {
+        if is_vmx() { vmx::$name($($argument),*) } else { svm::$name($($argument),*) }
+    };
+}
+
+/// Whether this CPU can run guests; decides by which extension.
 pub fn is_there() -> bool {
-    svm::is_there()
+    let is_svm = svm::is_there();
+    let is_vmx = !is_svm && vmx::is_there();
+    VMX.store(is_vmx, Ordering::Relaxed);
+    is_svm || is_vmx
+}
+
+/// Address space identifiers, without the host's.
+pub fn identifiers() -> u32 {
+    // VPIDs have 16 bits (Intel SDM, "Virtual-Processor Identifiers").
+    if is_vmx() { 0xffff } else { svm::identifiers() }
+}
+
+/// The first word of every page that the CPU keeps for itself.
+pub fn page_format() -> u32 {
+    if is_vmx() { vmx::page_format() } else { 0 }
+}
+
+/// The page that is mapped at [`window::CONTROL`] for a vCPU with this control block: the block
+/// itself, or for VMX, whose block only the CPU may touch, one of the kernel's own.
+pub fn block_page(control: u64, carve: impl FnOnce() -> u64) -> u64 {
+    if is_vmx() { vmx::block_page(carve()) } else { control }
+}
+
+/// Fills the MSR permission map.
+pub fn fill_permissions(map: &mut [u8; 2 * PAGE as usize], ibpb: bool) {
+    vendor!(fill_permissions(map, ibpb));
+}
+
+/// Turns the extension on on this core.
+///
+/// # Safety
+/// The core's two pages have [`page_format`] and nobody else uses them; its task register is
+/// loaded.
+pub unsafe fn enable(core: &Core) {
+    if is_vmx() {
+        // SAFETY: the caller's condition.
+        unsafe { vmx::enable(core.host_save, core.clock.tsc_hz) }
+    } else {
+        // SAFETY: the caller's condition.
+        unsafe { svm::enable(core.host_save, core.host_block) }
+    }
 }
 
 /// Puts the vCPU of the loaded thread into its state after a reset of the machine.
@@ -146,7 +202,7 @@ pub fn reset(own: &mut Own) {
     }
     own.xcr0 = 1;
     own.tsc_aux = 0;
-    svm::reset(own);
+    vendor!(reset(own));
     own.stale = false;
 }
 
@@ -156,13 +212,13 @@ pub fn load(core: &mut Core, own: &mut Own) {
     let state = state();
     let set = fetch(&state.set);
     if set & !abi::SET_INTERRUPT == 0 {
-        svm::apply_always(state);
+        vendor!(apply_always(state));
         if set != 0 {
             state.set = 0;
             if own.is_stepping() {
                 end_step(own);
             }
-            svm::set_interrupt(fetch(&state.interrupt));
+            vendor!(set_interrupt(fetch(&state.interrupt)));
         }
     } else {
         state.set = 0;
@@ -180,10 +236,10 @@ fn load_groups(core: &mut Core, own: &mut Own, set: u32, state: &VcpuState) {
         reset(own);
         arrive(core, own);
     }
-    svm::apply_always(state);
-    svm::apply(set, state);
+    vendor!(apply_always(state));
+    vendor!(apply(set, state));
     if set & abi::SET_INTERRUPT != 0 {
-        svm::set_interrupt(fetch(&state.interrupt));
+        vendor!(set_interrupt(fetch(&state.interrupt)));
     }
     if set & (abi::SET_XCR0 | abi::SET_TSC) != 0 {
         let xcr0 = fetch(&state.xcr0);
@@ -201,7 +257,7 @@ fn load_groups(core: &mut Core, own: &mut Own, set: u32, state: &VcpuState) {
     own.flags = if set & abi::WANT_ALL != 0 { WANT_ALL } else { 0 };
     if set & abi::STEP != 0 {
         arm(own, fetch(&state.slots));
-        svm::begin_step(own);
+        vendor!(begin_step(own));
         own.flags |= STEPPING;
     }
 }
@@ -272,7 +328,7 @@ impl Own {
     /// A nested entry has changed: nothing that the CPU remembers of it is used again.
     fn changed(&mut self) {
         self.stale = true;
-        svm::flush(self);
+        vendor!(flush(self));
     }
 
     /// The doorbell behind a port.
@@ -289,7 +345,7 @@ impl Own {
     fn load_debug_registers(&mut self) {
         cpu::set_debug_registers(self.debug);
         self.debug_live = true;
-        svm::open_debug_registers(true);
+        vendor!(open_debug_registers(true));
     }
 }
 
@@ -300,6 +356,10 @@ impl Own {
 /// to the monitor; no reference to the core or the thread's frame is used afterwards.
 #[inline(always)]
 pub unsafe fn enter() -> ! {
+    if is_vmx() {
+        // SAFETY: the caller's conditions.
+        unsafe { vmx::enter() }
+    }
     // SAFETY: the caller's conditions.
     unsafe { svm::enter() }
 }
@@ -308,7 +368,7 @@ pub unsafe fn enter() -> ! {
 #[inline(always)]
 pub fn check(own: &mut Own) {
     if flush::ON {
-        assert!(!own.stale || svm::is_flushed(), "flush checker: a nested entry without a flush");
+        assert!(!own.stale || vendor!(is_flushed()), "flush checker: a nested entry without a flush");
         own.stale = false;
     }
 }
@@ -316,7 +376,7 @@ pub fn check(own: &mut Own) {
 /// What came of the guest's turn.
 #[inline(always)]
 pub fn exit(core: &mut Core, own: &mut Own) -> Outcome {
-    let outcome = svm::exit(core, own, state());
+    let outcome = vendor!(exit(core, own, state()));
     if own.flags != 0 && outcome == Outcome::Monitor {
         complete(own);
     }
@@ -328,22 +388,22 @@ pub fn exit(core: &mut Core, own: &mut Own) -> Outcome {
 fn complete(own: &mut Own) {
     if own.is_stepping() {
         end_step(own);
-        svm::save(state());
+        vendor!(save(state()));
     }
     if own.flags & WANT_ALL != 0 {
-        svm::save_all(state());
+        vendor!(save_all(state()));
     }
     own.flags = 0;
 }
 
 /// The guest's turn ends without an exit: what the monitor sees is what the next entry loads.
 pub fn save() {
-    svm::save(state());
+    vendor!(save(state()));
 }
 
 #[inline(never)]
 fn end_step(own: &mut Own) {
-    svm::end_step(own);
+    vendor!(end_step(own));
     disarm(own);
     own.flags &= !STEPPING;
 }
@@ -374,10 +434,13 @@ pub fn leave(features: &Features, own: &mut Own) {
     if own.debug_live {
         own.debug = cpu::debug_registers();
         own.debug_live = false;
-        svm::open_debug_registers(false);
+        vendor!(open_debug_registers(false));
     }
     if own.xcr0 != features.xcr0() {
         cpu::set_xcr0(features, features.xcr0());
+    }
+    if is_vmx() {
+        descriptors::reload_task_register();
     }
 }
 
@@ -385,4 +448,7 @@ pub fn leave(features: &Features, own: &mut Own) {
 pub fn arrive(core: &Core, own: &Own) {
     cpu::set_xcr0(&core.features, own.xcr0);
     cpu::set_tsc_aux(&core.features, own.tsc_aux);
+    if is_vmx() {
+        vmx::arrive(own);
+    }
 }

@@ -6,17 +6,34 @@
 use crate::arch::x86_64::paging::{self, NO_EXEC, PRESENT, Table, USER, WRITE};
 use cloister_abi::layout::{GUEST_DEVICES, PAGE};
 
+/// Intel's entries (Intel SDM volume 3, "The Extended Page Table Mechanism"): read, write, execute,
+/// and write-back memory in leaves.
+const EPT_READ: u64 = 1;
+const EPT_WRITE: u64 = 2;
+const EPT_EXECUTE: u64 = 4;
+const EPT_WRITE_BACK: u64 = 6 << 3;
+
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// Nested walks are those of a user; what may be done is said in the leaves.
 const TABLE: u64 = PRESENT | WRITE | USER | ACCESSED;
+
+/// What an entry says that names a table.
+fn table() -> u64 {
+    if super::is_vmx() { EPT_READ | EPT_WRITE | EPT_EXECUTE } else { TABLE }
+}
 const MIB2: u64 = 2 << 20;
 const GIB: u64 = 1 << 30;
 
 /// The entry of a page.
 pub fn leaf(phys: u64, write: bool, exec: bool) -> u64 {
+    if super::is_vmx() {
+        let write = if write { EPT_WRITE } else { 0 };
+        let exec = if exec { EPT_EXECUTE } else { 0 };
+        return phys | EPT_READ | EPT_WRITE_BACK | write | exec;
+    }
     let write = if write { WRITE } else { 0 };
     let exec = if exec { 0 } else { NO_EXEC };
     phys | PRESENT | USER | ACCESSED | DIRTY | write | exec
@@ -54,7 +71,7 @@ impl Tables {
                 continue;
             }
             if *slot == 0 {
-                *slot = carve() | TABLE;
+                *slot = carve() | table();
             }
             // SAFETY: the caller's condition; carved here or before.
             let directory: &mut Table = unsafe { paging::page(*slot & ADDRESS) };
@@ -65,7 +82,7 @@ impl Tables {
                 continue;
             }
             if *entry == 0 {
-                *entry = carve() | TABLE;
+                *entry = carve() | table();
             }
             // SAFETY: as above.
             let table: &mut Table = unsafe { paging::page(*entry & ADDRESS) };
@@ -83,9 +100,9 @@ impl Tables {
         // SAFETY: just carved; the others were carved by `map`, and are only read.
         let [top, gibs, last, a, b]: [&mut Table; 5] =
             [root, pointers, directory, first, second].map(|phys| unsafe { paging::page(phys) });
-        top[0] = pointers | TABLE;
+        top[0] = pointers | table();
         gibs[..3].copy_from_slice(&self.gib[..3]);
-        gibs[3] = directory | TABLE;
+        gibs[3] = directory | table();
         let slot = (GUEST_DEVICES.start / MIB2) as usize & 511;
         if self.gib[3] != 0 {
             // SAFETY: as above.
@@ -98,7 +115,7 @@ impl Tables {
                 }
             }
         }
-        (last[slot], last[slot + 1]) = (first | TABLE, second | TABLE);
+        (last[slot], last[slot + 1]) = (first | table(), second | table());
         (root, [first, second])
     }
 }

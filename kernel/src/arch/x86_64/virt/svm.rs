@@ -117,8 +117,9 @@ const DEBUG_REGISTERS: u32 = u32::MAX;
 
 const V_TPR: u64 = 0xf;
 const V_IRQ: u64 = 1 << 8;
+const V_PRIORITY: u64 = 0xf << 16;
 const V_INTR_MASKING: u64 = 1 << 24;
-const V_INTERRUPT: u64 = V_IRQ | 0xf << 16 | 1 << 20 | 0xff << 32;
+const V_INTERRUPT: u64 = V_IRQ | V_PRIORITY | 1 << 20 | 0xff << 32;
 
 const FLAG_TF: u64 = 1 << 8;
 const DR6_BS: u64 = 1 << 14;
@@ -224,10 +225,30 @@ pub fn apply_always(state: &VcpuState) {
     let block = vmcb();
     let rip = fetch(&state.rip);
     if rip != block.rip {
-        // Past an instruction, whatever held interrupts for its sake is over.
-        (block.rip, block.interrupt_shadow) = (rip, 0);
+        advance(rip);
     }
     block.rax = fetch(&state.registers[vcpu::RAX]);
+}
+
+/// The guest single-steps itself, and we were the CPU for this instruction (AMD APM
+/// volume 2, "Debug Exception": a single step traps behind the instruction).
+#[cold]
+fn trap_step(block: &mut Vmcb) {
+    if block.event == 0 {
+        block.dr6 |= DR6_BS;
+        block.event = vcpu::EVENT_EXCEPTION | 1;
+    }
+}
+
+/// Goes on behind an instruction that was carried out for the guest: whatever held interrupts for
+/// its sake is over, and a guest that steps itself gets its trap.
+#[inline(always)]
+fn advance(rip: u64) {
+    let block = vmcb();
+    (block.rip, block.interrupt_shadow) = (rip, 0);
+    if block.rflags & FLAG_TF != 0 {
+        trap_step(block);
+    }
 }
 
 /// Withdraws the waiting interrupt or replaces it.
@@ -238,9 +259,19 @@ pub fn set_interrupt(vector: u32) {
     block.virtual_interrupt &= !V_INTERRUPT;
     block.intercept_cr = 0;
     if vector != 0 {
-        block.virtual_interrupt |= V_IRQ | (vector >> 4) << 16 | vector << 32;
+        block.virtual_interrupt |= V_IRQ | vector << 32;
+        rank(block);
         block.intercept_cr = CR8_WRITE;
     }
+}
+
+/// Gives the waiting interrupt the highest priority if its class is above the task's, else the
+/// lowest. The CPU's own comparison then comes to the same also where equal is taken for above
+/// (QEMU), and the task's priority does not change while an interrupt waits without the monitor.
+fn rank(block: &mut Vmcb) {
+    let waiting = block.virtual_interrupt;
+    let priority = if waiting >> 36 & 0xf > waiting & V_TPR { V_PRIORITY } else { 0 };
+    block.virtual_interrupt = waiting & !V_PRIORITY | priority;
 }
 
 /// Loads the groups that are not in [`apply_always`] and not the interface's own business.
@@ -275,6 +306,7 @@ pub fn apply(set: u32, state: &VcpuState) {
     if set & vcpu::SET_TPR != 0 {
         block.virtual_interrupt =
             block.virtual_interrupt & !0xff | u64::from(fetch(&state.tpr)) & V_TPR;
+        rank(block);
     }
     if set & vcpu::SET_EVENT != 0 {
         let event = fetch(&state.event);
@@ -308,6 +340,7 @@ pub fn end_step(own: &mut Own) {
     }
     block.intercept_exceptions = EXCEPTIONS;
     block.virtual_interrupt |= own.step_interrupt;
+    rank(block);
     block.intercept_cr = if own.step_interrupt & V_IRQ != 0 { CR8_WRITE } else { 0 };
 }
 
@@ -377,7 +410,7 @@ pub fn exit(core: &mut Core, own: &mut Own, state: &mut VcpuState) -> Outcome {
             if info & 5 == 0
                 && let Some(bell) = own.bell(port as u16)
             {
-                (block.rip, block.interrupt_shadow) = (info2, 0);
+                advance(info2);
                 return super::ring(core, bell);
             }
             let kind = (info & 1) * vcpu::PORT_IN | (info >> 2 & 1) * vcpu::PORT_STRING;

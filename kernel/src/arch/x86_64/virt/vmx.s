@@ -1,0 +1,84 @@
+/* World switch of Intel VMX (Intel SDM volume 3, "VM Entries" and "VM Exits").
+
+   The general registers go through the page that kernel and monitor share; everything else of the
+   guest is in the control structure, but CR2. Interrupts: the host's flag stays clear, and a
+   pending interrupt ends the guest's turn because the controls say so. */
+
+.text
+.balign 16
+.global vmx_enter
+.type vmx_enter, @function
+vmx_enter:
+    mov rax, [{CR2}]
+    mov cr2, rax
+    mov rax, [{STATE} + 0x00]
+    mov rcx, [{STATE} + 0x08]
+    mov rdx, [{STATE} + 0x10]
+    mov rbx, [{STATE} + 0x18]
+    mov rbp, [{STATE} + 0x28]
+    mov rsi, [{STATE} + 0x30]
+    mov rdi, [{STATE} + 0x38]
+    mov r8,  [{STATE} + 0x40]
+    mov r9,  [{STATE} + 0x48]
+    mov r10, [{STATE} + 0x50]
+    mov r11, [{STATE} + 0x58]
+    mov r12, [{STATE} + 0x60]
+    mov r13, [{STATE} + 0x68]
+    mov r14, [{STATE} + 0x70]
+    mov r15, [{STATE} + 0x78]
+    cmp byte ptr [{LAUNCHED}], 0
+    jne 1f
+    vmlaunch
+    jmp 2f
+1:  vmresume
+2:  /* The CPU refuses the controls: told to the monitor like a state that it refuses. */
+    mov byte ptr [{REFUSED}], 1
+.global vmx_exit
+vmx_exit:
+    mov rsp, {STACK_TOP}
+    mov [{STATE} + 0x00], rax
+    mov [{STATE} + 0x08], rcx
+    mov [{STATE} + 0x10], rdx
+    mov [{STATE} + 0x18], rbx
+    mov [{STATE} + 0x28], rbp
+    mov [{STATE} + 0x30], rsi
+    mov [{STATE} + 0x38], rdi
+    mov [{STATE} + 0x40], r8
+    mov [{STATE} + 0x48], r9
+    mov [{STATE} + 0x50], r10
+    mov [{STATE} + 0x58], r11
+    mov [{STATE} + 0x60], r12
+    mov [{STATE} + 0x68], r13
+    mov [{STATE} + 0x70], r14
+    mov [{STATE} + 0x78], r15
+    mov rax, cr2
+    mov [{CR2}], rax
+    /* The exit made the table's limit 0xffff, behind which the kernel's own words lie. */
+    lgdt [{GDT_POINTER}]
+    /* Nothing of the guest stays in registers that the kernel's code could speculate with. */
+    xor ecx, ecx
+    xor edx, edx
+    xor ebx, ebx
+    xor ebp, ebp
+    xor esi, esi
+    xor edi, edi
+    xor r8d, r8d
+    xor r9d, r9d
+    xor r10d, r10d
+    xor r11d, r11d
+    xor r12d, r12d
+    xor r13d, r13d
+    xor r14d, r14d
+    xor r15d, r15d
+    call kernel_guest_exit
+    cmp eax, 1
+    jb return_to_monitor
+    je reschedule
+    cmp eax, 2
+    je vmx_enter
+    /* A host interrupt is pending: let it in, as if the core idled. */
+    sti
+    nop
+    cli
+    jmp reschedule
+.size vmx_enter, . - vmx_enter
