@@ -10,7 +10,7 @@ use crate::arch::x86_64::ioapic::{IoApics, Route};
 use crate::arch::x86_64::window;
 use cloister_abi::call::Status;
 use cloister_abi::layout::{MAX_IRQS, MAX_THREADS, MAX_THREADS_PER_CORE};
-use cloister_abi::table::{Cap, NONE, ROLE_TASK};
+use cloister_abi::table::Cap;
 use cloister_core::park::ThreadPark;
 use cloister_core::sched::Sched;
 use cloister_core::table::Table;
@@ -22,7 +22,7 @@ pub const NOBODY: u32 = u32::MAX;
 
 /// A thread, as its core knows it. Its registers are in its frame, in its own address space. The
 /// alignment makes an index one shift.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 #[repr(align(128))]
 pub struct Thread {
     /// Top page table of its address space.
@@ -62,27 +62,6 @@ pub struct Thread {
 }
 
 impl Thread {
-    /// Fills the places behind a core's last thread.
-    pub const NONE: Thread = Thread {
-        cr3: 0,
-        caps: &[],
-        value: 0,
-        deadline: 0,
-        mask: 0,
-        park: ThreadPark::new(),
-        global: 0,
-        task: 0,
-        status: Status::Ok,
-        has_result: false,
-        waits: false,
-        reset: false,
-        fpu: false,
-        vcpu: NONE,
-        in_guest: false,
-        domain: 0,
-        role: ROLE_TASK,
-    };
-
     /// Sets what its system call returns.
     #[inline]
     pub fn set_result(&mut self, status: Status, value: u64) {

@@ -7,7 +7,6 @@ use crate::power;
 use crate::shared::{Fault, shared};
 use crate::syscall::{Return, tell_threads, wake};
 use cloister_abi::fault::FaultKind;
-use cloister_abi::layout::MAX_THREADS;
 use cloister_abi::table::{NONE, ROLE_INIT, ROLE_SUPERVISOR, ROLE_TASK};
 use cloister_core::park::Begun;
 use core::sync::atomic::Ordering;
@@ -146,8 +145,7 @@ pub fn tell_supervisor(core: &mut Core, task: usize, now: u64) {
     let record = &core.table.tasks[task];
     if record.supervisor != NONE {
         let thread = usize::from(record.supervisor);
-        if shared().threads()[thread & (MAX_THREADS - 1)].post_bit(u32::from(record.supervisor_bit))
-        {
+        if shared().thread(thread).post_bit(u32::from(record.supervisor_bit)) {
             wake(core, thread, now);
         }
     }

@@ -83,7 +83,7 @@ fn device(core: &mut Core, index: usize) {
         // A task that is parked already stays as it is, with its interrupt masked.
         let is_stopped = fault::storm(core, usize::from(record.thread), index);
         core.irqs[index].stopped = is_stopped;
-    } else if shared().threads()[usize::from(record.thread)].post_bit(u32::from(record.bit)) {
+    } else if shared().thread(usize::from(record.thread)).post_bit(u32::from(record.bit)) {
         wake(core, usize::from(record.thread), start);
     }
     let end = cpu::rdtsc();
@@ -107,11 +107,8 @@ pub fn forget(core: &mut Core, global: usize) {
     if core.index != 0 {
         return;
     }
-    for (index, irq) in core.table.irqs.iter().enumerate() {
-        let Some(state) = core.irqs.get_mut(index) else { return };
-        if usize::from(irq.thread) != global {
-            continue;
-        }
+    let irqs = core.table.irqs.iter().zip(&mut core.irqs).enumerate();
+    for (index, (_, state)) in irqs.filter(|(_, (irq, _))| usize::from(irq.thread) == global) {
         (state.stopped, state.count) = (false, 0);
         if let Some(route) = state.route {
             core.ioapics.set_masked(route, DEVICE_VECTOR + index as u8, true);

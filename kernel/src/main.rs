@@ -106,7 +106,7 @@ extern "C" fn kernel_main(info: *const BootInfo) -> ! {
     let cr3 = boot.first_space(0);
     start::calls::keep(&mut boot);
     // SAFETY: the space of a thread of core 0, whose window is filled.
-    unsafe { entry::enter_core(cr3, 0) }
+    unsafe { entry::first_entry(cr3, 0) }
 }
 
 /// Makes all objects but the cores'.
@@ -167,8 +167,8 @@ extern "C" fn kernel_core(index: u32) -> ! {
         // `init` runs alone; everybody else begins at the seal.
         core.sched.ready(core.loaded, cpu::rdtsc());
     }
-    // SAFETY: as for `entry::enter_core`: the core is ready to choose a thread.
-    unsafe { entry::begin() }
+    // SAFETY: as for `entry::first_entry`: the core is ready to choose a thread.
+    unsafe { entry::reschedule() }
 }
 
 #[panic_handler]

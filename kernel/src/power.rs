@@ -57,10 +57,7 @@ pub fn supervisor_died(record: &Fault, chain: impl Iterator<Item = u64>) -> ! {
     let mut uart = last_words();
     let _ = uart.write_str("cloister: rebooting: the supervisor ");
     cause(&mut uart, record);
-    let _ = writeln!(uart);
-    backtrace(&mut uart, "supervisor", record.rip, chain);
-    uart.drain();
-    power::reset()
+    end(uart, "supervisor", record, chain)
 }
 
 /// `init` could not bring the system up.
@@ -75,10 +72,7 @@ pub fn boot_failed(core: &mut Core, record: &Fault, chain: impl Iterator<Item = 
         let _ = uart.write_str("init ");
         cause(&mut uart, record);
     }
-    let _ = writeln!(uart);
-    backtrace(&mut uart, "init", record.rip, chain);
-    uart.drain();
-    power::reset()
+    end(uart, "init", record, chain)
 }
 
 fn cause(uart: &mut Uart, record: &Fault) {
@@ -95,10 +89,12 @@ fn cause(uart: &mut Uart, record: &Fault) {
     };
 }
 
-fn backtrace(uart: &mut Uart, task: &str, rip: u64, chain: impl Iterator<Item = u64>) {
-    let _ = write!(uart, "bt: {task} {rip:#x}");
+fn end(mut uart: Uart, task: &str, record: &Fault, chain: impl Iterator<Item = u64>) -> ! {
+    let _ = write!(uart, "\nbt: {task} {:#x}", record.rip);
     for address in chain.take_while(|&address| address != 0) {
         let _ = write!(uart, " {address:#x}");
     }
     let _ = writeln!(uart);
+    uart.drain();
+    power::reset()
 }

@@ -10,12 +10,16 @@ use cloister_core::park::ParkWord;
 use cloister_core::signal::{CoreWord, ThreadWord};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use zerocopy::{Immutable, IntoBytes};
 
+/// Words of a [`Fault`].
+const HEAD: usize = size_of::<Fault>() / 8;
 /// The head of the record, the return addresses, and a zero that ends them.
-const RECORD_WORDS: usize = 10 + BACKTRACE_LEN + 1;
+const RECORD_WORDS: usize = HEAD + BACKTRACE_LEN + 1;
 
 /// What stopped a task, without its return addresses; see `cloister_abi::fault`.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, IntoBytes, Immutable)]
+#[repr(C)]
 pub struct Fault {
     /// [`cloister_abi::fault::FaultKind`] code, exception vector in bits 8..16.
     pub kind: u64,
@@ -78,10 +82,10 @@ pub struct Shared {
 struct PageAligned<T>(T);
 
 impl Shared {
-    /// The signal words of the threads.
+    /// The signal word of the thread of a valid index.
     #[inline(always)]
-    pub fn threads(&self) -> &[ThreadWord; MAX_THREADS] {
-        &self.threads.0
+    pub fn thread(&self, index: usize) -> &ThreadWord {
+        &self.threads.0[index & (MAX_THREADS - 1)]
     }
 
     /// The tasks.
@@ -144,27 +148,11 @@ impl TaskShared {
     /// Stores a fault record, return addresses and all; the parking word publishes it.
     #[inline]
     pub fn set_record(&self, fault: &Fault, backtrace: impl Iterator<Item = u64>) {
-        let (head, rest) = self.record.split_at(10);
-        if let [kind, thread, rip, address, error, rsp, reason, detail, core, tsc] = head {
-            kind.store(fault.kind, Ordering::Relaxed);
-            thread.store(fault.thread, Ordering::Relaxed);
-            rip.store(fault.rip, Ordering::Relaxed);
-            address.store(fault.address, Ordering::Relaxed);
-            error.store(fault.error, Ordering::Relaxed);
-            rsp.store(fault.rsp, Ordering::Relaxed);
-            reason.store(fault.reason, Ordering::Relaxed);
-            detail.store(fault.detail, Ordering::Relaxed);
-            core.store(fault.core, Ordering::Relaxed);
-            tsc.store(fault.tsc, Ordering::Relaxed);
-        }
-        let mut rest = rest.iter();
-        // The addresses come first in the pair: a chain that ends must not use up a word.
-        for (from, to) in backtrace.zip(rest.by_ref().take(BACKTRACE_LEN)) {
-            to.store(from, Ordering::Relaxed);
-        }
-        if let Some(end) = rest.next() {
-            end.store(0, Ordering::Relaxed);
-        }
+        let head: &[u64; HEAD] = zerocopy::transmute_ref!(fault);
+        let (own, rest) = self.record.split_at(HEAD);
+        own.iter().zip(head).for_each(|(to, from)| to.store(*from, Ordering::Relaxed));
+        let chain = backtrace.take(BACKTRACE_LEN).chain([0]);
+        rest.iter().zip(chain).for_each(|(to, from)| to.store(from, Ordering::Relaxed));
     }
 
     fn word(&self, index: usize) -> u64 {
@@ -173,7 +161,7 @@ impl TaskShared {
 
     /// Four return addresses; behind the zero that ends them only zeros.
     fn addresses(&self, group: usize) -> [u64; 4] {
-        let chain = (10..10 + BACKTRACE_LEN).map(|n| self.word(n)).take_while(|&word| word != 0);
+        let chain = (HEAD..RECORD_WORDS).map(|n| self.word(n)).take_while(|&word| word != 0);
         let mut chain = chain.skip(group * 4);
         core::array::from_fn(|_| chain.next().unwrap_or(0))
     }
@@ -185,8 +173,7 @@ impl TaskShared {
                 let state = self.park.state() as u64;
                 [state, self.word(0), self.word(1), u64::from(self.park.generation())]
             }
-            1 => [self.word(2), self.word(3), self.word(4), self.word(5)],
-            2 => [self.word(6), self.word(7), self.word(8), self.word(9)],
+            1 | 2 => core::array::from_fn(|word| self.word(index as usize * 4 - 2 + word)),
             3..=6 => self.addresses(index as usize - 3),
             _ => return None,
         })

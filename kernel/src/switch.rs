@@ -6,9 +6,8 @@ use crate::core_state::{Core, NOBODY, this_core};
 use crate::flush;
 use crate::interrupts;
 use crate::shared::shared;
-use cloister_abi::call::NEVER;
-use cloister_abi::call::Status;
-use cloister_abi::layout::{MAX_THREADS, STACK_TOP};
+use cloister_abi::call::{NEVER, Status};
+use cloister_abi::layout::STACK_TOP;
 use cloister_abi::table::NONE;
 use cloister_core::park::Step;
 use cloister_core::signal::ThreadWord;
@@ -20,11 +19,6 @@ enum Way {
     Guest,
     /// In ring 3.
     Task { by_syscall: bool },
-}
-
-#[inline(always)]
-fn word_of(global: u16) -> &'static ThreadWord {
-    &shared().threads()[usize::from(global) & (MAX_THREADS - 1)]
 }
 
 /// Chooses a thread and goes on with it; idles if there is none.
@@ -73,7 +67,7 @@ impl Core {
             let rank = expired.trailing_zeros();
             expired &= expired - 1;
             let thread = self.thread(rank);
-            let word = word_of(thread.global);
+            let word = shared().thread(usize::from(thread.global));
             let bits = word.finish_wait();
             word.cancel_wait();
             thread.set_result(if bits == 0 { Status::Deadline } else { Status::Ok }, bits);
@@ -99,13 +93,14 @@ impl Core {
             }
         }
         if !self.started && shared().sealed.load(Ordering::Acquire) {
-            self.start_threads(now);
+            self.started = true;
+            (0..self.count).for_each(|rank| self.catch_up(rank, now));
         }
     }
 
     /// Does what is pending for a thread: parking first, then its signals.
     pub fn attend(&mut self, rank: u32, now: u64) {
-        let word = word_of(self.thread(rank).global);
+        let word = shared().thread(usize::from(self.thread(rank).global));
         if word.take_ops() != 0 {
             self.catch_up(rank, now);
         }
@@ -126,15 +121,15 @@ impl Core {
     #[inline(never)]
     pub fn catch_up(&mut self, rank: u32, now: u64) {
         let thread = self.thread(rank);
-        let (task, global) = (usize::from(thread.task), thread.global);
-        let word = word_of(global);
+        let (task, global) = (usize::from(thread.task), usize::from(thread.global));
+        let word = shared().thread(global);
         let act = thread.park.catch_up(&shared().task(task).park);
         if act.reset {
             word.reset();
             (thread.reset, thread.has_result) = (true, false);
             (thread.waits, thread.in_guest) = (false, false);
             // Here and not in the call that restarts: interrupts belong to their owner's core.
-            interrupts::forget(self, usize::from(global));
+            interrupts::forget(self, global);
         }
         let thread = self.thread(rank);
         match act.step {
@@ -143,15 +138,15 @@ impl Core {
                 // Stopped in the middle of a wait: the wait begins anew.
                 let (mask, deadline, in_guest) = (thread.mask, thread.deadline, thread.in_guest);
                 let bits = word.begin_wait(mask);
-                if bits == 0 && in_guest {
+                if bits != 0 {
+                    thread.set_result(Status::Ok, bits);
+                }
+                if bits != 0 || in_guest {
                     self.sched.ready(rank, now);
-                    return self.sched.arm(rank, deadline);
                 }
                 if bits == 0 {
-                    return self.sched.block(rank, deadline);
+                    self.sched.arm(rank, deadline);
                 }
-                thread.set_result(Status::Ok, bits);
-                self.sched.ready(rank, now);
             }
             Step::Run => self.sched.ready(rank, now),
             Step::Park | Step::ParkLast => {
@@ -161,14 +156,6 @@ impl Core {
                     crate::fault::tell_supervisor(self, task, now);
                 }
             }
-        }
-    }
-
-    /// After the seal: every thread of this core becomes runnable.
-    fn start_threads(&mut self, now: u64) {
-        self.started = true;
-        for rank in 0..self.count {
-            self.catch_up(rank, now);
         }
     }
 

@@ -5,7 +5,7 @@ use crate::core_state::{Core, LAST, Place, this_core};
 use crate::shared::{TaskShared, shared};
 use crate::{fault, interrupts, power, start};
 use cloister_abi::call::{self, Call, PowerOp, Status};
-use cloister_abi::layout::{MAX_CORES, MAX_THREADS};
+use cloister_abi::layout::MAX_CORES;
 use cloister_abi::table::CapKind;
 use cloister_core::caps::lookup;
 use cloister_core::signal::OP_PARK;
@@ -53,8 +53,8 @@ extern "C" fn kernel_signal(slot: u64) -> Return {
         Ok(cap) => cap,
         Err(status) => return Return::status(status),
     };
-    let global = cap.object as usize & (MAX_THREADS - 1);
-    if shared().threads()[global].post_bit(u32::from(cap.bit)) {
+    let global = cap.object as usize;
+    if shared().thread(global).post_bit(u32::from(cap.bit)) {
         return Return { rax: kernel_notify as *const () as u64, rdx: global as u64 };
     }
     Return::status(Status::Ok)
@@ -105,7 +105,9 @@ fn dispatch(core: &mut Core, a: u64, b: u64, c: u64, number: u32) -> Return {
         n if n == Call::Leave as u32 => fault::leave(core, a, b),
         n if n == Call::Power as u32 => power_op(core, a, b).into(),
         // No table holds a capability of this kind yet, so this always refuses.
-        n if n == Call::DeviceReset as u32 => refuse(core, a, CapKind::Device),
+        n if n == Call::DeviceReset as u32 => {
+            lookup(core.caps, a, CapKind::Device, 0).and(Err(Status::WrongState)).into()
+        }
         n if (Call::FIRST_BOOT_ONLY..Call::COUNT).contains(&n) => {
             start::calls::serve(core, n, [a, b, c])
         }
@@ -130,8 +132,7 @@ fn succeed(core: &mut Core) -> Return {
 pub fn wake(core: &mut Core, global: usize, now: u64) {
     let place = core.place(global);
     if u32::from(place.core) == core.index {
-        let word = &shared().threads()[global & (MAX_THREADS - 1)];
-        return core.wake(u32::from(place.rank), word, now);
+        return core.wake(u32::from(place.rank), shared().thread(global), now);
     }
     tell(place);
 }
@@ -153,7 +154,7 @@ pub fn tell_threads(core: &mut Core, task: &TaskShared, now: u64) {
         if u32::from(place.core) == core.index {
             core.catch_up(u32::from(place.rank), now);
         } else {
-            shared().threads()[usize::from(global) & (MAX_THREADS - 1)].post_op(OP_PARK);
+            shared().thread(usize::from(global)).post_op(OP_PARK);
             tell(place);
         }
         global = place.next;
@@ -163,7 +164,7 @@ pub fn tell_threads(core: &mut Core, task: &TaskShared, now: u64) {
 fn wait(core: &mut Core, mask: u64, deadline: u64) -> Return {
     let current = core.current;
     let thread = core.thread(current);
-    let bits = shared().threads()[usize::from(thread.global) & (MAX_THREADS - 1)].begin_wait(mask);
+    let bits = shared().thread(usize::from(thread.global)).begin_wait(mask);
     if bits != 0 {
         return Return::value(bits);
     }
@@ -226,11 +227,4 @@ fn power_op(core: &mut Core, slot: u64, op: u64) -> Result<Return, Status> {
     };
     lookup(core.caps, slot, CapKind::Power, right)?;
     if off { power::off(core) } else { power::reboot("the supervisor asked for it") }
-}
-
-fn refuse(core: &mut Core, slot: u64, kind: CapKind) -> Return {
-    match lookup(core.caps, slot, kind, 0) {
-        Ok(_) => Return::status(Status::WrongState),
-        Err(status) => Return::status(status),
-    }
 }

@@ -49,7 +49,6 @@ impl Machine {
     }
 
     /// What the guest's TSC is ahead of the machine's.
-    #[inline]
     pub fn tsc_offset(&self) -> u64 {
         self.tsc_offset.load(Ordering::Acquire)
     }

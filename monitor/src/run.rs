@@ -18,9 +18,7 @@ use crate::posted::{INIT, NMI, STARTUP, STARTUP_PAGE, Taken};
 use crate::start::{self, Start};
 use crate::step::Step;
 use cloister_abi::fault::Stopped;
-use cloister_abi::vcpu::{
-    EVENT_NMI, FLAG_EVENT, FLAG_SHADOW, SET_EVENT, SET_INTERRUPT, SET_NMI_WINDOW, VcpuState,
-};
+use cloister_abi::vcpu::{self, VcpuState};
 use cloister_abi::vm::{VM_XAPIC, VmConfig};
 use core::sync::atomic::AtomicU64;
 
@@ -177,15 +175,17 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
             }
         }
         let ran = if self.activity == Activity::Running {
-            if self.nmi_blocked && self.host.state().set & !SET_INTERRUPT != 0 {
+            if self.nmi_blocked && self.host.state().set & !vcpu::SET_INTERRUPT != 0 {
                 // With each group that it loads the kernel forgets that IRET is waited for.
-                self.host.state().set |= SET_NMI_WINDOW;
+                self.host.state().set |= vcpu::SET_NMI_WINDOW;
             }
             self.host.run(self.deadline)
         } else {
             self.host.wait(self.deadline)
         };
-        self.reconcile();
+        if self.offered != 0 && self.host.state().interrupt == 0 {
+            self.accepted();
+        }
         match ran {
             Ran::Exit => self.exit(),
             Ran::Bits(bits) => self.wake(bits),
@@ -206,22 +206,11 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
         self.stop = Some(Stop::Stopped(Stopped { code, byte, rip }));
     }
 
-    /// Notes whether the guest has accepted the interrupt that waited.
-    #[inline(always)]
-    fn reconcile(&mut self) {
-        if self.offered != 0 && self.host.state().interrupt == 0 {
-            self.accepted();
-        }
-    }
-
-    #[inline]
+    /// The guest has accepted the interrupt that waited.
     fn accepted(&mut self) {
-        if self.offered_external {
-            if let Some(bus) = &mut self.bus {
-                bus.acknowledge();
-            }
-        } else {
-            self.apic.taken(low8(u64::from(self.offered)));
+        match &mut self.bus {
+            Some(bus) if self.offered_external => bus.acknowledge(),
+            _ => self.apic.taken(low8(u64::from(self.offered))),
         }
         self.offered = 0;
         self.dirty = true;
@@ -273,7 +262,6 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
     }
 
     /// Signals others; what is for this thread itself it looks at before its next turn.
-    #[inline]
     pub(crate) fn pass_on(&mut self, signals: u64) {
         let own = 1u64 << (self.number & 7);
         if signals & own != 0 {
@@ -319,7 +307,6 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
     }
 
     /// Tells the kernel of the interrupt that waits, if it is another than before.
-    #[inline]
     fn offer(&mut self) {
         let external = match &self.bus {
             Some(bus) if self.apic.accepts_external() => bus.external(),
@@ -333,12 +320,11 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
     }
 
     /// Tells the kernel of an interrupt; 0 for none.
-    #[inline]
     pub(crate) fn tell_interrupt(&mut self, vector: u32) {
         self.offered = vector;
         let state = self.host.state();
         state.interrupt = vector;
-        state.set |= SET_INTERRUPT;
+        state.set |= vcpu::SET_INTERRUPT;
     }
 
     /// Whether something ends a HLT.
@@ -346,7 +332,7 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
         let offered = self.offered;
         let state = self.host.state();
         let is_accepted = state.rflags & FLAG_IF != 0 && offered >> 4 > state.tpr & 0xf;
-        state.set & SET_EVENT != 0 || offered != 0 && is_accepted
+        state.set & vcpu::SET_EVENT != 0 || offered != 0 && is_accepted
     }
 
     /// A non-maskable interrupt goes in where no other event is being delivered and no instruction
@@ -354,13 +340,13 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
     fn inject_nmi(&mut self) {
         let now = self.host.now();
         let state = self.host.state();
-        let is_busy = state.flags & (FLAG_EVENT | FLAG_SHADOW) != 0;
-        if state.set & SET_EVENT != 0 || is_busy && self.activity == Activity::Running {
+        let is_busy = state.flags & (vcpu::FLAG_EVENT | vcpu::FLAG_SHADOW) != 0;
+        if state.set & vcpu::SET_EVENT != 0 || is_busy && self.activity == Activity::Running {
             self.deadline = self.deadline.min(now.saturating_add(NMI_RETRY));
             return;
         }
-        state.event = EVENT_NMI;
-        state.set |= SET_EVENT;
+        state.event = vcpu::EVENT_NMI;
+        state.set |= vcpu::SET_EVENT;
         (self.nmi_pending, self.nmi_blocked) = (false, true);
     }
 

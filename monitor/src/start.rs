@@ -7,22 +7,13 @@
 //!
 //! Invariant: every group is set, so nothing of an earlier life is left.
 
-use cloister_abi::vcpu::{
-    CS, RDX, RESET, SET_CONTROL, SET_CR2, SET_FLAGS, SET_INTERRUPT, SET_SEGMENTS, SET_TPR, SET_TSC,
-    SET_XCR0, Segment, VcpuState,
-};
+use cloister_abi::vcpu::{self, Segment, VcpuState};
 use cloister_guest_abi::image;
 
-/// Everything that a start defines.
-const SET_ALL: u32 = RESET
-    | SET_FLAGS
-    | SET_CONTROL
-    | SET_CR2
-    | SET_SEGMENTS
-    | SET_XCR0
-    | SET_TSC
-    | SET_TPR
-    | SET_INTERRUPT;
+/// Everything that a start defines; the address of a page fault is among the control registers.
+const SET_ALL: u32 = vcpu::RESET
+    | (vcpu::SET_FLAGS | vcpu::SET_CONTROL | vcpu::SET_SEGMENTS | vcpu::SET_XCR0)
+    | (vcpu::SET_TSC | vcpu::SET_TPR | vcpu::SET_INTERRUPT);
 
 /// CR0 with the coprocessor type bit. The bits that turn caches off are clear: INIT leaves them as
 /// they are, and at the VM's start they are clear.
@@ -61,19 +52,14 @@ pub fn fill(state: &mut VcpuState, start: Start, signature: u32, tsc_offset: u64
     let (limit, wide) = if flat { (u32::MAX, FLAT) } else { (0xffff, 0) };
     let data = Segment { selector: 0, attributes: DATA | wide, limit, base: 0 };
     let mut segments = [data; 8];
-    {
-        let [_, cs, _, _, _, _, ldt, task] = &mut segments;
-        cs.attributes = CODE | wide;
-        *ldt = Segment { attributes: LDT, limit: 0xffff, ..Segment::default() };
-        *task = Segment { attributes: TASK_STATE, limit: 0xffff, ..Segment::default() };
-    }
+    let [_, cs, _, _, _, _, ldt, task] = &mut segments;
+    cs.attributes = CODE | wide;
+    *ldt = Segment { attributes: LDT, limit: 0xffff, ..Segment::default() };
+    *task = Segment { attributes: TASK_STATE, ..*ldt };
     let (rip, cr0) = match start {
         Start::Image => (image::START, CR0_EXTENSION_TYPE | CR0_PROTECTION),
         Start::Page(page) => {
-            if let Some(cs) = segments.get_mut(CS) {
-                cs.selector = u16::from(page) << 8;
-                cs.base = u64::from(page) << 12;
-            }
+            (cs.selector, cs.base) = (u16::from(page) << 8, u64::from(page) << 12);
             (0, CR0_EXTENSION_TYPE)
         }
     };
@@ -92,9 +78,8 @@ pub fn fill(state: &mut VcpuState, start: Start, signature: u32, tsc_offset: u64
         idtr: [0xffff, 0],
         ..VcpuState::default()
     };
-    if let Some(rdx) = state.registers.get_mut(RDX) {
-        *rdx = if flat { 0 } else { u64::from(signature) };
-    }
+    let [_, _, rdx, ..] = &mut state.registers;
+    *rdx = if flat { 0 } else { u64::from(signature) };
 }
 
 #[cfg(test)]

@@ -95,7 +95,6 @@ impl Step {
     }
 
     /// Ends the step without effects.
-    #[inline]
     pub fn cancel(&mut self) {
         if self.is_active() {
             *self = Step::default();

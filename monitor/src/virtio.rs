@@ -153,8 +153,9 @@ impl<'a> Virtio<'a> {
     /// while a reset is under way. The device's own configuration is the worker's alone.
     pub fn write(&mut self, offset: u16, width: u8, value: u32) -> Action {
         if offset >= platform::VIRTIO_NOTIFY {
-            // The kernel has the doorbells. One that comes here was rung by a string instruction
-            // or through configuration space: the worker is told to look at its queues.
+            // The kernel has the doorbells. One that comes here was rung in another way than by a
+            // plain write to its port.
+            self.worker.ring();
             return if self.worker.is_live() { SIGNAL } else { NOTHING };
         }
         if self.resetting {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use cloister_monitor::apic::{BASE, BASE_MSR, Destination, Effect, Gp, Kind, LocalApic, Mode};
+use cloister_monitor::apic::{BASE, BASE_MSR, Destination, Effect, Gp, LocalApic, Mode};
 use proptest::prelude::*;
 
 const HZ: u64 = 1_000_000_000;

@@ -138,8 +138,8 @@ fn race(worker: fn(&System), guest: fn(&System), counts: core::ops::RangeInclusi
         let system = Arc::new(System {
             words: words(wire::WORDS),
             page: words(PAGE_WORDS),
-            requests: Requests::new(),
-            posted: Posted::new(),
+            requests: Requests::default(),
+            posted: Posted::default(),
             zero: Notify::new(),
             one: Notify::new(),
             used: AtomicU64::new(0),

@@ -241,7 +241,7 @@ fn movs_and_straddles_take_two_slots() {
         vec![writes(APIC + 0xffc)],
         vec![turn(|guest| fault(guest, APIC + 0x1000, MEMORY_WRITE))],
         vec![turn(|guest| {
-            assert_step(guest, [APIC | SLOT_WRITE, APIC + 0x1000 | SLOT_WRITE]);
+            assert_step(guest, [APIC | SLOT_WRITE, (APIC + 0x1000) | SLOT_WRITE]);
             done(guest, false)
         })],
         vec![off()],

@@ -7,7 +7,7 @@ mod transport;
 use std::sync::atomic::Ordering::Relaxed;
 
 use cloister_monitor::virtio::{Action, Virtio, VirtioError};
-use cloister_virtio::wire;
+use cloister_virtio::{Offer, Order, Worker, wire};
 use proptest::prelude::*;
 use transport::{MEMORY, Rig, Seen, op, words};
 
@@ -313,7 +313,41 @@ fn the_configuration_is_shown_whole_or_not_at_all() {
 }
 
 #[test]
-fn a_doorbell_that_comes_here_makes_the_worker_look() {
+fn a_reset_brings_the_configuration_of_a_worker_that_began_anew() {
+    let mut rig = live();
+    rig.words[wire::CONFIG].store(7, Relaxed);
+    nothing(rig.device.poll(true));
+    assert_eq!(rig.read(0x80, 4), 0, "it did not say that it was changing it");
+    assert!(rig.write(0x14, 1, 0).signal);
+    rig.answer();
+    nothing(rig.device.poll(true));
+    assert_eq!(rig.read(0x80, 4), 7);
+}
+
+#[test]
+fn a_doorbell_that_comes_here_rings_every_queue_of_the_worker() {
+    let (words, bells) = (words(), words());
+    let offer = Offer { features: 0, queue_size: 8, config: &[] };
+    let mut device = Virtio::new(words, 2, MEMORY).unwrap();
+    let mut worker = Worker::new(words, bells, 0, &offer).unwrap();
+    assert!(matches!(worker.order(), Some(Order::Reset)));
+    worker.answer();
+    nothing(device.poll(true));
+    for (offset, width, value) in
+        [(0x14, 1, 1), (0x14, 1, 3), (0x08, 4, 1), (0x0c, 4, 1), (0x14, 1, 0xb)]
+    {
+        nothing(device.write(offset, width, value));
+    }
+    assert!(device.write(0x14, 1, 0xf).signal);
+    assert!(matches!(worker.order(), Some(Order::Live(_))));
+    assert!(!worker.rung(0) && !worker.rung(1));
+    assert!(device.write(0xc2, 2, 0).signal);
+    assert!(worker.rung(0) && worker.rung(1));
+    assert!(!worker.rung(0) && !worker.rung(1));
+}
+
+#[test]
+fn a_doorbell_of_a_device_at_rest_signals_nobody() {
     let mut rig = ready(0);
     nothing(rig.write(0xc0, 2, 0));
     let mut rig = live();

@@ -29,6 +29,29 @@ pub struct Qemu {
     pub version: Version,
 }
 
+/// Bochs, and what makes a disk for it.
+#[derive(Clone, Debug)]
+pub struct Bochs {
+    /// A script that runs it.
+    pub program: PathBuf,
+    /// GRUB's linker.
+    pub grub_mkimage: PathBuf,
+    /// The folder with GRUB's parts for BIOS machines.
+    pub grub_modules: PathBuf,
+}
+
+/// An emulator that a test runs in.
+#[derive(Clone, Debug)]
+pub enum Emulator {
+    /// A QEMU: AMD SVM.
+    Qemu(Qemu),
+    /// Bochs: Intel VMX.
+    Bochs(Bochs),
+}
+
+/// The name that test results in Bochs carry.
+pub const BOCHS: &str = "bochs-2.7";
+
 /// Which QEMU somebody asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {
@@ -175,8 +198,20 @@ pub fn grub_set() -> Set {
     }
 }
 
+/// Bochs and GRUB, fetched now if they are not here and `install` allows it.
+pub fn ensure_bochs(install: Install) -> Result<Bochs> {
+    let command = "cargo xtask setup --emulators";
+    let tree = packages::ensure(&bochs_set(), install, command)?;
+    let grub = packages::ensure(&grub_set(), install, command)?;
+    Ok(Bochs {
+        program: bochs(&tree)?,
+        grub_mkimage: grub.program("grub-mkimage", "usr/bin/grub-mkimage", "")?,
+        grub_modules: grub.file("usr/lib/grub/i386-pc"),
+    })
+}
+
 /// The Bochs program of a tree. Its configuration names BIOS files by `$BXSHARE`.
-pub fn bochs(tree: &Tree) -> Result<PathBuf> {
+fn bochs(tree: &Tree) -> Result<PathBuf> {
     let inner = tree.program("bochs-loaded", "usr/bin/bochs-bin", "")?;
     let body = format!(
         "export BXSHARE=\"$d/usr/share/bochs\"\n\

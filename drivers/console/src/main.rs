@@ -19,7 +19,7 @@ mod uart;
 
 use cloister_console_core::wire::{Head, KIND_HELLO, KIND_TERMINAL};
 use cloister_console_core::{FILL_MIN, Key, Keys, Mux, Notice, Outgoing, Rings};
-use cloister_rt::abi::log::Reader;
+use cloister_ring::log::Reader;
 use cloister_rt::{Bits, Deadline, Duration, Grants, Instant, clock, grants, system, wait};
 use static_cell::StaticCell;
 

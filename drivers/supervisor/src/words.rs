@@ -5,8 +5,10 @@
 //! names in place of the addresses.
 
 use cloister_rt::FaultReport;
-use cloister_rt::abi::fault::{BACKTRACE_LEN, STOPPED_PANIC};
-use cloister_rt::{Clock, clock};
+use cloister_rt::abi::fault::{
+    BACKTRACE_LEN, STOPPED_CONFIG, STOPPED_HOST, STOPPED_PANIC, STOPPED_WORKER, Stopped,
+};
+use cloister_rt::{Clock, clock, stopped_text};
 use cloister_supervisor_core::{Cause, Next, RESETS_MAX, Stop, Then};
 use defmt::{Format, Formatter};
 
@@ -43,15 +45,18 @@ pub fn say_vm(name: &str, cause: &Cause, report: &FaultReport, next: Next, tries
         Cause::VmStopped(stopped) if stopped.code == STOPPED_PANIC => defmt::error!(
             "vm {=str}: {=str} {=u8:#x} at rip {=u64:#x}{}",
             name,
-            stopped.name(),
+            stopped_text(stopped),
             stopped.byte,
             stopped.rip,
             then
         ),
+        Cause::VmStopped(stopped) if is_of_host(stopped) => {
+            defmt::error!("vm {=str}: {=str}{}", name, stopped_text(stopped), then);
+        }
         Cause::VmStopped(stopped) => defmt::error!(
             "vm {=str}: {=str} at rip {=u64:#x}{}",
             name,
-            stopped.name(),
+            stopped_text(stopped),
             stopped.rip,
             then
         ),
@@ -60,6 +65,11 @@ pub fn say_vm(name: &str, cause: &Cause, report: &FaultReport, next: Next, tries
             defmt::error!("vm {=str}: monitor fault: it{}{}", name, clause, then);
         }
     }
+}
+
+/// Whether no instruction of the guest is to blame.
+fn is_of_host(stopped: &Stopped) -> bool {
+    matches!(stopped.code, STOPPED_HOST | STOPPED_WORKER | STOPPED_CONFIG)
 }
 
 /// What a task did, to stand behind its name.
@@ -80,7 +90,7 @@ impl Format for Clause<'_> {
                 defmt::write!(
                     f,
                     " left as a monitor does ({=str}), and it is none",
-                    stopped.name()
+                    stopped_text(stopped)
                 );
             }
             Cause::LeftOddly { reason } => {

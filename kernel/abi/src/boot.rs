@@ -11,12 +11,6 @@ pub const MAX_RANGES: usize = 64;
 
 /// E820 type of ordinary memory.
 pub const RANGE_RAM: u32 = 1;
-/// E820 type of reserved memory.
-pub const RANGE_RESERVED: u32 = 2;
-/// E820 type of memory that holds ACPI tables.
-pub const RANGE_ACPI: u32 = 3;
-/// E820 type of memory that firmware needs over sleep.
-pub const RANGE_NVS: u32 = 4;
 
 /// A range of physical memory as firmware describes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

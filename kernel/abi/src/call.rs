@@ -8,6 +8,8 @@
 //! Two kinds of error exist. A *refused* call returns a code. A *fault* (an unknown call number, a
 //! boot-only call after the seal) stops the caller and tells its supervisor.
 
+use zerocopy::TryFromBytes;
+
 /// System call numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -61,10 +63,11 @@ impl Call {
 pub const NEVER: u64 = u64::MAX;
 
 /// The value of `rax` after a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, TryFromBytes)]
 #[repr(u32)]
 pub enum Status {
     /// The call did what it says.
+    #[default]
     Ok = 0,
     /// `wait`: the deadline passed before a bit of the mask was set.
     Deadline = 1,
@@ -84,18 +87,9 @@ pub enum Status {
 
 impl Status {
     /// The status for a code, `None` for codes that no kernel of this version returns.
-    pub const fn from_code(code: u64) -> Option<Status> {
-        Some(match code {
-            0 => Status::Ok,
-            1 => Status::Deadline,
-            2 => Status::NoCap,
-            3 => Status::WrongKind,
-            4 => Status::NoRight,
-            5 => Status::WrongState,
-            6 => Status::BadArgument,
-            7 => Status::Exit,
-            _ => return None,
-        })
+    pub fn from_code(code: u64) -> Option<Status> {
+        let code = u32::try_from(code).ok()?;
+        Status::try_read_from_bytes(&code.to_ne_bytes()).ok()
     }
 }
 

@@ -4,8 +4,10 @@
 //! instruction pointer, address, error code, stack pointer. Index 2: reason and detail of `leave`,
 //! core, TSC of the fault. Index 3 and up: four return addresses each, zero where the chain ended.
 
+use zerocopy::TryFromBytes;
+
 /// What state a task is in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes)]
 #[repr(u32)]
 pub enum TaskState {
     /// At least one thread may run.
@@ -20,19 +22,14 @@ pub enum TaskState {
 
 impl TaskState {
     /// The state for a code.
-    pub const fn from_code(code: u64) -> Option<TaskState> {
-        Some(match code {
-            0 => TaskState::Running,
-            1 => TaskState::Parking,
-            2 => TaskState::Stopped,
-            3 => TaskState::Faulted,
-            _ => return None,
-        })
+    pub fn from_code(code: u64) -> Option<TaskState> {
+        let code = u32::try_from(code).ok()?;
+        TaskState::try_read_from_bytes(&code.to_ne_bytes()).ok()
     }
 }
 
 /// What stopped a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes)]
 #[repr(u32)]
 pub enum FaultKind {
     /// Nothing yet.
@@ -50,15 +47,9 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// The kind for a code.
-    pub const fn from_code(code: u64) -> Option<FaultKind> {
-        Some(match code {
-            0 => FaultKind::None,
-            1 => FaultKind::Exception,
-            2 => FaultKind::Leave,
-            3 => FaultKind::BadCall,
-            4 => FaultKind::InterruptStorm,
-            _ => return None,
-        })
+    pub fn from_code(code: u64) -> Option<FaultKind> {
+        let code = u32::try_from(code).ok()?;
+        FaultKind::try_read_from_bytes(&code.to_ne_bytes()).ok()
     }
 }
 
@@ -118,22 +109,6 @@ impl Stopped {
     pub const fn from_detail(detail: u64) -> Stopped {
         let [code, byte, ..] = detail.to_le_bytes();
         Stopped { code, byte, rip: ((detail as i64) >> 16) as u64 }
-    }
-
-    /// The code in words.
-    pub const fn name(self) -> &'static str {
-        match self.code {
-            STOPPED_TRIPLE_FAULT => "triple fault",
-            STOPPED_PANIC => "guest panic",
-            STOPPED_INVALID => "a state that the processor cannot enter",
-            STOPPED_DEVICE_PAGE if self.byte == 0 => "code fetched from a device page",
-            STOPPED_DEVICE_PAGE => "page tables in a device page",
-            STOPPED_HOST => "the processor lacks what the virtual platform promises",
-            STOPPED_TOO_MANY_PAGES => "one instruction touched too many device pages",
-            STOPPED_WORKER => "the task behind a device did not answer",
-            STOPPED_CONFIG => "the monitor cannot run what the manifest describes",
-            _ => "a reason that this supervisor does not know",
-        }
     }
 }
 

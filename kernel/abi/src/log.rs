@@ -1,4 +1,7 @@
-//! The log ring: one writer that never waits, readers that see what was lost.
+//! The log ring: its layout and its one writer, which never waits.
+//!
+//! [`Ring`] is the layout and [`Writer`] the side that the kernel and each task have; the readers,
+//! which see what was lost, are `cloister_ring::log`'s.
 //!
 //! A ring is an array of atomic 64-bit words: [`HEAD_WORDS`] words of head, then data words, as
 //! many as there are (a ring that fills whole pages wastes none). Positions count data words and
@@ -30,39 +33,39 @@ pub const KIND_TEXT: u8 = 1;
 /// A boot record.
 pub const KIND_BOOT: u8 = 2;
 
-/// End of the newest frame.
-const HEAD: usize = 0;
-/// Start of the oldest frame.
-const TAIL: usize = 1;
-/// Number of the next frame.
-const SEQ: usize = 2;
-/// Frames that were cut short.
-const CUT: usize = 3;
+/// Word of the head: end of the newest frame.
+pub const HEAD: usize = 0;
+/// Word of the head: start of the oldest frame.
+pub const TAIL: usize = 1;
+/// Word of the head: number of the next frame.
+pub const SEQ: usize = 2;
+/// Word of the head: frames that were cut short.
+pub const CUT: usize = 3;
 /// Words of a frame before its bytes.
-const FRAME_HEAD: u64 = 2;
-/// How often a reader tries again when the writer overtakes it. Then it says "nothing": whoever
-/// reads comes back anyway.
-const TRIES: u32 = 4;
+pub const FRAME_HEAD: u64 = 2;
 
 /// The two halves of a ring. Loads outside of it give zero and stores nothing, so that no index,
 /// whatever a peer wrote, can panic.
 #[derive(Clone, Copy)]
-struct Ring<'a> {
+pub struct Ring<'a> {
     head: &'a [AtomicU64],
     data: &'a [AtomicU64],
 }
 
 impl<'a> Ring<'a> {
-    fn new(words: &'a [AtomicU64]) -> Ring<'a> {
+    /// The ring in these words.
+    pub fn new(words: &'a [AtomicU64]) -> Ring<'a> {
         let (head, data) = words.split_at_checked(HEAD_WORDS).unwrap_or((words, &[]));
         Ring { head, data: data.get(..DATA_MAX).unwrap_or(data) }
     }
 
-    fn capacity(&self) -> u64 {
+    /// How many data words there are.
+    pub fn capacity(&self) -> u64 {
         self.data.len() as u64
     }
 
-    fn load(&self, field: usize, order: Ordering) -> u64 {
+    /// A word of the head.
+    pub fn load(&self, field: usize, order: Ordering) -> u64 {
         self.head.get(field).map_or(0, |word| word.load(order))
     }
 
@@ -78,7 +81,8 @@ impl<'a> Ring<'a> {
         self.data.get(index as usize)
     }
 
-    fn get(&self, position: u64) -> u64 {
+    /// The data word at a position.
+    pub fn get(&self, position: u64) -> u64 {
         self.word(position).map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
@@ -90,7 +94,7 @@ impl<'a> Ring<'a> {
 }
 
 /// Words of a frame with this first word.
-fn frame_words(first: u64) -> u64 {
+pub fn frame_words(first: u64) -> u64 {
     FRAME_HEAD + (first & 0xffff).div_ceil(8)
 }
 
@@ -127,14 +131,11 @@ impl<'a> Writer<'a> {
             return;
         };
         let most = FRAME_MAX.min(room.saturating_mul(8) as usize);
-        let bytes = match bytes.get(..most) {
-            Some(cut) if cut.len() < bytes.len() => {
-                let count = self.ring.load(CUT, Ordering::Relaxed).wrapping_add(1);
-                self.ring.store(CUT, count, Ordering::Relaxed);
-                cut
-            }
-            _ => bytes,
-        };
+        if bytes.len() > most {
+            let count = self.ring.load(CUT, Ordering::Relaxed).wrapping_add(1);
+            self.ring.store(CUT, count, Ordering::Relaxed);
+        }
+        let bytes = bytes.get(..most).unwrap_or(bytes);
         let first = bytes.len() as u64
             | u64::from(self.source) << 16
             | u64::from(core) << 32
@@ -174,108 +175,5 @@ impl<'a> Writer<'a> {
         self.ring.store(TAIL, self.tail, Ordering::Relaxed);
         // A reader that sees one of the stores that follow sees the new tail after its own fence.
         fence(Ordering::Release);
-    }
-}
-
-/// A frame that was read; its bytes are in the caller's buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frame {
-    /// [`KIND_DEFMT`] and so on.
-    pub kind: u8,
-    /// The core that wrote it.
-    pub core: u8,
-    /// The task that wrote it.
-    pub source: u16,
-    /// Time stamp counter when it was written.
-    pub tsc: u64,
-    /// Bytes in the buffer.
-    pub len: usize,
-    /// Its number; the ring's first frame has 0.
-    pub seq: u64,
-    /// Frames that were lost directly before it.
-    pub lost: u64,
-}
-
-/// A reader of a ring. It writes nothing, so a ring may have several.
-pub struct Reader<'a> {
-    ring: Ring<'a>,
-    at: u64,
-    seq: u64,
-}
-
-impl<'a> Reader<'a> {
-    /// Begins with the oldest frame; what was overwritten before counts as lost.
-    pub fn new(words: &'a [AtomicU64]) -> Reader<'a> {
-        Reader { ring: Ring::new(words), at: 0, seq: 0 }
-    }
-
-    /// The next frame, its bytes in `buf` (a buffer below [`FRAME_MAX`] bytes may cut them).
-    /// `None`: nothing new, or the writer was too fast for now.
-    pub fn next(&mut self, buf: &mut [u8]) -> Option<Frame> {
-        for _ in 0..TRIES {
-            let head = self.ring.load(HEAD, Ordering::Acquire);
-            if self.at == head {
-                return None;
-            }
-            let tail = self.ring.load(TAIL, Ordering::Relaxed);
-            if self.at < tail || self.at > head {
-                self.at = tail;
-            }
-            // A tail beyond this head: the writer went on meanwhile.
-            let Some(ahead) = head.checked_sub(self.at) else {
-                continue;
-            };
-            let copied = self.copy(ahead, buf);
-            // After the copy, and ordered after it: was everything from `at` on still whole?
-            fence(Ordering::Acquire);
-            if self.at < self.ring.load(TAIL, Ordering::Relaxed) {
-                continue;
-            }
-            let Some((frame, words)) = copied else {
-                // The writer is at fault: skip to what it publishes next.
-                self.at = head;
-                continue;
-            };
-            self.at = self.at.wrapping_add(words);
-            self.seq = frame.seq.wrapping_add(1);
-            return Some(frame);
-        }
-        None
-    }
-
-    /// Copies the frame at `at`, which ends within the next `ahead` words, and says how many it
-    /// has. `None` if no such frame can be there.
-    fn copy(&self, ahead: u64, buf: &mut [u8]) -> Option<(Frame, u64)> {
-        let first = self.ring.get(self.at);
-        let (words, bytes) = (frame_words(first), (first & 0xffff) as usize);
-        if words > ahead || ahead > self.ring.capacity() || bytes > FRAME_MAX {
-            return None;
-        }
-        let len = bytes.min(buf.len());
-        let mut at = self.at.wrapping_add(FRAME_HEAD);
-        for chunk in buf.get_mut(..len).unwrap_or_default().chunks_mut(8) {
-            let word = self.ring.get(at).to_le_bytes();
-            chunk.iter_mut().zip(word).for_each(|(to, from)| *to = from);
-            at = at.wrapping_add(1);
-        }
-        // The whole number is the newest one with these low bits.
-        let newest = self.ring.load(SEQ, Ordering::Relaxed).wrapping_sub(1);
-        let behind = (newest as u16).wrapping_sub((first >> 48) as u16);
-        let seq = newest.wrapping_sub(u64::from(behind));
-        let frame = Frame {
-            kind: (first >> 40) as u8,
-            core: (first >> 32) as u8,
-            source: (first >> 16) as u16,
-            tsc: self.ring.get(self.at.wrapping_add(1)),
-            len,
-            seq,
-            lost: seq.saturating_sub(self.seq),
-        };
-        Some((frame, words))
-    }
-
-    /// Frames that the writer has cut short.
-    pub fn truncated(&self) -> u64 {
-        self.ring.load(CUT, Ordering::Relaxed)
     }
 }

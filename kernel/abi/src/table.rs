@@ -1,8 +1,8 @@
 //! The system table: the compiled manifest, from which the kernel makes every object.
 //!
-//! One byte string, 8-byte aligned: a [`Header`], then one array per [`Section`], each aligned to
-//! 8 bytes. `cloister-core` validates it; the kernel uses it in place, read-only. All numbers are
-//! little-endian.
+//! One byte string, 8-byte aligned: a [`Header`], then one array per [`Section`] in the order of
+//! the head, each at the first multiple of 8 bytes behind the one before. `cloister-core` validates
+//! it; the kernel uses it in place, read-only. All numbers are little-endian.
 //!
 //! Order matters twice. Threads are sorted by core, then by priority (most urgent first), so that a
 //! thread's place among its core's threads is its rank. Capabilities, maps and ports of one task
@@ -11,7 +11,7 @@
 //! CPUs, guest maps and doorbells of virtual machines.
 
 use crate::NAME_LEN;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 /// `Header::magic`.
 pub const MAGIC: u64 = 0x656c_6261_7473_7973;
@@ -159,7 +159,7 @@ pub struct Thread {
 }
 
 /// What a region consists of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes)]
 #[repr(u8)]
 pub enum RegionKind {
     /// Pages of the payload, never writable: `value` is the offset in the payload.
@@ -198,6 +198,13 @@ pub struct Region {
     pub kind: u8,
     /// Zero.
     pub reserved: [u8; 3],
+}
+
+impl Region {
+    /// The kind; `None` in a table that is not valid.
+    pub fn kind(&self) -> Option<RegionKind> {
+        RegionKind::try_read_from_bytes(&[self.kind]).ok()
+    }
 }
 
 /// A mapping is readable (always set).

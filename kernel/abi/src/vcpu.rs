@@ -10,7 +10,7 @@
 //! [`Exit::Shutdown`], [`Exit::Invalid`] and [`Exit::Exception`], and at any exit if `set` had
 //! [`WANT_ALL`].
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 /// Load `rsp`, `rflags`; forget an interrupt shadow.
 pub const SET_FLAGS: u32 = 1 << 0;
@@ -41,7 +41,7 @@ pub const WANT_ALL: u32 = 1 << 11;
 pub const SET_CR2: u32 = 1 << 12;
 
 /// Why the guest stopped running. The comment says what `info` holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes)]
 #[repr(u32)]
 pub enum Exit {
     /// None yet.
@@ -85,27 +85,8 @@ pub enum Exit {
 
 impl Exit {
     /// The exit for a code.
-    pub const fn from_code(code: u32) -> Option<Exit> {
-        Some(match code {
-            0 => Exit::None,
-            1 => Exit::Cpuid,
-            2 => Exit::Port,
-            3 => Exit::MsrRead,
-            4 => Exit::MsrWrite,
-            5 => Exit::Halt,
-            6 => Exit::Memory,
-            7 => Exit::Hypercall,
-            8 => Exit::Stepped,
-            9 => Exit::Exception,
-            10 => Exit::TaskPriority,
-            11 => Exit::Iret,
-            12 => Exit::Xsetbv,
-            13 => Exit::Cache,
-            14 => Exit::Forbidden,
-            15 => Exit::Shutdown,
-            16 => Exit::Invalid,
-            _ => return None,
-        })
+    pub fn from_code(code: u32) -> Option<Exit> {
+        Exit::try_read_from_bytes(&code.to_ne_bytes()).ok()
     }
 }
 

@@ -160,24 +160,20 @@ pub enum Step {
     ParkLast,
 }
 
-/// One thread's place in its task's parking, kept by the thread's core.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One thread's place in its task's parking, kept by the thread's core. By default that of a thread
+/// that was never started, to go with [`ParkWord::new`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ThreadPark {
     generation: u32,
     episode: u64,
-    parked: bool,
+    runs: bool,
 }
 
 impl ThreadPark {
-    /// A thread that was never started, to go with [`ParkWord::new`].
-    pub const fn new() -> ThreadPark {
-        ThreadPark { generation: 0, episode: 0, parked: true }
-    }
-
     /// Whether the thread is parked.
     #[inline]
     pub fn is_parked(&self) -> bool {
-        self.parked
+        !self.runs
     }
 
     /// Does what the task's word asks of this thread. Called by the thread's core when it took
@@ -188,15 +184,15 @@ impl ThreadPark {
         let reset = generation(word) != self.generation;
         self.generation = generation(word);
         if word & TARGET == RUNNING {
-            let step = if self.parked { Step::Run } else { Step::Keep };
-            self.parked = false;
+            let step = if self.runs { Step::Keep } else { Step::Run };
+            self.runs = true;
             return Act { reset, step };
         }
         // Counted in this episode already; or parked for good, which took every thread's count.
         if self.episode == word & EPISODE || word & LEFT == 0 {
             return Act { reset, step: Step::Keep };
         }
-        self.parked = true;
+        self.runs = false;
         self.episode = word & EPISODE;
         Act { reset, step: if task.parked() { Step::ParkLast } else { Step::Park } }
     }

@@ -3,7 +3,7 @@
 //! [`ThreadWord`] belongs to one thread: any core posts, only the thread's own core (the *owner*)
 //! takes and waits. [`CoreWord`] belongs to one core: any core marks, only the owner drains.
 //!
-//! A sender does `if word.post(bits) && core.mark(local) { send an IPI }`. The owner of `core`
+//! A sender does `if word.post_bit(bit) && core.mark(local) { send an IPI }`. The owner of `core`
 //! drains it in the IPI's handler, once at the seal, and with interrupts off directly before it
 //! enters a guest; an IPI that comes while interrupts are off stays latched, and so ends the halt
 //! of a core that idles. For each drained thread it calls
@@ -41,8 +41,11 @@ impl ThreadWord {
         }
     }
 
-    /// [`ThreadWord::post`] for one bit, of which only the lowest six bits of `bit` count: one
-    /// locked instruction, and nothing more if the bit was set already.
+    /// Sets a bit, of whose number only the lowest six bits count, from any core. True if the thread
+    /// sleeps on it and it was clear: then its core must look (mark it; on the same core call
+    /// [`ThreadWord::finish_wait`] directly). One locked instruction, and nothing more if the bit
+    /// was set already: whoever set it has seen to the look, or the thread found the bit when it
+    /// began to wait.
     #[inline]
     #[must_use = "a waiter sleeps on unless its core looks"]
     pub fn post_bit(&self, bit: u32) -> bool {
@@ -51,26 +54,6 @@ impl ThreadWord {
             return false;
         }
         self.waiting.load(Ordering::Relaxed) & mask != 0
-    }
-
-    /// Sets `bits`, from any core. True if the thread sleeps on one of them that was clear: then
-    /// its core must look (mark it; on the same core call [`ThreadWord::finish_wait`] directly).
-    /// A bit that was already set needs no second look: whoever set it has seen to that, or the
-    /// thread found it when it began to wait.
-    #[inline]
-    #[must_use = "a waiter sleeps on unless its core looks"]
-    pub fn post(&self, bits: u64) -> bool {
-        let old = self.bits.fetch_or(bits, Ordering::AcqRel);
-        bits & !old & self.waiting.load(Ordering::Relaxed) != 0
-    }
-
-    /// Takes the pending bits of `mask`. Owner only.
-    #[inline]
-    pub fn take(&self, mask: u64) -> u64 {
-        if self.bits.load(Ordering::Relaxed) & mask == 0 {
-            return 0;
-        }
-        self.split(self.bits.swap(0, Ordering::Acquire), mask)
     }
 
     /// Begins to wait for a bit of `mask`. Nonzero: these bits were pending and are taken, and the

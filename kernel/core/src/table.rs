@@ -6,6 +6,10 @@
 //! within their sections.
 
 use crate::validate;
+use cloister_abi::layout::{
+    MAX_CAPS, MAX_DEVICES, MAX_DOORBELLS, MAX_GUEST_MAPS, MAX_IRQS, MAX_MAPS, MAX_PORTS,
+    MAX_REGIONS, MAX_TASKS, MAX_THREADS, MAX_VCPUS, MAX_VMS,
+};
 use cloister_abi::table::{
     Cap, Device, Doorbell, GuestMap, Header, Irq, Map, Ports, Region, Section, Task, Thread, Vcpu,
     Vm,
@@ -51,26 +55,28 @@ impl<'a> Table<'a> {
     /// `payload_pages` is the length of the payload that `RegionKind::Payload` regions lie in.
     pub fn new(bytes: &'a [u8], payload_pages: u32) -> Result<Table<'a>, TableError> {
         let table = Table::view(bytes)?;
-        validate::check(&table, bytes.len(), payload_pages)?;
+        validate::check(&table, payload_pages)?;
         Ok(table)
     }
 
     fn view(bytes: &'a [u8]) -> Result<Table<'a>, TableError> {
         let (header, _) = Header::ref_from_prefix(bytes).map_err(|_| Rule::Header.at(0))?;
+        validate::header(header, bytes.len())?;
+        let mut sections = Sections { bytes, end: size_of::<Header>(), index: 0 };
         Ok(Table {
             header,
-            tasks: section(bytes, header.tasks, 0)?,
-            threads: section(bytes, header.threads, 1)?,
-            regions: section(bytes, header.regions, 2)?,
-            maps: section(bytes, header.maps, 3)?,
-            caps: section(bytes, header.caps, 4)?,
-            ports: section(bytes, header.ports, 5)?,
-            devices: section(bytes, header.devices, 6)?,
-            irqs: section(bytes, header.irqs, 7)?,
-            vms: section(bytes, header.vms, 8)?,
-            vcpus: section(bytes, header.vcpus, 9)?,
-            guest_maps: section(bytes, header.guest_maps, 10)?,
-            doorbells: section(bytes, header.doorbells, 11)?,
+            tasks: sections.next(header.tasks, MAX_TASKS)?,
+            threads: sections.next(header.threads, MAX_THREADS)?,
+            regions: sections.next(header.regions, MAX_REGIONS)?,
+            maps: sections.next(header.maps, MAX_MAPS)?,
+            caps: sections.next(header.caps, MAX_CAPS)?,
+            ports: sections.next(header.ports, MAX_PORTS)?,
+            devices: sections.next(header.devices, MAX_DEVICES)?,
+            irqs: sections.next(header.irqs, MAX_IRQS)?,
+            vms: sections.next(header.vms, MAX_VMS)?,
+            vcpus: sections.next(header.vcpus, MAX_VCPUS)?,
+            guest_maps: sections.next(header.guest_maps, MAX_GUEST_MAPS)?,
+            doorbells: sections.next(header.doorbells, MAX_DOORBELLS)?,
         })
     }
 
@@ -118,14 +124,29 @@ pub(crate) fn run(first: u32, count: u16) -> Range<usize> {
     first..first.saturating_add(usize::from(count))
 }
 
-fn section<T: FromBytes + Immutable + KnownLayout>(
-    bytes: &[u8],
-    section: Section,
+/// A walk through the sections, which lie one behind the other.
+struct Sections<'a> {
+    bytes: &'a [u8],
+    /// Where the section before ends.
+    end: usize,
     index: usize,
-) -> Result<&[T], TableError> {
-    let wrong = Rule::Section.at(index);
-    let offset = usize::try_from(section.offset).map_err(|_| wrong)?;
-    let count = usize::try_from(section.count).map_err(|_| wrong)?;
-    let rest = bytes.get(offset..).ok_or(wrong)?;
-    <[T]>::ref_from_prefix_with_elems(rest, count).map(|(records, _)| records).map_err(|_| wrong)
+}
+
+impl<'a> Sections<'a> {
+    /// The next section, of at most `most` records.
+    fn next<T: FromBytes + Immutable + KnownLayout>(
+        &mut self,
+        section: Section,
+        most: usize,
+    ) -> Result<&'a [T], TableError> {
+        let (wrong, start) = (Rule::Section.at(self.index), self.end.next_multiple_of(8));
+        let count = usize::try_from(section.count).unwrap_or(usize::MAX);
+        Rule::Count.when(count <= most, self.index)?;
+        Rule::Section.when(usize::try_from(section.offset) == Ok(start), self.index)?;
+        let rest = self.bytes.get(start..).ok_or(wrong)?;
+        let (records, rest) = <[T]>::ref_from_prefix_with_elems(rest, count).map_err(|_| wrong)?;
+        self.end = self.bytes.len().saturating_sub(rest.len());
+        self.index = self.index.saturating_add(1);
+        Ok(records)
+    }
 }

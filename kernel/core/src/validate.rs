@@ -12,14 +12,10 @@ mod vm;
 
 use crate::table::Table;
 use cloister_abi::call::CLIENT_BITS;
-use cloister_abi::layout::{
-    MAX_CAPS, MAX_CORES, MAX_DEVICES, MAX_DOORBELLS, MAX_GUEST_MAPS, MAX_IRQS, MAX_MAPS, MAX_PORTS,
-    MAX_REGIONS, MAX_TASKS, MAX_THREADS, MAX_THREADS_PER_CORE, MAX_VCPUS, MAX_VMS, PAGE,
-};
+use cloister_abi::layout::{MAX_CORES, MAX_THREADS_PER_CORE, PAGE};
 use cloister_abi::table::{
-    Cap, Device, Doorbell, FLAG_IOMMU_ABSENT_OK, FLAG_LAB, FLAG_NEED_RDRAND, FLAG_NEED_RDSEED,
-    GuestMap, Header, Irq, MAGIC, MAP_EXEC, MAP_WRITE, Map, NONE, Ports, ROLE_INIT,
-    ROLE_SUPERVISOR, ROLE_TASK, Region, Section, TASK_FPU, Task, Thread, Vcpu, Vm,
+    FLAG_IOMMU_ABSENT_OK, FLAG_LAB, FLAG_NEED_RDRAND, FLAG_NEED_RDSEED, Header, MAGIC, MAP_EXEC,
+    MAP_WRITE, NONE, ROLE_INIT, ROLE_SUPERVISOR, ROLE_TASK, TASK_FPU, Task, Thread,
 };
 
 /// Which rule a table breaks. The index of the [`TableError`] counts records of the section that
@@ -36,10 +32,9 @@ pub enum Rule {
     Reserved,
     /// The head's number of cores or a sleep type is out of range.
     Board,
-    /// A section lies outside the table, or is misaligned.
+    /// A section does not begin at the first multiple of 8 behind the one before, or reaches
+    /// beyond the table.
     Section,
-    /// Two sections overlap; the index is that of the first.
-    SectionOverlap,
     /// A section holds more records than `cloister_abi::layout` allows.
     Count,
     /// A name (head, task, device) is empty, not UTF-8, or not padded with zeros.
@@ -179,7 +174,7 @@ pub struct TableError {
 
 impl Rule {
     /// How many rules there are.
-    pub const COUNT: usize = 68;
+    pub const COUNT: usize = 67;
 
     /// The error of a record that breaks this rule.
     pub(crate) fn at(self, index: usize) -> TableError {
@@ -187,15 +182,14 @@ impl Rule {
     }
 
     /// Fails at a record unless the rule `holds` there.
-    fn when(self, holds: bool, index: usize) -> Result<(), TableError> {
+    pub(crate) fn when(self, holds: bool, index: usize) -> Result<(), TableError> {
         if holds { Ok(()) } else { Err(self.at(index)) }
     }
 }
 
-/// Checks every rule. The first broken one is the answer.
-pub(crate) fn check(table: &Table, len: usize, payload_pages: u32) -> Result<(), TableError> {
-    header(table.header, len)?;
-    sections(table.header, len)?;
+/// Checks every rule but those of the head and the sections, which come first. The first broken one
+/// is the answer.
+pub(crate) fn check(table: &Table, payload_pages: u32) -> Result<(), TableError> {
     tasks(table)?;
     threads(table)?;
     authority::devices(table)?;
@@ -208,7 +202,8 @@ pub(crate) fn check(table: &Table, len: usize, payload_pages: u32) -> Result<(),
     authority::ports(table)
 }
 
-fn header(header: &Header, len: usize) -> Result<(), TableError> {
+/// Checks the rules of the head.
+pub(crate) fn header(header: &Header, len: usize) -> Result<(), TableError> {
     let known = FLAG_IOMMU_ABSENT_OK | FLAG_LAB | FLAG_NEED_RDRAND | FLAG_NEED_RDSEED;
     let cores = usize::try_from(header.cores).unwrap_or(usize::MAX);
     let current = header.magic == MAGIC && header.version == cloister_abi::API_VERSION;
@@ -219,43 +214,6 @@ fn header(header: &Header, len: usize) -> Result<(), TableError> {
     let sleep_types = header.sleep_type.iter().all(|&sleep_type| sleep_type < 8);
     Rule::Board.when((1..=MAX_CORES).contains(&cores) && sleep_types, 0)?;
     Rule::Name.when(is_name(&header.name), 0)
-}
-
-fn sections(header: &Header, len: usize) -> Result<(), TableError> {
-    let all = [
-        (header.tasks, size_of::<Task>(), MAX_TASKS),
-        (header.threads, size_of::<Thread>(), MAX_THREADS),
-        (header.regions, size_of::<Region>(), MAX_REGIONS),
-        (header.maps, size_of::<Map>(), MAX_MAPS),
-        (header.caps, size_of::<Cap>(), MAX_CAPS),
-        (header.ports, size_of::<Ports>(), MAX_PORTS),
-        (header.devices, size_of::<Device>(), MAX_DEVICES),
-        (header.irqs, size_of::<Irq>(), MAX_IRQS),
-        (header.vms, size_of::<Vm>(), MAX_VMS),
-        (header.vcpus, size_of::<Vcpu>(), MAX_VCPUS),
-        (header.guest_maps, size_of::<GuestMap>(), MAX_GUEST_MAPS),
-        (header.doorbells, size_of::<Doorbell>(), MAX_DOORBELLS),
-    ];
-    let bytes = |section: Section, size: usize| {
-        let count = usize::try_from(section.count).unwrap_or(usize::MAX);
-        let start = usize::try_from(section.offset).unwrap_or(usize::MAX);
-        start..start.saturating_add(count.saturating_mul(size))
-    };
-    for (index, &(section, size, most)) in all.iter().enumerate() {
-        Rule::Count.when(usize::try_from(section.count).is_ok_and(|count| count <= most), index)?;
-        if section.count == 0 {
-            continue;
-        }
-        let mine = bytes(section, size);
-        let inside = mine.start >= size_of::<Header>() && mine.end <= len;
-        Rule::Section.when(inside && section.offset.is_multiple_of(8), index)?;
-        let later = all.iter().skip(index.saturating_add(1));
-        let apart = later
-            .map(|&(other, size, _)| bytes(other, size))
-            .all(|other| other.is_empty() || other.end <= mine.start || mine.end <= other.start);
-        Rule::SectionOverlap.when(apart, index)?;
-    }
-    Ok(())
 }
 
 /// Whether a name is UTF-8, not empty, and padded with zeros.

@@ -34,7 +34,7 @@ impl Core {
     }
 
     fn signal(&self, thread: usize, bits: u64) {
-        if self.threads[thread].post(bits) {
+        if self.threads[thread].post_bit(bits.trailing_zeros()) {
             self.look(thread);
         }
     }
@@ -112,7 +112,7 @@ fn bits_outside_the_mask_stay_pending_with_their_data() {
             })
         };
         assert_eq!(core.wait(0, 0b01), 0b01);
-        if core.threads[0].take(0b10) != 0 {
+        if core.threads[0].begin_wait(0b10) != 0 {
             assert_eq!(mail.load(Relaxed), 1, "a taken bit came before its data");
         } else {
             assert_eq!(core.wait(0, 0b10), 0b10);
@@ -191,7 +191,7 @@ fn a_new_instance_that_looks_before_it_waits_misses_nothing() {
 fn started(threads: usize) -> (Arc<ParkWord>, Vec<ThreadPark>) {
     let task = ParkWord::new();
     assert_eq!(task.restart(), Some(1));
-    let mut parks = vec![ThreadPark::new(); threads];
+    let mut parks = vec![ThreadPark::default(); threads];
     for park in &mut parks {
         assert_eq!(park.catch_up(&task), Act { reset: true, step: Step::Run });
     }

@@ -4,7 +4,7 @@
 //!
 //! Slow (a build and a run per ordering), so ignored by default:
 //! `cargo test -p cloister-core --test orderings -- --ignored --nocapture`. It works on a copy of
-//! `kernel/core` and `kernel/abi` in cargo's directory for test files.
+//! `kernel/core`, `kernel/abi` and `lib/ring` in cargo's directory for test files.
 #![cfg(not(loom))]
 
 use std::fs;
@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The modules and the loom test that explores each.
-const MODULES: [(&str, &str, &str); 3] = [
+const MODULES: [(&str, &str, &str); 4] = [
     ("kernel/core/src/signal.rs", "cloister-core", "loom_signal"),
     ("kernel/core/src/park.rs", "cloister-core", "loom_signal"),
-    ("kernel/abi/src/log.rs", "cloister-abi", "loom_log"),
+    ("kernel/abi/src/log.rs", "cloister-ring", "loom_log"),
+    ("lib/ring/src/log.rs", "cloister-ring", "loom_log"),
 ];
 
 /// What an ordering is weakened to.
@@ -108,14 +109,17 @@ fn failures(copy: &Path, package: &str, test: &str) -> Vec<String> {
 fn copy_of_the_kernel_crates() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let copy = Path::new(env!("CARGO_TARGET_TMPDIR")).join("orderings");
-    for folder in ["abi", "abi/src", "abi/tests", "core", "core/src", "core/tests"] {
-        copy_files(&root.join("kernel").join(folder), &copy.join("kernel").join(folder));
+    for package in ["kernel/abi", "kernel/core", "lib/ring"] {
+        for folder in ["", "src", "src/validate", "tests"].map(|name| Path::new(package).join(name)) {
+            if root.join(&folder).is_dir() {
+                copy_files(&root.join(&folder), &copy.join(&folder));
+            }
+        }
     }
-    copy_files(&root.join("kernel/core/src/validate"), &copy.join("kernel/core/src/validate"));
     fs::copy(root.join("Cargo.lock"), copy.join("Cargo.lock")).unwrap();
     let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
     let (_, rest) = manifest.split_once("[workspace.package]").unwrap();
-    let head = "[workspace]\nresolver = \"3\"\nmembers = [\"kernel/abi\", \"kernel/core\"]\n";
+    let head = "[workspace]\nresolver = \"3\"\nmembers = [\"kernel/*\", \"lib/ring\"]\n";
     fs::write(copy.join("Cargo.toml"), format!("{head}[workspace.package]{rest}")).unwrap();
     copy
 }

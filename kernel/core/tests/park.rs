@@ -79,7 +79,7 @@ fn every_short_sequence_agrees_with_the_model() {
     const OPS: usize = 4 + THREADS;
     const LENGTH: u32 = 7;
     for sequence in 0..OPS.pow(LENGTH) {
-        let (word, mut threads) = (ParkWord::new(), [ThreadPark::new(); THREADS]);
+        let (word, mut threads) = (ParkWord::new(), [ThreadPark::default(); THREADS]);
         let mut model = Model {
             target: TaskState::Stopped,
             parked: [true; THREADS],
@@ -116,7 +116,7 @@ fn every_short_sequence_agrees_with_the_model() {
 
 #[test]
 fn episodes_wrap_without_mixing_threads_up() {
-    let (word, mut thread) = (ParkWord::new(), ThreadPark::new());
+    let (word, mut thread) = (ParkWord::new(), ThreadPark::default());
     word.restart();
     assert_eq!(thread.catch_up(&word).step, Step::Run);
     for _ in 0..200_000 {

@@ -16,9 +16,10 @@ use cloister_abi::boot::{BootInfo, RANGE_RAM};
 use cloister_abi::call::NEVER;
 use cloister_abi::info::SystemPage;
 use cloister_abi::layout::{
-    FRAME, IO_BITMAP, KERNEL_BASE, MAX_CORES, MAX_DEVICES, MAX_IRQS, MAX_REGIONS, MAX_THREADS, PAGE,
+    FRAME, IO_BITMAP, KERNEL_BASE, MAX_CORES, MAX_DEVICES, MAX_IRQS, MAX_REGIONS, MAX_TASKS,
+    MAX_THREADS, PAGE,
 };
-use cloister_abi::table::{NONE, ROLE_INIT, RegionKind, TASK_FPU, Task};
+use cloister_abi::table::{Map, NONE, ROLE_INIT, Region, RegionKind, TASK_FPU, Task};
 use cloister_core::sched::Sched;
 use cloister_core::table::Table;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -114,11 +115,11 @@ impl Boot {
         }
         // SAFETY: just mapped; entries that were not present are not cached.
         unsafe { shared::init(threads, tasks) };
+        let (_, first) = self.places();
         for (index, task) in shared::shared().tasks()[..tasks].iter().enumerate() {
-            let mut own = (0..threads).filter(|&global| self.is_of(global, index));
-            task.first.store(own.next().map_or(LAST, |first| first as u8), Ordering::Relaxed);
-            let count = (0..threads).filter(|&global| self.is_of(global, index)).count();
-            task.threads.store(count as u8, Ordering::Relaxed);
+            task.first.store(first[index], Ordering::Relaxed);
+            let own = self.table.threads.iter().filter(|t| usize::from(t.task) == index);
+            task.threads.store(own.count() as u8, Ordering::Relaxed);
         }
         let idt = self.carver.page();
         // SAFETY: just carved.
@@ -129,40 +130,40 @@ impl Boot {
     /// Sets memory aside for each region.
     pub fn build_regions(&mut self, table_offset: u64) {
         // The RAM of guests first, one behind the other: it is aligned to 2 MiB.
-        for index in 0..self.table.regions.len() {
-            let region = self.table.regions[index];
-            if region.kind == RegionKind::GuestRam as u8 {
-                let pages = u64::from(region.pages);
-                let before = self.carver.next();
-                self.regions[index] = self.carver.raw_pages(pages, paging::LARGE_PAGE);
-                self.gap += (self.regions[index] - before) / PAGE;
+        for guests in [true, false] {
+            for (index, region) in self.table.regions.iter().enumerate() {
+                if guests == (region.kind() == Some(RegionKind::GuestRam)) {
+                    self.regions[index] = self.place(region, table_offset);
+                }
             }
         }
-        for index in 0..self.table.regions.len() {
-            let region = self.table.regions[index];
-            let pages = u64::from(region.pages);
-            self.regions[index] = match region.kind {
-                k if k == RegionKind::GuestRam as u8 => continue,
-                k if k == RegionKind::Doorbells as u8 => self.carver.pages(pages),
-                k if k == RegionKind::Payload as u8 => self.info.payload + region.value,
-                k if k == RegionKind::Ram as u8 => self.carver.pages(pages),
-                k if k == RegionKind::SystemPage as u8 => self.system_page,
-                k if k == RegionKind::Table as u8 => self.info.payload + table_offset,
-                k if k == RegionKind::Mmio as u8 => {
-                    let free = self.is_free_for_device(region.value2, pages * PAGE);
-                    assert!(
-                        free,
-                        "a device's registers lie over memory or an interrupt controller"
-                    );
-                    region.value2
-                }
-                // The rings belong to the core windows, which are built first.
-                k if k == RegionKind::KernelLog as u8 => {
-                    assert!(pages == window::LOG_PAGES, "a kernel log ring of the wrong length");
-                    self.log_of(region.value as usize)
-                }
-                _ => 0,
-            };
+    }
+
+    /// Where a region's memory is; 0 for one that has none (yet).
+    fn place(&mut self, region: &Region, table_offset: u64) -> u64 {
+        let pages = u64::from(region.pages);
+        match region.kind() {
+            Some(RegionKind::GuestRam) => {
+                let before = self.carver.next();
+                let first = self.carver.raw_pages(pages, paging::LARGE_PAGE);
+                self.gap += (first - before) / PAGE;
+                first
+            }
+            Some(RegionKind::Ram | RegionKind::Doorbells) => self.carver.pages(pages),
+            Some(RegionKind::Payload) => self.info.payload + region.value,
+            Some(RegionKind::SystemPage) => self.system_page,
+            Some(RegionKind::Table) => self.info.payload + table_offset,
+            Some(RegionKind::Mmio) => {
+                let free = self.is_free_for_device(region.value2, pages * PAGE);
+                assert!(free, "a device's registers lie over memory or an interrupt controller");
+                region.value2
+            }
+            // The rings belong to the core windows, which are built first.
+            Some(RegionKind::KernelLog) => {
+                assert!(pages == window::LOG_PAGES, "a kernel log ring of the wrong length");
+                self.window_page(region.value as usize, window::LOG)
+            }
+            Some(RegionKind::FirmwareWindow) | None => 0,
         }
     }
 
@@ -176,10 +177,11 @@ impl Boot {
         base == 0 || !(is_ram || overlaps(apic::PHYSICAL, PAGE))
     }
 
-    fn log_of(&self, core: usize) -> u64 {
+    /// The physical address behind an address of a core's window.
+    fn window_page(&self, core: usize, va: u64) -> u64 {
         // SAFETY: the window's page table was filled by `build_window`.
         let table: &paging::Table = unsafe { paging::page(self.windows[core]) };
-        table[((window::LOG >> 12) & 511) as usize] & !(KERNEL_DATA | (PAGE - 1))
+        table[(va >> 12 & 511) as usize] & paging::ADDRESS
     }
 
     /// Builds a core's window: stacks, objects, log ring, APIC registers.
@@ -222,32 +224,31 @@ impl Boot {
             self.build_ports(space, &task);
         }
         for map in self.table.maps_of(&task) {
-            let region = self.table.regions[usize::from(map.region)];
-            let phys = self.regions[usize::from(map.region)];
-            let uncached = if region.kind == RegionKind::Mmio as u8 { UNCACHED } else { 0 };
-            if region.kind == RegionKind::GuestRam as u8 {
-                let flags = paging::user_flags(map.rights) | paging::LARGE;
-                for at in (0..u64::from(region.pages) * PAGE).step_by(paging::LARGE_PAGE as usize) {
-                    // SAFETY: only the boot core runs, and the leaf is not kept.
-                    *unsafe { space.large_leaf(map.va + at, || self.carver.page()) } =
-                        (phys + at) | flags;
-                }
-                continue;
-            }
-            for page in 0..u64::from(region.pages) {
-                // A region without memory still gets its page tables, for `bind` and the
-                // firmware window.
-                let entry = if phys == 0 { 0 } else { phys + page * PAGE };
-                let flags = if phys == 0 { 0 } else { paging::user_flags(map.rights) | uncached };
-                self.map_leaf(space, map.va + page * PAGE, entry | flags);
-            }
+            self.map(space, map);
+        }
+    }
+
+    /// Maps a region. One without memory still gets its page tables, for `bind` and the firmware
+    /// window.
+    fn map(&mut self, space: Space, map: &Map) {
+        let region = &self.table.regions[usize::from(map.region)];
+        let phys = self.regions[usize::from(map.region)];
+        let (size, more) = match region.kind() {
+            Some(RegionKind::GuestRam) => (paging::LARGE_PAGE, paging::LARGE),
+            Some(RegionKind::Mmio) => (PAGE, UNCACHED),
+            _ => (PAGE, 0),
+        };
+        let flags = paging::user_flags(map.rights) | more;
+        for at in (0..u64::from(region.pages) * PAGE).step_by(size as usize) {
+            let entry = if phys == 0 { 0 } else { (phys + at) | flags };
+            self.map_leaf(space, map.va + at, entry);
         }
     }
 
     pub(super) fn map_leaf(&mut self, space: Space, va: u64, entry: u64) {
         // SAFETY: only the boot core runs, and the leaf is not kept.
         let leaf = unsafe { space.leaf(va, || self.carver.page()) };
-        flush::changed(*leaf, || space.root == self.spaces[self.init_thread()].root);
+        flush::changed(*leaf, || space.root == self.init_space().root);
         *leaf = entry;
     }
 
@@ -274,7 +275,7 @@ impl Boot {
     pub fn build_core(&mut self, index: usize, clock: clock::Clock, features: Features) {
         let mut sched = Sched::new();
         let range = self.table.threads_on(index as u16);
-        let mut threads = [Thread::NONE; _];
+        let mut threads = [Thread::default(); _];
         for (rank, global) in range.clone().enumerate() {
             let thread = self.table.threads[global];
             let task = self.table.tasks[usize::from(thread.task)];
@@ -292,7 +293,7 @@ impl Boot {
                 vcpu: vcpu.map_or(NONE, |vcpu| vcpu as u16),
                 domain: task.domain,
                 role: task.role,
-                ..Thread::NONE
+                ..Thread::default()
             };
         }
         let core = Core {
@@ -309,7 +310,7 @@ impl Boot {
             sched,
             count: range.len() as u32,
             index: index as u32,
-            places: self.places(),
+            places: self.places().0,
             apic_id: 0,
             started: false,
             clock,
@@ -322,7 +323,7 @@ impl Boot {
             ioapics: Default::default(),
             irqs: [IrqState::default(); MAX_IRQS],
         };
-        let at = self.core_page(index);
+        let at = window::PHYSICAL + self.window_page(index, window::CORE);
         // SAFETY: the window's pages for the core's objects, contiguous and not in use yet.
         unsafe { (at as *mut Core).write(core) };
         let log = (at + crate::klog::LOG_STATE - window::CORE) as *mut LogState;
@@ -331,48 +332,30 @@ impl Boot {
         unsafe { (*log).core = index as u8 };
     }
 
-    fn is_of(&self, thread: usize, task: usize) -> bool {
-        usize::from(self.table.threads[thread].task) == task
-    }
-
-    fn places(&self) -> [Place; MAX_THREADS] {
-        let mut places = [Place::default(); MAX_THREADS];
-        for core in 0..self.table.header.cores as u16 {
-            for (rank, global) in self.table.threads_on(core).enumerate() {
-                let task = usize::from(self.table.threads[global].task);
-                let mut more = (global + 1)..self.table.threads.len();
-                let next = more.find(|&other| self.is_of(other, task));
-                let next = next.map_or(LAST, |next| next as u8);
-                places[global] = Place { core: core as u8, rank: rank as u8, next };
-            }
+    /// Where each thread lives, and the first thread of each task.
+    fn places(&self) -> ([Place; MAX_THREADS], [u8; MAX_TASKS]) {
+        let (mut places, mut first) = ([Place::default(); _], [LAST; _]);
+        for (global, thread) in self.table.threads.iter().enumerate().rev() {
+            let rank = global - self.table.threads_on(thread.core).start;
+            let next = &mut first[usize::from(thread.task)];
+            places[global] = Place { core: thread.core as u8, rank: rank as u8, next: *next };
+            *next = global as u8;
         }
-        places
+        (places, first)
     }
 
     /// Where a part of a thread's frame can be reached through the map of physical memory.
     pub(super) fn frame_at<T>(&self, thread: usize, va: u64) -> *mut T {
         // SAFETY: the space was built, with its frame; only the boot core runs.
         let leaf = unsafe { self.spaces[thread].leaf(FRAME, || 0) };
-        (window::PHYSICAL + (*leaf & !(KERNEL_DATA | (PAGE - 1))) + va - FRAME) as *mut T
-    }
-
-    /// Where a core's objects can be reached through the map of physical memory.
-    fn core_page(&self, core: usize) -> u64 {
-        // SAFETY: the window's page table was filled by `build_window`.
-        let table: &paging::Table = unsafe { paging::page(self.windows[core]) };
-        let phys = table[(window::CORE >> 12 & 511) as usize] & !(KERNEL_DATA | (PAGE - 1));
-        window::PHYSICAL + phys
+        (window::PHYSICAL + (*leaf & paging::ADDRESS) + va - FRAME) as *mut T
     }
 
     /// The rank of the thread whose address space a core begins with: `init` on its core, else
     /// the most urgent one.
     fn first_rank(&self, core: usize) -> u32 {
-        let range = self.table.threads_on(core as u16);
-        let is_init = |&global: &usize| {
-            let task = self.table.threads[global].task;
-            self.table.tasks[usize::from(task)].role == ROLE_INIT
-        };
-        range.clone().find(is_init).map_or(0, |global| (global - range.start) as u32)
+        let rank = self.table.threads_on(core as u16).position(|thread| self.is_init(thread));
+        rank.unwrap_or(0) as u32
     }
 
     /// Whether a core has anything to run; one without is never started.
@@ -420,50 +403,37 @@ impl Boot {
 
 /// Changes before the seal. Each is followed by [`Boot::flush`] before its next use.
 impl Boot {
-    /// Sets a leaf in the address space of a task's first thread.
-    pub fn set_leaf_of(&mut self, task: usize, va: u64, entry: u64) {
-        let mut threads = self.table.threads.iter();
-        if let Some(index) = threads.position(|t| usize::from(t.task) == task) {
-            self.map_leaf(self.spaces[index], va, entry);
-        }
-    }
-
     /// Maps a region, whose memory is known now, into all of a task's address spaces.
     pub fn map_region(&mut self, task: usize, region: usize) {
-        let pages = u64::from(self.table.regions[region].pages);
-        let phys = self.regions[region];
-        for index in 0..self.table.threads.len() {
-            if usize::from(self.table.threads[index].task) != task {
-                continue;
-            }
-            for map in self.table.maps_of(&self.table.tasks[task]) {
-                if usize::from(map.region) != region {
-                    continue;
-                }
-                let flags = paging::user_flags(map.rights) | UNCACHED;
-                for page in 0..pages {
-                    let entry = (phys + page * PAGE) | flags;
-                    self.map_leaf(self.spaces[index], map.va + page * PAGE, entry);
-                }
-            }
+        let maps = self.table.maps_of(&self.table.tasks[task]);
+        for (index, thread) in self.table.threads.iter().enumerate() {
+            let own = |map: &&Map| {
+                usize::from(thread.task) == task && usize::from(map.region) == region
+            };
+            maps.iter().filter(own).for_each(|map| self.map(self.spaces[index], map));
         }
     }
 
     /// Forgets translations of the address space of `init`, which is loaded.
     pub fn flush(&self) {
         // SAFETY: the same space again.
-        unsafe { cpu::load_space(self.spaces[self.init_thread()].root, 0) };
+        unsafe { cpu::load_space(self.init_space().root, 0) };
     }
 
-    fn init_thread(&self) -> usize {
-        let task = self.table.tasks.iter().position(|t| t.role == ROLE_INIT);
-        let is_init = |t: &cloister_abi::table::Thread| Some(usize::from(t.task)) == task;
-        self.table.threads.iter().position(is_init).unwrap_or(0)
+    fn is_init(&self, thread: usize) -> bool {
+        let task = self.table.threads[thread].task;
+        self.table.tasks[usize::from(task)].role == ROLE_INIT
+    }
+
+    /// The address space of `init`'s one thread.
+    pub fn init_space(&self) -> Space {
+        let thread = (0..self.table.threads.len()).find(|&thread| self.is_init(thread));
+        self.spaces[thread.unwrap_or(0)]
     }
 
     /// Lets `init`'s address space reach physical memory until the seal.
     pub fn map_physical(&mut self) {
-        let root = self.spaces[self.init_thread()].root;
+        let root = self.init_space().root;
         // SAFETY: the stub's top table is in use.
         let stub = unsafe { paging::page::<paging::Table>(self.info.pml4) };
         // SAFETY: a fresh space, not loaded yet.
@@ -474,9 +444,8 @@ impl Boot {
     /// Bytes of memory that the kernel uses: image, stacks, objects, frames, page tables; without
     /// the memory of tasks and the log rings.
     pub fn kernel_bytes(&self) -> u64 {
-        let kinds = [RegionKind::Ram, RegionKind::GuestRam, RegionKind::Doorbells];
-        let is_ram =
-            |r: &&cloister_abi::table::Region| kinds.iter().any(|kind| *kind as u8 == r.kind);
+        use RegionKind::{Doorbells, GuestRam, Ram};
+        let is_ram = |r: &&Region| matches!(r.kind(), Some(Ram | GuestRam | Doorbells));
         let regions = self.table.regions.iter();
         let ram: u64 = regions.filter(is_ram).map(|r| u64::from(r.pages)).sum();
         let logs = u64::from(self.table.header.cores) * window::LOG_PAGES;
@@ -491,7 +460,7 @@ impl Boot {
     /// # Safety
     /// `self` is reached through the map of physical memory and not used afterwards.
     pub unsafe fn end(&mut self) {
-        let root = self.spaces[self.init_thread()].root;
+        let root = self.init_space().root;
         // SAFETY: the space is loaded, and this entry is removed from it.
         let top: &mut paging::Table = unsafe { paging::page(root) };
         flush::changed(top[window::PHYSICAL_SLOT], || true);

@@ -14,8 +14,10 @@ use crate::syscall::Return;
 use cloister_abi::boot::{MemRange, RANGE_RAM};
 use cloister_abi::call::{Call, Part, Status};
 use cloister_abi::layout::PAGE;
-use cloister_abi::table::{DEVICE_PLATFORM, Device, MAP_READ, ROLE_INIT, RegionKind};
+use cloister_abi::table::{DEVICE_PLATFORM, Device, MAP_READ, Map, ROLE_INIT, Region, RegionKind};
 use core::sync::atomic::{AtomicU64, Ordering};
+
+type Answer = Result<Return, Status>;
 
 /// Where the boot core's [`Boot`] lies in the map of physical memory; 0 after the seal.
 static BOOT: AtomicU64 = AtomicU64::new(0);
@@ -53,7 +55,7 @@ pub fn serve(core: &mut Core, number: u32, arguments: [u64; 3]) -> Return {
     result.into()
 }
 
-fn start_core(boot: &mut Boot, core: u64, apic_id: u64) -> Result<Return, Status> {
+fn start_core(boot: &mut Boot, core: u64, apic_id: u64) -> Answer {
     let cores = u64::from(boot.table.header.cores);
     if core == 0 || core >= cores || apic_id > 0xfe {
         return Err(Status::BadArgument);
@@ -67,12 +69,12 @@ fn start_core(boot: &mut Boot, core: u64, apic_id: u64) -> Result<Return, Status
     Ok(Return::value(u64::from(online)))
 }
 
-fn map_firmware(boot: &mut Boot, task: usize, phys: u64, len: u64) -> Result<Return, Status> {
+fn map_firmware(boot: &mut Boot, task: usize, phys: u64, len: u64) -> Answer {
     let regions = boot.table.regions;
-    let is_window =
-        |region: u16| regions[usize::from(region)].kind == RegionKind::FirmwareWindow as u8;
+    let kind = |map: &Map| regions[usize::from(map.region)].kind();
     let mut maps = boot.table.maps_of(&boot.table.tasks[task]).iter();
-    let map = *maps.find(|map| is_window(map.region)).ok_or(Status::WrongState)?;
+    let map = maps.find(|map| kind(map) == Some(RegionKind::FirmwareWindow));
+    let map = map.ok_or(Status::WrongState)?;
     let end = phys.checked_add(len).ok_or(Status::BadArgument)?;
     let covers = |r: &&MemRange| r.base <= phys && end <= r.base.saturating_add(r.len);
     let ranges = &boot.info.ranges[..boot.info.range_count as usize];
@@ -93,20 +95,19 @@ fn map_firmware(boot: &mut Boot, task: usize, phys: u64, len: u64) -> Result<Ret
     let first = map.va + boot.firmware_used * PAGE;
     for page in 0..pages {
         let entry = ((phys / PAGE + page) * PAGE) | paging::user_flags(MAP_READ);
-        boot.set_leaf_of(task, first + page * PAGE, entry);
+        boot.map_leaf(boot.init_space(), first + page * PAGE, entry);
     }
     boot.firmware_used += pages;
     boot.flush();
     Ok(Return::value(first + phys % PAGE))
 }
 
-fn hand_over(
-    core: &mut Core,
-    boot: &mut Boot,
-    kind: u64,
-    a: u64,
-    b: u64,
-) -> Result<Return, Status> {
+/// A number that has to fit a narrower type.
+fn narrow<T: TryFrom<u64>>(value: u64) -> Result<T, Status> {
+    T::try_from(value).map_err(|_| Status::BadArgument)
+}
+
+fn hand_over(core: &mut Core, boot: &mut Boot, kind: u64, a: u64, b: u64) -> Answer {
     match kind {
         n if n == Part::IoApic as u64 => add_ioapic(core, boot, a, b)?,
         n if n == Part::PinRoute as u64 => {
@@ -117,24 +118,15 @@ fn hand_over(
                 }
             }
         }
-        n if n == Part::PowerOff as u64 => {
-            let ports =
-                [u16::try_from(a), u16::try_from(b)].map(|p| p.map_err(|_| Status::BadArgument));
-            let [pm1a, pm1b] = ports;
-            power::set_sleep_ports(pm1a?, pm1b?);
-        }
-        n if n == Part::Reset as u64 => {
-            let port = u16::try_from(a).map_err(|_| Status::BadArgument)?;
-            let value = u8::try_from(b).map_err(|_| Status::BadArgument)?;
-            power::set_reset(port, value);
-        }
+        n if n == Part::PowerOff as u64 => power::set_sleep_ports(narrow(a)?, narrow(b)?),
+        n if n == Part::Reset as u64 => power::set_reset(narrow(a)?, narrow(b)?),
         _ => return Err(Status::BadArgument),
     }
     Ok(Return::status(Status::Ok))
 }
 
 fn add_ioapic(core: &mut Core, boot: &mut Boot, phys: u64, gsi_base: u64) -> Result<(), Status> {
-    let gsi_base = u32::try_from(gsi_base).map_err(|_| Status::BadArgument)?;
+    let gsi_base = narrow(gsi_base)?;
     if !phys.is_multiple_of(PAGE) || phys >= 1 << 52 || !boot.is_free_for_device(phys, PAGE) {
         return Err(Status::BadArgument);
     }
@@ -153,19 +145,16 @@ fn add_ioapic(core: &mut Core, boot: &mut Boot, phys: u64, gsi_base: u64) -> Res
     if core.ioapics.add(gsi_base) { Ok(()) } else { Err(Status::WrongState) }
 }
 
-fn bind(boot: &mut Boot, device: u64, function: u64) -> Result<Return, Status> {
-    let index = usize::try_from(device).map_err(|_| Status::BadArgument)?;
-    let record = *boot.table.devices.get(index).ok_or(Status::BadArgument)?;
-    let function = u16::try_from(function).map_err(|_| Status::BadArgument)?;
+fn bind(boot: &mut Boot, device: u64, function: u64) -> Answer {
+    let (index, function) = (narrow::<usize>(device)?, narrow(function)?);
+    let record = boot.table.devices.get(index).ok_or(Status::BadArgument)?;
     if record.kind == DEVICE_PLATFORM || pci::read(function, 0) & 0xffff == 0xffff {
         return Err(Status::BadArgument);
     }
-    for at in 0..boot.table.regions.len() {
-        let region = boot.table.regions[at];
-        let ours = region.kind == RegionKind::Mmio as u8 && region.value as u32 == index as u32;
-        if !ours {
-            continue;
-        }
+    let ours = |region: &Region| {
+        region.kind() == Some(RegionKind::Mmio) && region.value as u32 == index as u32
+    };
+    for (at, region) in boot.table.regions.iter().enumerate().filter(|(_, region)| ours(region)) {
         if boot.regions[at] != 0 {
             return Err(Status::WrongState);
         }
@@ -190,12 +179,7 @@ fn is_equipped(boot: &Boot, task: usize) -> bool {
     devices.all(|(index, d)| !own(d) || boot.bound[index / 64] >> (index % 64) & 1 != 0)
 }
 
-fn seal(
-    core: &mut Core,
-    boot: &mut Boot,
-    unix_seconds: u64,
-    entropy: u64,
-) -> Result<Return, Status> {
+fn seal(core: &mut Core, boot: &mut Boot, unix_seconds: u64, entropy: u64) -> Answer {
     let cores = boot.table.header.cores as usize;
     let online = |core: &usize| shared().cores[*core].online.load(Ordering::Acquire);
     if !(0..cores).filter(|&core| boot.is_used(core)).all(|core| online(&core)) {

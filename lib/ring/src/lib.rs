@@ -5,7 +5,8 @@
 //! peer is another task and may be wrong, hostile, dead or restarted at any moment: whatever it
 //! writes, this side never panics, never reads outside the region, and ends in one of the two
 //! values of [`Lost`]. [`Link`] is a ring that finds its peer again by itself. [`Stream`] is the
-//! other use of such a region: bytes each way, for consoles.
+//! other use of such a region: bytes each way, for consoles. [`log`] reads the log rings of tasks
+//! and cores.
 //!
 //! Neighbours: `lib/rt` gives the region and the signals; docs/notes/0004-mailboxes.md tells the
 //! protocol. Invariant: every word of the peer is read once, checked, and then used as a copy.
@@ -15,6 +16,7 @@
 
 mod layout;
 mod link;
+pub mod log;
 mod mailbox;
 pub mod orders;
 mod stream;

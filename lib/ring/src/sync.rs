@@ -1,7 +1,7 @@
-//! The atomics of the mailbox: loom's under `--cfg loom`, core's otherwise, so that the module
-//! that ships is the one that the interleaving test runs. Nothing else here knows of loom.
+//! The atomics of mailboxes and log rings: loom's under `--cfg loom`, core's otherwise, so that the
+//! modules that ship are the ones that the interleaving tests run. Nothing else here knows of loom.
 
 #[cfg(not(loom))]
-pub(crate) use core::sync::atomic::{AtomicU64, Ordering};
+pub(crate) use core::sync::atomic::{AtomicU64, Ordering, fence};
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
+pub(crate) use loom::sync::atomic::{AtomicU64, Ordering, fence};

@@ -21,6 +21,9 @@
 pub const ORDER: usize = 0;
 /// Written by the monitor: accepted features.
 pub const FEATURES: usize = 1;
+/// Written by the monitor: how many doorbells came to it instead of to the kernel, by way of the
+/// configuration space. A change rings every queue.
+pub const RINGS: usize = 2;
 /// Written by the monitor: queue `q` at `QUEUES + QUEUE_WORDS * q`: size (0: not enabled), then
 /// guest-physical addresses of descriptors, driver area, device area.
 pub const QUEUES: usize = 8;

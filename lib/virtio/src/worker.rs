@@ -147,7 +147,9 @@ impl<'a> Worker<'a> {
         // Two counters share a word of the page. Acquire: what the guest wrote before is seen.
         let word = self.bells.get(bell >> 1).map_or(0, |word| word.load(Ordering::Acquire));
         let [low, high] = halves(word);
-        let now = if bell & 1 == 0 { low } else { high };
+        // Those that came by way of the monitor ring every queue.
+        let [others, _] = halves(self.load(wire::RINGS, Ordering::Acquire));
+        let now = others.wrapping_add(if bell & 1 == 0 { low } else { high });
         let before = self.seen.get_mut(queue);
         before.is_some_and(|before| core::mem::replace(before, now) != now)
     }

@@ -62,6 +62,11 @@ impl<'a> Worker<'a> {
         self.order(wire::LIVE);
     }
 
+    /// A doorbell came here instead of to the kernel: the worker is to look at every queue.
+    pub fn ring(&self) {
+        self.words[wire::RINGS].fetch_add(1, Ordering::Release);
+    }
+
     /// Whether the worker has done what the newest order says. What it did before, it did before.
     pub fn has_answered(&self) -> bool {
         self.words[wire::ANSWER].load(Ordering::Acquire) == self.order

@@ -23,7 +23,7 @@ use cloister_monitor::run::{Cpu, Stop};
 use cloister_rt::abi::API_VERSION;
 use cloister_rt::abi::fault::{LeaveReason, STOPPED_CONFIG, STOPPED_HOST, Stopped};
 use cloister_rt::abi::vm::{VM_XAPIC, VmConfig};
-use cloister_rt::{Instant, cpuid, grants, leave, system};
+use cloister_rt::{Instant, cpuid, grants, leave, stopped_text, system};
 
 cloister_rt::entry!(thread0, further = thread);
 
@@ -110,7 +110,7 @@ fn end(stop: Stop) -> ! {
         Stop::Stopped(stopped) => {
             defmt::error!(
                 "the guest stops: {=str} ({=u8:#x}) at rip {=u64:#x}",
-                stopped.name(),
+                stopped_text(&stopped),
                 stopped.byte,
                 stopped.rip
             );

@@ -40,11 +40,9 @@ pub fn run(args: &Args) -> Result<()> {
         let qemu = emulators::ensure(&wanted, install)?;
         say(&format!("emulator: QEMU {} ({})", qemu.version, qemu.program.display()));
     }
-    let command = "cargo xtask setup --emulators";
-    let tree = packages::ensure(&emulators::bochs_set(), install, command)?;
-    say(&format!("emulator: Bochs 2.7 ({})", emulators::bochs(&tree)?.display()));
-    let tree = packages::ensure(&emulators::grub_set(), install, command)?;
-    say(&format!("boot loader for Bochs: GRUB ({})", tree.folder().display()));
+    let bochs = emulators::ensure_bochs(install)?;
+    say(&format!("emulator: Bochs 2.7 ({})", bochs.program.display()));
+    say(&format!("its boot loader: GRUB ({})", bochs.grub_modules.display()));
     Ok(())
 }
 

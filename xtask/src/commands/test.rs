@@ -72,6 +72,5 @@ fn is_ci() -> bool {
 
 /// Emulators on which nothing ran.
 fn idle_places(tally: &Tally) -> Vec<String> {
-    let labels = boot::EMULATORS.iter().map(|wanted| wanted.label());
-    labels.filter(|label| tally.run_in(label) == 0).collect()
+    boot::places().into_iter().filter(|place| tally.run_in(place) == 0).collect()
 }

@@ -4,6 +4,7 @@
 //! end it when xtask dies without a chance to; dropping [`Child`] ends it in every other case.
 
 use std::io::{Read, Write};
+use std::path::Path;
 use std::process::{ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -158,17 +159,23 @@ impl Drop for Child {
 /// The program, behind `setpriv --pdeathsig` where that exists. The signal follows the thread
 /// that starts the process, which is the one that also waits for it.
 pub fn leashed(qemu: &Qemu) -> Command {
+    leash(&qemu.program)
+}
+
+/// As [`leashed`], for any program.
+pub fn leash(program: &Path) -> Command {
     match paths::program("setpriv") {
         Some(setpriv) => {
             let mut command = Command::new(setpriv);
-            command.args(["--pdeathsig", "KILL", "--"]).arg(&qemu.program);
+            command.args(["--pdeathsig", "KILL", "--"]).arg(program);
             command
         }
-        None => Command::new(&qemu.program),
+        None => Command::new(program),
     }
 }
 
-fn pump(mut stdout: impl Read, sender: &Sender<Message>) {
+/// Passes on what the serial port says, until it ends.
+pub fn pump(mut stdout: impl Read, sender: &Sender<Message>) {
     let mut buffer = [0; 16 * 1024];
     loop {
         match stdout.read(&mut buffer) {

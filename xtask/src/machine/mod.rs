@@ -6,6 +6,7 @@
 //! as well, so the outcome rests on QEMU's shutdown event and on the kernel's last line.
 
 mod arguments;
+mod bochs;
 mod child;
 
 use std::os::unix::process::CommandExt;
@@ -19,7 +20,7 @@ use anyhow::Result;
 pub use arguments::reduced;
 use child::{Child, Message};
 
-use crate::emulators::Qemu;
+use crate::emulators::{Emulator, Qemu};
 use crate::qmp::Event;
 
 /// What the kernel prints last, as plain text, when the appliance powers itself off in order.
@@ -130,7 +131,7 @@ impl Outcome {
             End::Timeout => format!("the time limit was reached after {seconds:.1} s"),
             End::Stopped => format!("stopped from outside after {seconds:.1} s"),
             End::EmulatorFailed { status, stderr } => {
-                format!("QEMU ended with {status} and says: {}", stderr.trim())
+                format!("the emulator ended with {status} and says: {}", stderr.trim())
             }
         }
     }
@@ -169,6 +170,19 @@ impl Machine {
         command.args(arguments::watched(self, qemu.version, socket));
         command.env_remove("LD_LIBRARY_PATH").current_dir(crate::paths::root());
         command
+    }
+
+    /// Runs the machine to its end, in whichever emulator. Bochs passes no keys on.
+    pub fn run_in(
+        &self,
+        emulator: &Emulator,
+        keys: Option<Receiver<Key>>,
+        on_serial: impl FnMut(&[u8]) -> Flow,
+    ) -> Result<Outcome> {
+        match emulator {
+            Emulator::Qemu(qemu) => self.run(qemu, keys, on_serial),
+            Emulator::Bochs(bochs) => bochs::run(self, bochs, on_serial),
+        }
     }
 
     /// Runs the machine to its end. `keys` goes to the serial port; a closed channel is fine.

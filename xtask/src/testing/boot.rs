@@ -14,16 +14,17 @@ use super::flips::{self, Flips};
 use super::flushes;
 use super::harness;
 use super::integrity;
+use super::keys::Typist;
 use super::tally::{Tally, Verdict};
 use super::walk;
 use crate::appliance::{Appliance, Line};
-use crate::emulators::{self, Qemu, Wanted};
+use crate::emulators::{self, BOCHS, Emulator, Wanted};
 use crate::install::say;
 use crate::machine::{Flow, Machine};
 use crate::paths;
 
-/// The places that CI insists on.
-pub const EMULATORS: &[Wanted] = &[Wanted::V7_2, Wanted::V10_0];
+/// The versions of QEMU that CI insists on.
+const EMULATORS: &[Wanted] = &[Wanted::V7_2, Wanted::V10_0];
 
 /// How many of its last lines a failed test shows.
 const SHOWN_LINES: usize = 40;
@@ -35,10 +36,15 @@ struct Test {
     expect: Expect,
 }
 
+/// The places that CI insists on.
+pub fn places() -> Vec<String> {
+    EMULATORS.iter().map(Wanted::label).chain([BOCHS.to_owned()]).collect()
+}
+
 /// Runs the tier.
 pub fn run(options: &Options, tally: &mut Tally) -> Result<()> {
-    for wanted in EMULATORS {
-        tally.place(&wanted.label());
+    for place in places() {
+        tally.place(&place);
     }
     let tests = find(options)?;
     let mut qemus = BTreeMap::new();
@@ -62,8 +68,18 @@ pub fn run(options: &Options, tally: &mut Tally) -> Result<()> {
         flushes::run(options, place, qemu, tally);
     }
     integrity::boots(options, &qemus, tally);
+    let mut emulators: BTreeMap<String, Emulator> =
+        qemus.into_iter().map(|(place, qemu)| (place, Emulator::Qemu(qemu))).collect();
+    if tests.iter().any(|test| test.expect.places().iter().any(|place| place == BOCHS)) {
+        match emulators::ensure_bochs(options.install) {
+            Ok(bochs) => drop(emulators.insert(BOCHS.to_owned(), Emulator::Bochs(bochs))),
+            Err(failure) => {
+                say(&format!("{BOCHS} is not here, its tests are skipped: {failure:#}"));
+            }
+        }
+    }
     for test in &tests {
-        run_test(test, options, &qemus, tally);
+        run_test(test, options, &emulators, tally);
     }
     Ok(())
 }
@@ -102,7 +118,12 @@ fn variant(file: &str) -> Option<String> {
     }
 }
 
-fn run_test(test: &Test, options: &Options, qemus: &BTreeMap<String, Qemu>, tally: &mut Tally) {
+fn run_test(
+    test: &Test,
+    options: &Options,
+    emulators: &BTreeMap<String, Emulator>,
+    tally: &mut Tally,
+) {
     let manifest = test.folder.join("appliance.toml");
     let skipped = test.expect.long && !options.long;
     let built = if skipped {
@@ -112,11 +133,10 @@ fn run_test(test: &Test, options: &Options, qemus: &BTreeMap<String, Qemu>, tall
         let manifest = manifest.display().to_string();
         Appliance::build_with(&manifest, &features, options.install).map(Some)
     };
-    for version in &test.expect.qemu {
-        let place = format!("qemu-{version}");
+    for place in test.expect.places() {
         for &cpus in &test.expect.cpus {
             let name = format!("{} on {place}, {cpus} processors", test.name);
-            let verdict = match (&built, qemus.get(&place)) {
+            let verdict = match (&built, emulators.get(&place)) {
                 (Err(failure), _) => {
                     println!("FAILED  {name}: it cannot be built: {failure:#}");
                     Verdict::Failed
@@ -129,7 +149,9 @@ fn run_test(test: &Test, options: &Options, qemus: &BTreeMap<String, Qemu>, tall
                     println!("skipped {name}: {place} is not here");
                     Verdict::Skipped
                 }
-                (Ok(Some(appliance)), Some(qemu)) => repeat(test, appliance, qemu, cpus, &name),
+                (Ok(Some(appliance)), Some(emulator)) => {
+                    repeat(test, appliance, emulator, cpus, &name)
+                }
             };
             tally.add(&place, verdict);
         }
@@ -137,17 +159,23 @@ fn run_test(test: &Test, options: &Options, qemus: &BTreeMap<String, Qemu>, tall
 }
 
 /// Runs a test as often as it asks for, on one machine; the first failure decides.
-fn repeat(test: &Test, appliance: &Appliance, qemu: &Qemu, cpus: u32, name: &str) -> Verdict {
+fn repeat(
+    test: &Test,
+    appliance: &Appliance,
+    emulator: &Emulator,
+    cpus: u32,
+    name: &str,
+) -> Verdict {
     let start = Instant::now();
     let rounds = test.expect.flips.map_or(test.expect.repeat.max(1), |flips| flips.count);
     for round in 1..=rounds {
         let mut last = VecDeque::new();
         let result = match test.expect.flips {
-            None => once(test, appliance, qemu, cpus, &mut last),
+            None => once(test, appliance, emulator, cpus, &mut last),
             Some(flips) => {
                 damaged(test, appliance, flips, round).and_then(|(machine, _folder, what)| {
                     let appliance = Appliance { machine, archive: appliance.archive.clone() };
-                    let result = once(test, &appliance, qemu, cpus, &mut last)?;
+                    let result = once(test, &appliance, emulator, cpus, &mut last)?;
                     Ok(result.map_err(|why| format!("{what} turned over: {why}")))
                 })
             }
@@ -192,7 +220,7 @@ fn damaged(
 fn once(
     test: &Test,
     appliance: &Appliance,
-    qemu: &Qemu,
+    emulator: &Emulator,
     cpus: u32,
     last: &mut VecDeque<String>,
 ) -> Result<Result<(), String>> {
@@ -209,6 +237,7 @@ fn once(
     };
     let mut matcher = Matcher::new(expect)?;
     let mut decoder = appliance.decoder(false)?;
+    let (mut typist, keys) = Typist::new(&expect.keys)?;
     let mut take = |lines: Vec<Line>, matcher: &mut Matcher| {
         let mut flow = Flow::Continue;
         for line in lines.iter().flat_map(|line| line.text.lines()) {
@@ -216,13 +245,17 @@ fn once(
                 last.pop_front();
             }
             last.push_back(line.to_owned());
+            typist.line(line);
             if !matcher.line(line) {
                 flow = Flow::Stop;
             }
         }
         flow
     };
-    let outcome = machine.run(qemu, None, |bytes| take(decoder.feed(bytes), &mut matcher))?;
+    let outcome =
+        machine.run_in(emulator, Some(keys), |bytes| take(decoder.feed(bytes), &mut matcher))?;
     take(decoder.finish(), &mut matcher);
-    Ok(matcher.judge(&outcome))
+    let judged = matcher.judge(&outcome);
+    let unused = typist.missing().map(|after| format!("nothing was typed after `{after}`"));
+    Ok(judged.and(unused.map_or(Ok(()), Err)))
 }

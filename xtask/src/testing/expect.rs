@@ -7,9 +7,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use regex::Regex;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::flips::Flips;
+use super::keys::Keys;
+use crate::emulators::BOCHS;
 use crate::machine::{End, Outcome};
 use crate::paths;
 
@@ -20,6 +22,9 @@ pub struct Expect {
     /// Numbers of processors to run with.
     #[serde(default = "four")]
     pub cpus: Vec<u32>,
+    /// What to run in.
+    #[serde(default)]
+    pub emulator: WantedEmulator,
     /// Versions of QEMU to run on.
     #[serde(default = "both")]
     pub qemu: Vec<String>,
@@ -53,13 +58,32 @@ pub struct Expect {
     /// More arguments for QEMU.
     #[serde(default)]
     pub extra: Vec<String>,
-    /// Regular expressions; each matches a line after the one that the last matched.
+    /// Regular expressions; each matches a line after the one that the last matched. One that is to
+    /// come again and again is `{ line = '…', times = 10 }`.
+    #[serde(deserialize_with = "repeated")]
     pub lines: Vec<String>,
+    /// What a person types while the appliance runs, in this order.
+    #[serde(default)]
+    pub keys: Vec<Keys>,
+    /// Regular expressions; each matches some line, in whatever order they come.
+    #[serde(default)]
+    pub also: Vec<String>,
     /// Regular expressions that no line may match.
     #[serde(default)]
     pub forbid: Vec<String>,
     /// How the run has to end.
     pub end: WantedEnd,
+}
+
+/// The kind of emulator that a test is for.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum WantedEmulator {
+    /// QEMU, in the versions that `qemu` names.
+    #[default]
+    Qemu,
+    /// Bochs.
+    Bochs,
 }
 
 /// How a run has to end.
@@ -72,6 +96,24 @@ pub enum WantedEnd {
     Reset,
     /// It does not matter; the run is ended once every line was seen.
     Any,
+}
+
+/// An entry of `lines`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Wanted {
+    Once(String),
+    Again { line: String, times: usize },
+}
+
+/// Every line as often as it is wanted.
+fn repeated<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let wanted = Vec::<Wanted>::deserialize(from)?.into_iter();
+    let lines = wanted.flat_map(|wanted| match wanted {
+        Wanted::Once(line) => vec![line],
+        Wanted::Again { line, times } => vec![line; times],
+    });
+    Ok(lines.collect())
 }
 
 fn four() -> Vec<u32> {
@@ -105,7 +147,7 @@ impl Expect {
     /// The file's text as a value whose every part makes sense.
     pub fn parse(text: &str) -> Result<Self> {
         let expect: Self = toml::from_str(text)?;
-        if expect.lines.is_empty() {
+        if expect.lines.is_empty() && expect.also.is_empty() {
             bail!("`lines` is empty; a test that expects nothing cannot fail");
         }
         if expect.cpus.is_empty() || expect.qemu.is_empty() {
@@ -115,13 +157,30 @@ impl Expect {
         {
             bail!("`qemu` names `{odd}`, known are \"10.0\" and \"7.2\"");
         }
+        let only_qemu = expect.icount || expect.nmi_every_ms.is_some() || !expect.keys.is_empty();
+        let only_qemu = only_qemu || !expect.extra.is_empty() || expect.end == WantedEnd::Reset;
+        if expect.emulator == WantedEmulator::Bochs && only_qemu {
+            bail!(
+                "a test in Bochs has no `icount`, `nmi_every_ms`, `keys`, `extra` or \
+                 `end = \"reset\"`: only QEMU can"
+            );
+        }
         Ok(expect)
+    }
+
+    /// The emulators to run in, by the names that results carry.
+    pub fn places(&self) -> Vec<String> {
+        match self.emulator {
+            WantedEmulator::Qemu => self.qemu.iter().map(|v| format!("qemu-{v}")).collect(),
+            WantedEmulator::Bochs => vec![BOCHS.to_owned()],
+        }
     }
 }
 
 /// Follows one run.
 pub struct Matcher {
     lines: Vec<Regex>,
+    also: Vec<Regex>,
     forbid: Vec<Regex>,
     end: WantedEnd,
     next: usize,
@@ -134,8 +193,9 @@ impl Matcher {
         let compile = |patterns: &[String]| -> Result<Vec<Regex>> {
             patterns.iter().map(|pattern| Ok(Regex::new(pattern)?)).collect()
         };
-        let (lines, forbid) = (compile(&expect.lines)?, compile(&expect.forbid)?);
-        Ok(Self { lines, forbid, end: expect.end, next: 0, offence: None })
+        let (lines, also) = (compile(&expect.lines)?, compile(&expect.also)?);
+        let forbid = compile(&expect.forbid)?;
+        Ok(Self { lines, also, forbid, end: expect.end, next: 0, offence: None })
     }
 
     /// Takes a line; false when the run needs not go on.
@@ -147,7 +207,9 @@ impl Matcher {
         if self.lines.get(self.next).is_some_and(|pattern| pattern.is_match(line)) {
             self.next += 1;
         }
-        let complete = self.next == self.lines.len() && self.end == WantedEnd::Any;
+        self.also.retain(|pattern| !pattern.is_match(line));
+        let all_seen = self.next == self.lines.len() && self.also.is_empty();
+        let complete = all_seen && self.end == WantedEnd::Any;
         self.offence.is_none() && !complete
     }
 
@@ -162,6 +224,9 @@ impl Matcher {
                 "no line matched `{missing}` ({seen} of {all} expected lines came); {}",
                 outcome.describe()
             ));
+        }
+        if let Some(missing) = self.also.first() {
+            return Err(format!("no line matched `{missing}`; {}", outcome.describe()));
         }
         let fits = match self.end {
             WantedEnd::Shutdown => outcome.in_order(),
@@ -201,6 +266,23 @@ mod tests {
     }
 
     #[test]
+    fn a_line_is_wanted_as_often_as_it_says() {
+        let toml = "lines = [{ line = 'a', times = 3 }, 'b']\nend = 'shutdown'";
+        assert_eq!(run(toml, &["a", "a", "a", "b"], End::GuestShutdown, true), Ok(()));
+        let wrong = run(toml, &["a", "a", "b", "b"], End::GuestShutdown, true).unwrap_err();
+        assert!(wrong.starts_with("no line matched `a` (2 of 4"), "{wrong}");
+    }
+
+    #[test]
+    fn some_lines_may_come_in_any_order() {
+        let toml = "lines = ['^a']\nalso = ['x', 'y']\nend = 'shutdown'";
+        assert_eq!(run(toml, &["y", "a", "x"], End::GuestShutdown, true), Ok(()));
+        let missing = run(toml, &["x", "a"], End::GuestShutdown, true).unwrap_err();
+        assert!(missing.starts_with("no line matched `y`"), "{missing}");
+        assert!(run("also = ['x']\nend = 'any'", &["x"], End::Stopped, false).is_ok());
+    }
+
+    #[test]
     fn the_end_counts_as_much_as_the_lines() {
         let toml = "lines = ['a']\nend = 'shutdown'";
         assert!(run(toml, &["a"], End::GuestShutdown, false).is_err());
@@ -231,6 +313,8 @@ mod tests {
             "lines = ['a']\nend = 'never'",
             "lines = ['a']\nend = 'any'\nqemu = ['9.0']",
             "lines = ['a']\nend = 'any'\ntimeout = 3",
+            "lines = ['a']\nend = 'any'\nemulator = 'bochs'\nicount = true",
+            "lines = ['a']\nend = 'reset'\nemulator = 'bochs'",
         ] {
             assert!(Expect::parse(text).is_err(), "{text}");
         }

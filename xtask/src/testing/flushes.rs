@@ -1,7 +1,7 @@
 //! The kernel's flush checker is worth something: a kernel that lacks one flush turns it red.
 //!
 //! A copy of the tree is built again and again, each time with one call that loads an address
-//! space (and so flushes) taken out of the kernel's sources. The call sites are found by reading
+//! space (and so flushes), or that asks for a guest's flush, taken out of the kernel's sources. The call sites are found by reading
 //! the sources, so a new one is in the loop from the start.
 
 use std::path::{Path, PathBuf};
@@ -16,13 +16,51 @@ use crate::emulators::Qemu;
 use crate::machine::{Flow, Machine};
 use crate::paths;
 
-/// The appliance in which every flush matters.
-const APPLIANCE: &str = "test-flush";
 /// What is copied.
-const PARTS: &[&str] =
-    &[".cargo", "Cargo.toml", "Cargo.lock", "drivers", "images", "kernel", "lib", "tests", "xtask"];
-/// Calls that load a space: the helper of the boot core, and the instruction's wrapper.
-const CALLS: &[&str] = &["boot.flush();", "cpu::load_space("];
+const PARTS: &[&str] = &[
+    ".cargo",
+    "Cargo.toml",
+    "Cargo.lock",
+    "drivers",
+    "guest-abi",
+    "images",
+    "kernel",
+    "lib",
+    "monitor",
+    "tests",
+    "xtask",
+];
+
+/// Calls of one kind, and where each of them matters.
+struct Kind {
+    calls: &'static [&'static str],
+    /// A file whose calls are for a CPU that the reference machine is not.
+    except: Option<&'static str>,
+    appliance: &'static str,
+    cpus: u32,
+    memory_mib: u32,
+}
+
+const KINDS: [Kind; 2] = [
+    // Calls that load a space: the helper of the boot core, and the instruction's wrapper.
+    Kind {
+        calls: &["boot.flush();", "cpu::load_space("],
+        except: None,
+        appliance: "test-flush",
+        cpus: 2,
+        memory_mib: 64,
+    },
+    // Requests to forget a guest's translations (docs/reviews/0002-guest-flushes.md).
+    Kind {
+        calls: &["own.changed();", "flush(own);"],
+        except: Some("vmx.rs"),
+        appliance: "test-guest-steps",
+        cpus: 4,
+        memory_mib: 2048,
+    },
+];
+/// How long a run may take, on a loaded host.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Begins what the checker says in its panic.
 const RED: &str = "kernel panic: flush checker: ";
 
@@ -69,18 +107,28 @@ fn all(qemu: &Qemu) -> Result<(usize, usize)> {
     for part in PARTS {
         copy(&paths::root().join(part), &tree.join(part))?;
     }
-    let sites = sites(&tree.join("kernel/src"))?;
-    let whole = boot(tree, qemu)?;
-    if whole.contains(RED) || !whole.contains("power off in order") {
-        bail!("the kernel as it is does not pass: {}", last_line(&whole));
+    let (mut all, mut red) = (0, 0);
+    for kind in &KINDS {
+        let sites = sites(&tree.join("kernel/src"), kind)?;
+        let whole = boot(tree, qemu, kind)?;
+        if whole.contains(RED) || !whole.contains("power off in order") {
+            bail!("the kernel as it is does not pass: {}", last_line(&whole));
+        }
+        red += without_each(tree, qemu, kind, &sites)?;
+        all += sites.len();
     }
+    Ok((all, red))
+}
+
+/// Takes each call out in turn; how often that turned the checker red.
+fn without_each(tree: &Path, qemu: &Qemu, kind: &Kind, sites: &[Site]) -> Result<usize> {
     let mut red = 0;
-    for site in &sites {
+    for site in sites {
         let source = std::fs::read_to_string(&site.file)?;
         let without = |(index, line)| if index == site.line { "" } else { line };
         let lines: Vec<&str> = source.lines().enumerate().map(without).collect();
         std::fs::write(&site.file, lines.join("\n"))?;
-        let said = boot(tree, qemu);
+        let said = boot(tree, qemu, kind);
         std::fs::write(&site.file, &source)?;
         let file = site.file.strip_prefix(tree).unwrap_or(&site.file).display();
         let place = format!("{file}:{}: {}", site.line + 1, site.text);
@@ -96,7 +144,7 @@ fn all(qemu: &Qemu) -> Result<(usize, usize)> {
             None => println!("        NOT RED without {place}: {}", last_line(&said)),
         }
     }
-    Ok((sites.len(), red))
+    Ok(red)
 }
 
 fn last_line(text: &str) -> &str {
@@ -118,20 +166,23 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Every line below a folder with one of the calls; a definition is no call.
-fn sites(folder: &Path) -> Result<Vec<Site>> {
+fn sites(folder: &Path, kind: &Kind) -> Result<Vec<Site>> {
     let mut found = Vec::new();
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     files.sort();
     for file in files {
         if file.is_dir() {
-            found.extend(sites(&file)?);
+            found.extend(sites(&file, kind)?);
+            continue;
+        }
+        if kind.except.is_some_and(|name| file.ends_with(name)) {
             continue;
         }
         let text = std::fs::read_to_string(&file)?;
         for (line, text) in text.lines().enumerate() {
             let text = text.trim();
-            if CALLS.iter().any(|call| text.contains(call)) && !text.starts_with("//") {
+            if kind.calls.iter().any(|call| text.contains(call)) && !text.starts_with("//") {
                 found.push(Site { file: file.clone(), line, text: text.to_owned() });
             }
         }
@@ -140,11 +191,11 @@ fn sites(folder: &Path) -> Result<Vec<Site>> {
 }
 
 /// Builds the tree's appliance with the checker and boots it; everything that it says.
-fn boot(tree: &Path, qemu: &Qemu) -> Result<String> {
+fn boot(tree: &Path, qemu: &Qemu, kind: &Kind) -> Result<String> {
     let image = tree.join("image.elf");
     let program = std::env::current_exe().context("cannot find xtask's own program")?;
     let output = Command::new(program)
-        .args(["build-image", APPLIANCE, "--features", "cloister-kernel/flush-checker"])
+        .args(["build-image", kind.appliance, "--features", "cloister-kernel/flush-checker"])
         .arg("--no-install")
         .arg("-o")
         .arg(&image)
@@ -158,8 +209,8 @@ fn boot(tree: &Path, qemu: &Qemu) -> Result<String> {
         bail!("the tree does not build: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     let mut machine = Machine::new(image);
-    (machine.cpus, machine.memory_mib) = (2, 64);
-    machine.timeout = Some(Duration::from_secs(30));
+    (machine.cpus, machine.memory_mib) = (kind.cpus, kind.memory_mib);
+    machine.timeout = Some(PATIENCE);
     let mut said = Vec::new();
     machine.run(qemu, None, |bytes| {
         said.extend_from_slice(bytes);
@@ -170,12 +221,16 @@ fn boot(tree: &Path, qemu: &Qemu) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::sites;
+    use super::{KINDS, sites};
     use crate::paths;
 
     #[test]
     fn the_flushes_of_the_review_are_found() {
-        let sites = sites(&paths::root().join("kernel/src")).unwrap();
+        let [spaces, guests] =
+            KINDS.each_ref().map(|kind| sites(&paths::root().join("kernel/src"), kind).unwrap());
+        let texts: Vec<&str> = guests.iter().map(|site| site.text.as_str()).collect();
+        assert_eq!(texts, ["own.changed();", "own.changed();", "flush(own);"], "review 0002");
+        let sites = spaces;
         let calls = sites.iter().filter(|site| site.text == "boot.flush();");
         assert!(calls.count() >= 3, "map_firmware, add_ioapic, bind");
         assert!(sites.iter().any(|site| site.file.ends_with("switch.rs")));

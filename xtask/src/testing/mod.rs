@@ -11,6 +11,7 @@ mod harness;
 pub mod host;
 mod inspect;
 mod integrity;
+mod keys;
 pub mod tally;
 mod walk;
 

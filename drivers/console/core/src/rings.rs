@@ -5,7 +5,7 @@
 //! task that it names: a hostile task writes what it likes into its own ring.
 
 use cloister_abi::layout::{MAX_CORES, MAX_TASKS};
-use cloister_abi::log::Reader;
+use cloister_ring::log::Reader;
 
 use crate::wire::Head;
 
@@ -70,7 +70,8 @@ impl<'a> Rings<'a> {
 #[cfg(test)]
 mod tests {
     use super::{RINGS_MAX, Rings};
-    use cloister_abi::log::{FRAME_MAX, KIND_TEXT, Reader, Writer};
+    use cloister_abi::log::{FRAME_MAX, KIND_TEXT, Writer};
+    use cloister_ring::log::Reader;
     use core::sync::atomic::AtomicU64;
 
     fn ring() -> Vec<AtomicU64> {

@@ -11,7 +11,7 @@ use cloister_abi::call::{
 use cloister_abi::layout::MAX_THREADS;
 use cloister_abi::table::{
     Cap, CapKind, DEVICE_BUS_MASTER, DEVICE_OPTIONAL, DEVICE_PCI_CLASS, DEVICE_PCI_ID,
-    DEVICE_PCI_POSITION, DEVICE_PLATFORM, Device, Irq, Ports, ROLE_INIT, ROLE_TASK, Task,
+    DEVICE_PCI_POSITION, DEVICE_PLATFORM, Device, Irq, Ports, ROLE_INIT, ROLE_TASK,
 };
 use core::ops::Range;
 
@@ -170,10 +170,7 @@ fn span(ports: &Ports) -> Range<u32> {
 
 /// `init` runs alone and is gone before the others start, so it may share ports with them.
 pub(super) fn ports(table: &Table) -> Result<(), TableError> {
-    let others = |after: usize| {
-        let tasks = table.tasks.iter().enumerate().skip(after);
-        tasks.filter(|(_, task): &(usize, &Task)| task.role != ROLE_INIT)
-    };
+    let others = |after| table.tasks.iter().skip(after).filter(|task| task.role != ROLE_INIT);
     for (task_index, task) in table.tasks.iter().enumerate() {
         let first = usize::try_from(task.first_port).unwrap_or(usize::MAX);
         for (place, ports) in table.ports_of(task).iter().enumerate() {
@@ -183,8 +180,8 @@ pub(super) fn ports(table: &Table) -> Result<(), TableError> {
                 continue;
             }
             Rule::PortConfig.when(!overlaps(&mine, &CONFIG_PORTS), index)?;
-            let mut rest =
-                others(task_index.saturating_add(1)).flat_map(|(_, other)| table.ports_of(other));
+            let after = task_index.saturating_add(1);
+            let mut rest = others(after).flat_map(|other| table.ports_of(other));
             Rule::PortOverlap.when(!rest.any(|other| overlaps(&mine, &span(other))), index)?;
         }
     }

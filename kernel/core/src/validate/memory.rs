@@ -16,15 +16,6 @@ const PHYS_END: u64 = 1 << 52;
 /// Base address registers of a PCI function.
 const BARS: u64 = 6;
 
-/// The kind that a region's byte stands for.
-pub(super) fn kind(region: &Region) -> Option<RegionKind> {
-    use RegionKind::{Doorbells, FirmwareWindow, GuestRam, KernelLog, Mmio, Payload, Ram};
-    use RegionKind::{SystemPage, Table};
-    // By their numbers.
-    let all = [Payload, Ram, SystemPage, Mmio, KernelLog, Table, FirmwareWindow];
-    all.iter().chain(&[GuestRam, Doorbells]).nth(region.kind.into()).copied()
-}
-
 /// Bytes of a region. 32 bits of pages cannot overflow.
 pub(super) fn bytes(region: &Region) -> u64 {
     u64::from(region.pages).wrapping_mul(PAGE)
@@ -45,7 +36,7 @@ pub(super) fn regions(table: &Table, payload_pages: u32) -> Result<(), TableErro
     let mut logs = 0u64;
     for (index, region) in table.regions.iter().enumerate() {
         Rule::Reserved.when(region.reserved == [0; 3], index)?;
-        let kind = kind(region).ok_or(Rule::Region.at(index))?;
+        let kind = region.kind().ok_or(Rule::Region.at(index))?;
         let len = bytes(region);
         let sized = match kind {
             RegionKind::SystemPage | RegionKind::Doorbells => len == PAGE,
@@ -108,7 +99,7 @@ pub(super) fn maps(table: &Table) -> Result<(), TableError> {
             Rule::Reserved.when(map.reserved == [0; 5], index)?;
             let region = table.regions.get(usize::from(map.region));
             let region = region.ok_or(Rule::MapRegion.at(index))?;
-            let kind = kind(region).ok_or(Rule::Region.at(index))?;
+            let kind = region.kind().ok_or(Rule::Region.at(index))?;
             rights(map, kind, index)?;
             let owner = match kind {
                 RegionKind::Mmio => {

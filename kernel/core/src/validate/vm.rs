@@ -3,13 +3,13 @@
 //! What matters most here: a monitor is blind (it maps nothing that its guest writes), a guest sees
 //! no memory but its own, and what the kernel writes for a vCPU is mapped by its monitor alone.
 
-use super::memory::{bytes, kind, overlaps};
+use super::memory::{bytes, overlaps};
 use super::{Rule, TableError, follows};
 use crate::table::Table;
 use cloister_abi::call::CLIENT_BITS;
 use cloister_abi::layout::{GUEST_DEVICES, PAGE};
 use cloister_abi::table::{
-    GuestMap, MAP_EXEC, MAP_READ, MAP_WRITE, NONE, ROLE_TASK, RegionKind, Vcpu, Vm,
+    GuestMap, MAP_EXEC, MAP_READ, MAP_WRITE, NONE, ROLE_TASK, Region, RegionKind, Vcpu, Vm,
 };
 use cloister_abi::vm::MAX_VCPUS;
 use core::ops::Range;
@@ -54,7 +54,7 @@ pub(super) fn vms(table: &Table) -> Result<(), TableError> {
 }
 
 fn region_kind(table: &Table, region: u16) -> Option<RegionKind> {
-    table.regions.get(usize::from(region)).and_then(kind)
+    table.regions.get(usize::from(region)).and_then(Region::kind)
 }
 
 /// The rights with which each map of a region by any task has it, and the task.

@@ -43,19 +43,14 @@ unsafe extern "C" {
     pub fn syscall_entry();
     /// Where a started core enters, in 64-bit mode on the boot stub's tables.
     pub fn ap_entry();
-    fn first_entry(cr3: u64, core: u32) -> !;
-    fn reschedule() -> !;
+    /// Leaves the boot stack for the kernel stack of `core` and calls `kernel_core`. `cr3` is the
+    /// top page table of a thread of that core, with the core's window filled.
+    pub fn first_entry(cr3: u64, core: u32) -> !;
+    /// Leaves the start of a core, whose state is complete: chooses its first thread. No reference
+    /// to the core is used afterwards.
+    pub fn reschedule() -> !;
     fn return_by_sysret() -> !;
     fn return_by_iret() -> !;
-}
-
-/// Leaves the boot stack for the kernel stack of `core` and calls `kernel_core`.
-///
-/// # Safety
-/// `cr3` is the top page table of a thread of that core, with the core's window filled.
-pub unsafe fn enter_core(cr3: u64, core: u32) -> ! {
-    // SAFETY: the caller's conditions.
-    unsafe { first_entry(cr3, core) }
 }
 
 /// Goes on with the thread whose address space is loaded, from its frame.
@@ -80,15 +75,6 @@ pub unsafe fn idle() -> ! {
     // SAFETY: interrupts are taken only at or after HLT (STI's shadow), so one that is pending
     // ends the halt at once; NMIs return here and halt again.
     unsafe { core::arch::asm!("sti", "2: hlt", "jmp 2b", options(noreturn)) }
-}
-
-/// Leaves the start of a core: chooses its first thread.
-///
-/// # Safety
-/// This core's state is complete, and no reference to it is used afterwards.
-pub unsafe fn begin() -> ! {
-    // SAFETY: the caller's condition.
-    unsafe { reschedule() }
 }
 
 /// Visits the return addresses on the kernel stack, innermost first.

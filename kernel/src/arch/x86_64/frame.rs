@@ -63,6 +63,7 @@ impl Regs {
 }
 
 /// The 64-bit task state segment (Intel SDM, "Task State Segment in 64-bit Mode").
+#[derive(Clone, Copy, Default)]
 #[repr(C, packed)]
 struct Tss {
     reserved: u32,
@@ -94,18 +95,15 @@ pub unsafe fn current() -> &'static mut Regs {
 /// `frame` is the address at which the frame's page can be written.
 pub unsafe fn init(frame: *mut u8, has_ports: bool) {
     let tss = Tss {
-        reserved: 0,
         rsp: [FRAME + REGS + size_of::<Regs>() as u64, 0, 0],
-        reserved1: 0,
         // NMI, machine check, double fault, debug exception.
         ist: core::array::from_fn(|n| match n as u64 {
             n @ 0..4 => window::SMALL_STACKS + n * window::SMALL_STACK,
             _ => 0,
         }),
-        reserved2: 0,
-        reserved3: 0,
         // A bitmap beyond the limit denies every port (Intel SDM, "I/O Permission Bit Map").
         io_map: if has_ports { (IO_BITMAP - FRAME - TSS) as u16 } else { u16::MAX },
+        ..Default::default()
     };
     // SAFETY: the segment lies inside the page (checked above at build time).
     let at = unsafe { frame.add(TSS as usize) };

@@ -30,7 +30,8 @@ pub const LARGE_PAGE: u64 = 2 << 20;
 pub const KERNEL_DATA: u64 = PRESENT | WRITE | NO_EXEC;
 /// A mapping of kernel constants.
 pub const KERNEL_CONST: u64 = PRESENT | NO_EXEC;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// The physical address in an entry.
+pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// Flags of a user page with the rights of a [`cloister_abi::table::Map`].
 pub fn user_flags(rights: u8) -> u64 {
@@ -79,45 +80,24 @@ impl Space {
         Space { root }
     }
 
-    /// The leaf entry for a user address; tables that are missing are made with `carve`.
+    /// The leaf entry for a user address: of a page, or of a large page in the part for the RAM of
+    /// guests. The last table on the way is made with `carve` if it is missing.
     ///
     /// # Safety
     /// As for [`page`], and no other leaf of this space is borrowed.
-    pub unsafe fn leaf<'a>(self, va: u64, mut carve: impl FnMut() -> u64) -> &'a mut u64 {
-        assert!(va < USER_END, "a mapping beyond the user's addresses");
+    pub unsafe fn leaf<'a>(self, va: u64, carve: impl FnOnce() -> u64) -> &'a mut u64 {
+        let is_large = (GUEST_RAM..GUEST_RAM_END).contains(&va);
+        assert!(is_large || va < USER_END, "a mapping beyond the user's addresses");
+        let (path, shift): (&[usize], u32) = if is_large { (&[0], 21) } else { (&[0, 0], 12) };
         // SAFETY: the caller's conditions; tables of a space are pages of their own.
-        let top: &Table = unsafe { page(self.root) };
-        // SAFETY: as above.
-        let pointers: &Table = unsafe { page(top[0] & ADDRESS) };
-        // SAFETY: as above.
-        let directory: &mut Table = unsafe { page(pointers[0] & ADDRESS) };
-        let entry = &mut directory[(va >> 21) as usize];
+        let above = unsafe { walk(self.root, path) };
+        let entry = &mut above[(va >> (shift + 9)) as usize & 511];
         if *entry == 0 {
             *entry = carve() | PRESENT | WRITE | USER;
         }
         // SAFETY: as above.
         let table: &mut Table = unsafe { page(*entry & ADDRESS) };
-        &mut table[(va >> 12 & 511) as usize]
-    }
-}
-
-impl Space {
-    /// The directory entry of a large page in the part for the RAM of guests; tables that are
-    /// missing are made with `carve`.
-    ///
-    /// # Safety
-    /// As for [`Space::leaf`].
-    pub unsafe fn large_leaf<'a>(self, va: u64, carve: impl FnOnce() -> u64) -> &'a mut u64 {
-        assert!((GUEST_RAM..GUEST_RAM_END).contains(&va), "a large page in the wrong place");
-        // SAFETY: the caller's conditions; tables of a space are pages of their own.
-        let pointers: &mut Table = unsafe { walk(self.root, &[0]) };
-        let entry = &mut pointers[(va >> 30) as usize & 511];
-        if *entry == 0 {
-            *entry = carve() | PRESENT | WRITE | USER;
-        }
-        // SAFETY: as above.
-        let directory: &mut Table = unsafe { page(*entry & ADDRESS) };
-        &mut directory[(va >> 21) as usize & 511]
+        &mut table[(va >> shift) as usize & 511]
     }
 }
 

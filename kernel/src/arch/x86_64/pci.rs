@@ -29,33 +29,27 @@ fn set_command(function: Address, set: u32, clear: u32) {
 
 /// Takes bus mastering from every function of the machine: firmware leaves devices running.
 pub fn quiesce() {
-    let mut buses = [0u64; 4];
-    buses[0] = 1;
+    // Bus 0 can be left behind only to a bus with a higher number.
+    let mut buses = [false; 256];
+    buses[0] = true;
+    let mut has_more = false;
     for bus in 0..=255u16 {
-        if buses[usize::from(bus / 64)] >> (bus % 64) & 1 == 0 {
-            continue;
-        }
-        for device in 0..32 {
-            for function in 0..8 {
-                let at = bus << 8 | device << 3 | function;
-                if read(at, 0) & 0xffff == 0xffff {
-                    if function == 0 {
-                        break;
-                    }
-                    continue;
-                }
+        for at in bus << 8..=bus << 8 | 0xff {
+            if !buses[usize::from(bus)] {
+                break;
+            }
+            let is_first = at & 7 == 0;
+            let is_there = (is_first || has_more) && read(at, 0) & 0xffff != 0xffff;
+            let kind = if is_there { read(at, 0x0c) >> 16 & 0xff } else { 0 };
+            if is_first {
+                has_more = kind & 0x80 != 0;
+            }
+            if is_there {
                 set_command(at, 0, BUS_MASTER);
-                let kind = read(at, 0x0c) >> 16 & 0xff;
-                if kind & 0x7f == 1 {
-                    // A bridge: bus 0 can be left behind only to a bus with a higher number.
-                    let below = (read(at, 0x18) >> 8 & 0xff) as u16;
-                    if below > bus {
-                        buses[usize::from(below / 64)] |= 1 << (below % 64);
-                    }
-                }
-                if function == 0 && kind & 0x80 == 0 {
-                    break;
-                }
+            }
+            if kind & 0x7f == 1 {
+                // A bridge, and the bus behind it.
+                buses[(read(at, 0x18) >> 8 & 0xff) as usize] = true;
             }
         }
     }

@@ -12,21 +12,20 @@ const PATIENCE: u32 = 100_000;
 pub struct Uart(pub u16);
 
 impl Uart {
+    /// Waits for a bit of the line status.
+    fn wait(&self, bit: u8) -> bool {
+        (0..PATIENCE).any(|_| self.0 != 0 && cpu::inb(self.0 + 5) & bit != 0)
+    }
+
     fn put(&mut self, byte: u8) {
-        for _ in 0..PATIENCE {
-            if cpu::inb(self.0 + 5) & 0x20 != 0 {
-                return cpu::outb(self.0, byte);
-            }
+        if self.wait(0x20) {
+            cpu::outb(self.0, byte);
         }
     }
 
     /// Waits until the last byte has left, so that a reset does not eat it.
     pub fn drain(&mut self) {
-        for _ in 0..PATIENCE {
-            if self.0 == 0 || cpu::inb(self.0 + 5) & 0x40 != 0 {
-                return;
-            }
-        }
+        self.wait(0x40);
     }
 }
 

@@ -24,6 +24,8 @@ const LOGICAL_ID: u32 = 0x0d;
 const BROADCAST: u32 = u32::MAX;
 
 static CAME: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
+/// The vCPU that is to get an NMI has turned interrupts off.
+static BUSY: AtomicU64 = AtomicU64::new(0);
 static PINGS: AtomicU64 = AtomicU64::new(0);
 
 pub fn run(cases: &mut Cases, vcpus: u32) {
@@ -107,18 +109,17 @@ fn nmi(vcpus: u32) -> Outcome {
         expect(vcpus, || apic::send_nmi(target), |id| u64::from(id == target))?;
     }
     // Also if the vCPU takes no interrupts and is busy.
-    let before = came(1);
+    BUSY.store(0, Ordering::Release);
     give(1, |id| {
         cpu::disable_interrupts();
         let before = came(id);
+        BUSY.store(1, Ordering::Release);
         while came(id) == before {
             core::hint::spin_loop();
         }
     });
-    until("an NMI does not come", 1, || {
-        apic::send_nmi(1);
-        came(1) > before
-    })?;
+    until("a vCPU does not begin its job", 1, || BUSY.load(Ordering::Acquire) == 1)?;
+    apic::send_nmi(1);
     done(1)
 }
 

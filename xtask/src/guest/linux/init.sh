@@ -9,6 +9,8 @@ while read -r module; do
 done < /modules/order
 # Through the kernel's log, whose lines reach the console whole; 1 is louder than `quiet`.
 echo '<1>cloister-guest: user space reached' > /dev/kmsg
+clock=$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)
+echo "<1>cloister-guest: $(grep -c ^processor /proc/cpuinfo) processors, clock $clock" > /dev/kmsg
 run=
 for word in $(cat /proc/cmdline); do
     case $word in

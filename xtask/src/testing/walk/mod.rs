@@ -6,6 +6,7 @@
 //! Then the copy is spoiled in every way that matters, and each way must be noticed: a walk that
 //! finds nothing wrong proves nothing unless it can.
 
+mod guests;
 mod rules;
 mod spaces;
 
@@ -29,10 +30,12 @@ use crate::emulators::Qemu;
 use crate::image::elf::Elf;
 use crate::image::payload;
 
-/// The appliance that is walked.
-const APPLIANCE: &str = "test-walk";
-/// What its busy part logs once the system is sealed.
-const STARTED: &str = "storm: seed";
+/// The appliances that are walked, and what their busy part says once the system is sealed and
+/// every virtual CPU has run.
+const APPLIANCES: [(&str, &str); 2] =
+    [("test-walk", "storm: seed"), ("test-walk-guests", "vm pair: guest powered off")];
+/// Not executable, in an entry of a page table.
+const NO_EXEC: u64 = 1 << 63;
 /// How often the machine is stopped.
 const STOPS: usize = 40;
 /// How long the appliance may take to start, on a loaded host.
@@ -47,12 +50,23 @@ const CR4: [(&str, u64); 3] = [("umip", 1 << 11), ("smep", 1 << 20), ("smap", 1 
 
 /// Walks on one emulator.
 pub fn run(options: &Options, place: &str, qemu: &Qemu, tally: &mut Tally) {
-    let name = format!("walk: every address space after the seal, on {place}");
-    if !options.wants(&name) {
-        return;
+    for (appliance, started) in APPLIANCES {
+        let name = format!("walk: every address space of {appliance} after the seal, on {place}");
+        if options.wants(&name) {
+            one(options, (place, qemu), &name, (appliance, started), tally);
+        }
     }
+}
+
+fn one(
+    options: &Options,
+    (place, qemu): (&str, &Qemu),
+    name: &str,
+    what: (&str, &str),
+    tally: &mut Tally,
+) {
     let start = Instant::now();
-    let verdict = match walk(options, qemu) {
+    let verdict = match walk(options, qemu, what) {
         Ok(summary) => {
             println!("ok      {name}: {summary} ({:.1} s)", start.elapsed().as_secs_f32());
             Verdict::Passed
@@ -65,8 +79,8 @@ pub fn run(options: &Options, place: &str, qemu: &Qemu, tally: &mut Tally) {
     tally.add(place, verdict);
 }
 
-fn walk(options: &Options, qemu: &Qemu) -> Result<String> {
-    let appliance = Appliance::build(APPLIANCE, options.install)?;
+fn walk(options: &Options, qemu: &Qemu, (name, started): (&str, &str)) -> Result<String> {
+    let appliance = Appliance::build(name, options.install)?;
     let elf = Elf::read(&appliance.machine.image)?;
     let loaded = elf.segments.iter().find(|segment| segment.pa == PAYLOAD_BASE);
     let payload = &loaded.context("the image has no payload segment")?.bytes;
@@ -84,7 +98,7 @@ fn walk(options: &Options, qemu: &Qemu) -> Result<String> {
         Ok(session) => session,
         Err(refused) => bail!("QEMU does not start: {}", refused.0),
     };
-    until_started(&appliance, &mut session)?;
+    until_started(&appliance, &mut session, started)?;
     parallel_threads(&mut session)?;
     let cr4 = protections(&mut session)?;
     let (seen, memory) = look(&mut session, cr4, u64::from(appliance.machine.memory_mib) << 20)?;
@@ -122,14 +136,14 @@ fn table_words(payload: &[u8], header: &Header) -> Result<Vec<u64>> {
     Ok(words)
 }
 
-fn until_started(appliance: &Appliance, session: &mut Session) -> Result<()> {
+fn until_started(appliance: &Appliance, session: &mut Session, started: &str) -> Result<()> {
     let mut decoder = appliance.decoder(false)?;
     session.go()?;
     let end = Instant::now() + PATIENCE;
     loop {
         let left = end.saturating_duration_since(Instant::now());
         let bytes = session.serial(left).context("the appliance does not start")?;
-        if decoder.feed(&bytes).iter().any(|line| line.text.contains(STARTED)) {
+        if decoder.feed(&bytes).iter().any(|line| line.text.contains(started)) {
             return Ok(());
         }
     }
@@ -193,7 +207,7 @@ type Damage = (&'static str, u64, u64);
 
 /// Spoils the copy in each way, one at a time; the number of ways, all of which were noticed.
 fn spoil(system: &System, memory: &Memory, roots: &[u64]) -> Result<usize> {
-    let ways = damages(memory, roots)?;
+    let ways = damages(system, memory, roots)?;
     let mut copy = memory.clone();
     for (what, at, value) in &ways {
         let old = copy.word(*at).with_context(|| format!("{what}: no word at {at:#x}"))?;
@@ -209,9 +223,8 @@ fn spoil(system: &System, memory: &Memory, roots: &[u64]) -> Result<usize> {
     Ok(ways.len())
 }
 
-fn damages(memory: &Memory, roots: &[u64]) -> Result<Vec<Damage>> {
+fn damages(system: &System, memory: &Memory, roots: &[u64]) -> Result<Vec<Damage>> {
     const PRESENT_WRITE: u64 = 3;
-    const NO_EXEC: u64 = 1 << 63;
     let spaces: Result<Vec<Space>, String> =
         roots.iter().map(|&root| Space::walk(memory, root)).collect();
     let spaces = spaces.map_err(anyhow::Error::msg)?;
@@ -230,7 +243,8 @@ fn damages(memory: &Memory, roots: &[u64]) -> Result<Vec<Damage>> {
     let ports =
         spaces.iter().find_map(|space| space.leaf(IO_BITMAP)).context("no task has ports")?;
     let moved = |entry: u64, from: u64, to: u64| entry & !from | to;
-    Ok(vec![
+    let mut ways = guests::damages(system, memory, &spaces)?;
+    ways.extend([
         ("physical memory in the kernel's reach", first.root + 256 * 8, first.root | PRESENT_WRITE),
         ("a stack that is executable", stack, stack_entry & !NO_EXEC),
         ("a stack that is read-only", stack, stack_entry & !2),
@@ -265,5 +279,6 @@ fn damages(memory: &Memory, roots: &[u64]) -> Result<Vec<Damage>> {
         ("a port that nobody granted", ports.phys + 8, 0xffff_ffff_ffff_fffe),
         ("an absent entry with a value", stack - 8 * 32, 0x1000),
         ("a second half of the kernel", last.root + 511 * 8, first.tables[1] | PRESENT_WRITE),
-    ])
+    ]);
+    Ok(ways)
 }

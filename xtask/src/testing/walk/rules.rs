@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use cloister_abi::info::TaskInfo;
 use cloister_abi::layout::{
-    CORE_WINDOW, FRAME, IO_BITMAP, KERNEL_BASE, KERNEL_MAX, PAGE, TASK_INFO,
+    CORE_WINDOW, FRAME, IO_BITMAP, KERNEL_BASE, KERNEL_MAX, PAGE, TASK_INFO, VCPU,
 };
 use cloister_abi::name_str;
 use cloister_abi::payload::{Header, PAYLOAD_BASE, SEGMENT_EXEC, SEGMENT_WRITE, STUB_BASE};
@@ -19,6 +19,7 @@ use cloister_abi::table::{DEVICE_PLATFORM, MAP_EXEC, MAP_WRITE, RegionKind};
 use cloister_core::table::Table;
 use zerocopy::FromBytes;
 
+use super::guests::{self, VCPU_PAGES};
 use super::spaces::{KERNEL_SLOT, Leaf, Memory, Space};
 
 // Where the kernel puts what it builds itself: kernel/src/arch/x86_64/window.rs.
@@ -51,6 +52,14 @@ pub enum Use {
     Kernel(u64),
     /// A page that firmware wrote.
     Firmware,
+    /// A virtual CPU's control block: thread.
+    Control(usize),
+    /// One of a virtual CPU's own nested tables of device pages: thread, which.
+    DeviceTable(usize, u64),
+    /// A nested table: virtual machine.
+    Nested(u16),
+    /// A page of a permission map of all virtual CPUs: whether of ports, page.
+    Permissions(bool, u64),
 }
 
 /// What is known of a system before it is looked at.
@@ -91,11 +100,13 @@ pub fn judge(system: &System, memory: &Memory, roots: &[u64]) -> Findings {
             Err(why) => findings.complain(format!("thread {thread}: {why}")),
         }
     }
+    guests::judge(system, memory, roots, &mut findings);
     findings
 }
 
 impl Findings {
-    fn complain(&mut self, text: String) {
+    /// Something is wrong.
+    pub fn complain(&mut self, text: String) {
         self.complaints.push(text);
     }
 
@@ -120,15 +131,21 @@ impl Findings {
     }
 }
 
-struct Judge<'a> {
-    system: &'a System<'a>,
-    memory: &'a Memory,
-    thread: usize,
-    findings: &'a mut Findings,
+/// Judges what belongs to one thread.
+pub struct Judge<'a> {
+    /// What is known.
+    pub system: &'a System<'a>,
+    /// What is there.
+    pub memory: &'a Memory,
+    /// The thread.
+    pub thread: usize,
+    /// What was found.
+    pub findings: &'a mut Findings,
 }
 
 impl Judge<'_> {
-    fn complain(&mut self, text: &str) {
+    /// Something of this thread is wrong.
+    pub fn complain(&mut self, text: &str) {
         let task = usize::from(self.system.table.threads[self.thread].task);
         let name = name_str(&self.system.table.tasks[task].name).to_owned();
         self.findings.complain(format!("task {name}, thread {}: {text}", self.thread));
@@ -145,7 +162,8 @@ impl Judge<'_> {
         shown.collect()
     }
 
-    fn claim(&mut self, phys: u64, what: Use) {
+    /// Gives a page a use.
+    pub fn claim(&mut self, phys: u64, what: Use) {
         let shown = self.shown();
         self.findings.claim(phys, what, &shown);
     }
@@ -170,6 +188,9 @@ impl Judge<'_> {
             if leaf.is_writable && leaf.is_executable {
                 self.complain(&format!("{va:#x} is writable and executable"));
             }
+            if !leaf.is_user && leaf.is_large {
+                self.complain(&format!("the kernel maps a large page at {va:#x}"));
+            }
             if !leaf.is_user && self.in_stub(phys) {
                 self.complain(&format!("{va:#x} maps the boot stub's memory at {phys:#x}"));
             }
@@ -179,6 +200,7 @@ impl Judge<'_> {
                 CORE_WINDOW..WINDOW_END => self.window_page(leaf),
                 FRAME => self.frame(leaf),
                 va if (IO_BITMAP..IO_BITMAP + 2 * PAGE).contains(&va) => {}
+                va if (VCPU..VCPU + VCPU_PAGES * PAGE).contains(&va) => self.vcpu_page(leaf),
                 _ => self.complain(&format!("the kernel maps {phys:#x} at {va:#x}")),
             }
         }
@@ -330,6 +352,9 @@ impl Judge<'_> {
                 if (leaf.is_writable, leaf.is_executable) != wanted {
                     self.complain(&format!("{va:#x} has other rights than the manifest gives"));
                 }
+                if leaf.is_large != (region.kind == RegionKind::GuestRam as u8) {
+                    self.complain(&format!("{va:#x} is part of a page of a wrong size"));
+                }
                 if is_firmware {
                     // Any number of tables, as often as they are mapped, and never anything else.
                     self.claim(leaf.phys, Use::Firmware);
@@ -355,7 +380,7 @@ impl Judge<'_> {
     }
 
     /// Every mapping of a region leads to the same pages, which lie where its kind says.
-    fn region_page(&mut self, index: u16, page: u64, leaf: &Leaf) {
+    pub fn region_page(&mut self, index: u16, page: u64, leaf: &Leaf) {
         let region = self.system.table.regions[usize::from(index)];
         let base = leaf.phys.wrapping_sub(page * PAGE);
         let is_registers = region.kind == RegionKind::Mmio as u8;

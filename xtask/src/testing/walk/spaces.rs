@@ -71,6 +71,8 @@ pub struct Leaf {
     pub is_executable: bool,
     /// Uncached.
     pub is_uncached: bool,
+    /// A part of a page of 2 MiB, whose entry it shares with the other parts.
+    pub is_large: bool,
     /// Physical address of the entry itself.
     pub entry_at: u64,
 }
@@ -131,22 +133,25 @@ impl Space {
                 continue;
             }
             let rights = entry & rights & (WRITE | USER) | (entry | rights) & NO_EXEC;
-            if level > 0 {
-                if entry & LARGE != 0 {
-                    return Err(format!("a large page is mapped at {va:#x}"));
-                }
+            let is_large = level > 0 && entry & LARGE != 0;
+            if level > 0 && !is_large {
                 self.table(memory, entry & ADDRESS, level - 1, here, rights)?;
                 continue;
             }
-            self.leaves.push(Leaf {
-                va,
-                phys: entry & ADDRESS,
+            let parts = if is_large { 512 } else { 1 };
+            if level > 1 || !(entry & ADDRESS).is_multiple_of(parts * PAGE) {
+                return Err(format!("a large page is mapped at {va:#x}, of 1 GiB or between two"));
+            }
+            self.leaves.extend((0..parts * PAGE).step_by(PAGE as usize).map(|part| Leaf {
+                va: va + part,
+                phys: (entry & ADDRESS) + part,
                 is_user: rights & USER != 0,
                 is_writable: rights & WRITE != 0,
                 is_executable: rights & NO_EXEC == 0,
                 is_uncached: entry & UNCACHED == UNCACHED,
+                is_large,
                 entry_at,
-            });
+            }));
         }
         Ok(())
     }
@@ -193,6 +198,7 @@ mod tests {
             is_writable: false,
             is_executable: false,
             is_uncached: false,
+            is_large: false,
             entry_at: 0x4018,
         };
         assert_eq!(space.leaves, [leaf]);
@@ -202,10 +208,25 @@ mod tests {
     }
 
     #[test]
+    fn a_large_page_is_its_parts() {
+        let mut memory = memory();
+        memory.set_word(0x3010, 0x40_0000 | PRESENT | WRITE | USER | 1 << 7);
+        let space = Space::walk(&memory, 0x1000).unwrap();
+        assert_eq!(space.leaves.len(), 513);
+        let last = space.leaf(0x5f_f000).unwrap();
+        assert_eq!((last.phys, last.entry_at), (0x5f_f000, 0x3010));
+        assert!(last.is_large && last.is_writable && !space.leaf(0x20_3000).unwrap().is_large);
+    }
+
+    #[test]
     fn what_cannot_be_followed_is_named() {
         let mut memory = memory();
-        memory.set_word(0x3010, 0x40_0000 | PRESENT | 1 << 7);
+        memory.set_word(0x3010, 0x40_1000 | PRESENT | 1 << 7);
         assert!(Space::walk(&memory, 0x1000).unwrap_err().contains("large page"));
+        memory.set_word(0x3010, 0);
+        memory.set_word(0x2008, 0x4000_0000 | PRESENT | 1 << 7);
+        assert!(Space::walk(&memory, 0x1000).unwrap_err().contains("large page"));
+        memory.set_word(0x2008, 0);
         memory.set_word(0x3010, 0x40_0000 | PRESENT);
         assert!(Space::walk(&memory, 0x1000).unwrap_err().contains("not in memory"));
         memory.set_word(0x3010, 8);

@@ -202,8 +202,9 @@ pub fn reset(own: &mut Own) {
     }
     own.xcr0 = 1;
     own.tsc_aux = 0;
+    // An earlier life's translations are as stale as those of a changed entry.
+    own.stale = true;
     vendor!(reset(own));
-    own.stale = false;
 }
 
 /// Loads what the monitor asks for, before the guest's turn.
@@ -269,6 +270,7 @@ fn arm(own: &mut Own, slots: [u64; SLOTS]) {
         let Some(entry) = tables().get_mut(page as usize) else { continue };
         own.armed[index] = (page as u32 + 1, *entry);
         *entry = nested::leaf(own.slots[index], slot & SLOT_WRITE != 0, false);
+        own.stale = true;
         own.changed();
     }
 }
@@ -279,6 +281,7 @@ fn disarm(own: &mut Own) {
         let (page, old) = core::mem::take(&mut own.armed[index]);
         if let Some(entry) = tables().get_mut((page as usize).wrapping_sub(1)) {
             *entry = old;
+            own.stale = true;
             own.changed();
         }
     }
@@ -302,7 +305,7 @@ impl Own {
             msrs,
             slots,
             bells,
-            word: &shared().threads()[usize::from(thread) & (MAX_THREADS - 1)],
+            word: shared().thread(usize::from(thread)),
             index,
             asid,
             by_identifier: false,
@@ -327,7 +330,6 @@ impl Own {
 
     /// A nested entry has changed: nothing that the CPU remembers of it is used again.
     fn changed(&mut self) {
-        self.stale = true;
         vendor!(flush(self));
     }
 
@@ -417,7 +419,7 @@ fn ring(core: &mut Core, bell: &Doorbell) -> Outcome {
     let counter = unsafe { &*(at as *const AtomicU32) };
     counter.fetch_add(1, Ordering::Release);
     let global = usize::from(bell.thread) & (MAX_THREADS - 1);
-    if shared().threads()[global].post_bit(u32::from(bell.bit)) {
+    if shared().thread(global).post_bit(u32::from(bell.bit)) {
         return wake_worker(core, global);
     }
     Outcome::Again

@@ -5,10 +5,11 @@
 //! word, loom remembers only the last one as a place to switch threads, and a writer that was
 //! spawned would hide the reader's loads behind its own in `adopt`.
 //!
-//! Run with `RUSTFLAGS="--cfg loom" cargo test --release -p cloister-abi --test loom_log`.
+//! Run with `RUSTFLAGS="--cfg loom" cargo test --release -p cloister-ring --test loom_log`.
 #![cfg(loom)]
 
-use cloister_abi::log::{Frame, HEAD_WORDS, KIND_TEXT, Reader, Writer};
+use cloister_abi::log::{HEAD_WORDS, KIND_TEXT, Writer};
+use cloister_ring::log::{Frame, Reader};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use loom::thread;

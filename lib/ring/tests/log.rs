@@ -2,7 +2,8 @@
 //! hostile words on either side cause neither a panic nor an endless read.
 #![cfg(not(loom))]
 
-use cloister_abi::log::{FRAME_MAX, Frame, HEAD_WORDS, KIND_BOOT, KIND_TEXT, Reader, Writer};
+use cloister_abi::log::{FRAME_MAX, HEAD_WORDS, KIND_BOOT, KIND_TEXT, Writer};
+use cloister_ring::log::{Frame, Reader};
 use proptest::prelude::*;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

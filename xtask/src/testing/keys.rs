@@ -1,0 +1,80 @@
+//! What a test types at the serial port: `keys` of an `expect.toml`.
+//!
+//! [`Typist`] follows what the machine says and types each text once, when the line that it waits
+//! for has come. Nothing is typed by the clock, so a slow host changes nothing.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use anyhow::Result;
+use regex::Regex;
+use serde::Deserialize;
+
+use crate::machine::Key;
+
+/// One piece of typing, as the file has it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keys {
+    /// A regular expression: the text is typed after a line that it matches.
+    pub after: String,
+    /// The text. Ctrl-] is "\u001d", Enter is "\r".
+    pub send: String,
+}
+
+/// Types while a machine runs.
+pub struct Typist {
+    script: Vec<(Regex, String)>,
+    next: usize,
+    keyboard: Sender<Key>,
+}
+
+impl Typist {
+    /// Somebody who has typed nothing yet, and the keyboard.
+    pub fn new(script: &[Keys]) -> Result<(Self, Receiver<Key>)> {
+        let compile = |keys: &Keys| Ok((Regex::new(&keys.after)?, keys.send.clone()));
+        let script = script.iter().map(compile).collect::<Result<_>>()?;
+        let (keyboard, keys) = channel();
+        Ok((Self { script, next: 0, keyboard }, keys))
+    }
+
+    /// Takes a whole line.
+    pub fn line(&mut self, line: &str) {
+        let Some((after, send)) = self.script.get(self.next) else { return };
+        if after.is_match(line) {
+            self.next += 1;
+            // Nobody listens any more when the machine has ended, which is judged elsewhere.
+            let _ = self.keyboard.send(Key::Bytes(send.clone().into_bytes()));
+        }
+    }
+
+    /// What was to be typed next when the run ended, if anything.
+    pub fn missing(&self) -> Option<&str> {
+        self.script.get(self.next).map(|(after, _)| after.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Keys, Typist};
+    use crate::machine::Key;
+
+    fn keys(after: &str, send: &str) -> Keys {
+        Keys { after: after.to_owned(), send: send.to_owned() }
+    }
+
+    #[test]
+    fn each_text_is_typed_once_after_its_line() {
+        let script = [keys("^ready", "one"), keys("^ready", "two")];
+        let (mut typist, typed) = Typist::new(&script).unwrap();
+        typist.line("not ready");
+        assert!(typed.try_recv().is_err());
+        typist.line("ready");
+        assert_eq!(typed.try_recv(), Ok(Key::Bytes(b"one".to_vec())));
+        assert!(typed.try_recv().is_err());
+        assert_eq!(typist.missing(), Some("^ready"));
+        typist.line("ready");
+        typist.line("ready");
+        assert_eq!(typed.try_iter().count(), 1);
+        assert_eq!(typist.missing(), None);
+    }
+}
