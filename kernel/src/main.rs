@@ -29,7 +29,7 @@ use arch::x86_64::{apic, cpu, descriptors, entry, paging, pci, smp, virt, window
 use cloister_abi::API_VERSION;
 use cloister_abi::boot::{BOOT_MAGIC, BootInfo, RANGE_RAM};
 use cloister_abi::info::{CPU_SMAP, CPU_SMEP, CPU_UMIP, CPU_X2APIC, NO_IOMMU};
-use cloister_abi::layout::PAGE;
+use cloister_abi::layout::{KERNEL_BASE, PAGE};
 use cloister_abi::payload::Header;
 use cloister_core::table::Table;
 use core::fmt::Write;
@@ -38,14 +38,12 @@ use start::build::{Boot, map_table};
 use zerocopy::FromBytes;
 
 unsafe extern "C" {
-    static __kernel_start: u8;
     static __kernel_end: u8;
 }
 
 /// Pages of the kernel's image in memory, with its zeroed data.
 fn image_pages() -> u64 {
-    let len = (&raw const __kernel_end) as u64 - (&raw const __kernel_start) as u64;
-    len.div_ceil(PAGE)
+    ((&raw const __kernel_end) as u64 - KERNEL_BASE).div_ceil(PAGE)
 }
 
 /// The boot core, on the boot stub's stack and page tables.
@@ -76,7 +74,8 @@ extern "C" fn kernel_main(info: *const BootInfo) -> ! {
         Err(error) => panic!("the system table is wrong: {:?} at {}", error.rule, error.index),
     };
     power::DEBUG_PORT.store(table.header.debug_port, Ordering::Relaxed);
-    let (mut boot, clock) = build(info, table, &header, &features, calibration);
+    let mut boot = Boot::new(info, table);
+    let clock = build(&mut boot, header.system_table, &features, calibration);
 
     apic::choose_mode(features.x2apic || apic::is_x2apic());
     for core in 0..table.header.cores as usize {
@@ -92,15 +91,13 @@ extern "C" fn kernel_main(info: *const BootInfo) -> ! {
         // No IOMMU is driven yet, whatever the machine has.
         (true, NO_IOMMU),
     ];
-    let (tsc_start, tsc_checked, rsdp) = (info.tsc_start, info.tsc_checked, info.rsdp);
-    let payload_len = info.payload_len;
     let page = boot.system_page();
     page.version = API_VERSION;
     page.cores = table.header.cores;
     page.tsc_hz = clock.tsc_hz;
-    page.rsdp = rsdp;
-    (page.tsc_start, page.tsc_checked, page.tsc_kernel) = (tsc_start, tsc_checked, tsc_kernel);
-    page.payload_len = payload_len;
+    (page.rsdp, page.payload_len) = (info.rsdp, info.payload_len);
+    (page.tsc_start, page.tsc_checked) = (info.tsc_start, info.tsc_checked);
+    page.tsc_kernel = tsc_kernel;
     page.cpu = flags.iter().filter(|(set, _)| *set).fold(0, |all, (_, bit)| all | bit);
     page.kernel_build_id = header.kernel_build_id;
     let cr3 = boot.first_space(0);
@@ -109,24 +106,17 @@ extern "C" fn kernel_main(info: *const BootInfo) -> ! {
     unsafe { entry::first_entry(cr3, 0) }
 }
 
-/// Makes all objects but the cores'.
-fn build(
-    info: &BootInfo,
-    table: Table<'static>,
-    header: &Header,
-    features: &Features,
-    calibration: Calibration,
-) -> (Boot, Clock) {
-    let mut boot = Boot::new(info, table);
+/// Makes all objects but the cores'; `table` is where the payload has the system table.
+fn build(boot: &mut Boot, table: u64, features: &Features, calibration: Calibration) -> Clock {
     boot.check_memory();
     boot.build_shared();
-    for core in 0..table.header.cores as usize {
+    for core in 0..boot.table.header.cores as usize {
         boot.build_window(core, features.x2apic);
     }
     // Before the memory of tasks is zeroed, which may take longer than the PIT counts.
     let clock = calibration.finish().expect("the PIT counts and the TSC fits it");
-    boot.build_regions(header.system_table);
-    for thread in 0..table.threads.len() {
+    boot.build_regions(table);
+    for thread in 0..boot.table.threads.len() {
         boot.build_space(thread);
     }
     boot.build_guests(features.ibpb);
@@ -134,10 +124,11 @@ fn build(
     let low = |r: &cloister_abi::boot::MemRange| {
         r.kind == RANGE_RAM && r.base <= smp::TRAMPOLINE && smp::TRAMPOLINE + PAGE <= r.base + r.len
     };
-    assert!(info.ranges.iter().any(low), "no memory at {:#x} to start cores from", smp::TRAMPOLINE);
+    let is_there = boot.info.ranges.iter().any(low);
+    assert!(is_there, "no memory at {:#x} to start cores from", smp::TRAMPOLINE);
     // SAFETY: the page is memory, checked, and below the image; nothing else uses it.
-    unsafe { smp::prepare(info.pml4) };
-    (boot, clock)
+    unsafe { smp::prepare(boot.info.pml4) };
+    clock
 }
 
 /// Every core: on its kernel stack, in the address space of its first thread.

@@ -19,11 +19,15 @@ use cloister_core::caps::lookup;
 extern "C" fn kernel_vcpu_run(slot: u64, mask: u64, deadline: u64) -> u32 {
     // SAFETY: called once per kernel entry.
     let core = unsafe { this_core() };
-    finish(run(core, slot, mask, deadline))
+    finish(if virt::is_vmx() {
+        run::<true>(core, slot, mask, deadline)
+    } else {
+        run::<false>(core, slot, mask, deadline)
+    })
 }
 
 #[inline(always)]
-fn run(core: &mut Core, slot: u64, mask: u64, deadline: u64) -> Return {
+fn run<const VMX: bool>(core: &mut Core, slot: u64, mask: u64, deadline: u64) -> Return {
     let cap = match lookup(core.caps, slot, CapKind::Vcpu, call::RIGHT_RUN) {
         Ok(cap) => cap,
         Err(status) => return Return::status(status),
@@ -42,36 +46,49 @@ fn run(core: &mut Core, slot: u64, mask: u64, deadline: u64) -> Return {
     (thread.mask, thread.deadline) = (mask, deadline);
     (thread.waits, thread.in_guest) = (true, true);
     core.sched.arm(current, deadline);
-    virt::load(core, own);
+    virt::load::<VMX>(core, own);
     virt::check(own);
     // Nothing else can have made another thread more urgent.
     if core.sched.next_event() < core.armed {
         return Return::SWITCH;
     }
     // SAFETY: loaded just now; nothing is referred to any more.
-    unsafe { virt::enter() }
+    unsafe { virt::enter_by::<VMX>() }
 }
 
-/// The guest's turn is over. Returns an [`Outcome`].
+/// The guest's turn is over, by SVM.
 #[unsafe(no_mangle)]
-extern "C" fn kernel_guest_exit() -> u32 {
+extern "C" fn kernel_svm_exit() -> u32 {
+    exit::<false>()
+}
+
+/// The guest's turn is over, by VMX.
+#[unsafe(no_mangle)]
+extern "C" fn kernel_vmx_exit() -> u32 {
+    exit::<true>()
+}
+
+/// What follows; returns an [`Outcome`].
+#[inline(always)]
+fn exit<const VMX: bool>() -> u32 {
     // SAFETY: called once per exit, which is a kernel entry.
     let core = unsafe { this_core() };
     // SAFETY: the thread that entered the guest is still loaded.
     let own = unsafe { virt::own() };
-    let outcome = virt::exit(core, own);
-    match outcome {
-        Outcome::Monitor => {
-            let current = core.current;
-            core.sched.disarm(current);
-            let thread = core.thread(current);
-            (thread.waits, thread.in_guest) = (false, false);
-            own.word.cancel_wait();
-        }
-        Outcome::Again => virt::check(own),
-        Outcome::Interrupt => interrupted(core),
-        Outcome::Reschedule => {}
+    let outcome = virt::exit::<VMX>(core, own);
+    if outcome == Outcome::Monitor {
+        let current = core.current;
+        core.sched.disarm(current);
+        let thread = core.thread(current);
+        (thread.waits, thread.in_guest) = (false, false);
+        own.word.cancel_wait();
+        // Last, so that nothing has to be kept for afterwards.
+        return virt::tell::<VMX>(own);
     }
+    if outcome == Outcome::Interrupt {
+        interrupted(core);
+    }
+    virt::check(own);
     outcome as u32
 }
 

@@ -17,10 +17,10 @@ use crate::num::{index, low32};
 use crate::request::{Op, Request};
 use crate::run::{Cpu, Host, NEVER, Stop};
 use crate::step::{Pages, Stuck, is_device};
-use cloister_abi::fault;
 use cloister_abi::layout::PAGE;
 use cloister_abi::vcpu;
-use cloister_abi::vm::VM_IOAPIC;
+use cloister_proto::stopped;
+use cloister_proto::vm::VM_IOAPIC;
 use cloister_guest_abi::platform;
 
 /// Whose a device page is.
@@ -75,7 +75,7 @@ impl<H: Host> Cpu<'_, '_, H> {
     fn leave(&mut self, port: u16, width: u8, value: u32) {
         let [byte, ..] = value.to_le_bytes();
         match port {
-            platform::PANIC => self.stopped(fault::STOPPED_PANIC, byte),
+            platform::PANIC => self.stopped(stopped::STOPPED_PANIC, byte),
             platform::SLEEP_CONTROL if byte == platform::SLEEP_OFF => {
                 self.stop = Some(Stop::PowerOff);
             }
@@ -93,12 +93,12 @@ impl<H: Host> Cpu<'_, '_, H> {
         let ([address, kind, _], flags) = (state.info, state.flags);
         if kind & (vcpu::MEMORY_FETCH | vcpu::MEMORY_WALK) != 0 {
             return self
-                .stopped(fault::STOPPED_DEVICE_PAGE, u8::from(kind & vcpu::MEMORY_WALK != 0));
+                .stopped(stopped::STOPPED_DEVICE_PAGE, u8::from(kind & vcpu::MEMORY_WALK != 0));
         }
         if flags & vcpu::FLAG_EVENT != 0 {
             // Tables or stack of an event's delivery are where there is no memory. Ones instead of
             // them end in a triple fault on any CPU.
-            return self.stopped(fault::STOPPED_TRIPLE_FAULT, 0);
+            return self.stopped(stopped::STOPPED_TRIPLE_FAULT, 0);
         }
         if !is_device(address) {
             self.step.cancel();
@@ -107,7 +107,7 @@ impl<H: Host> Cpu<'_, '_, H> {
         match self.step.fault(address, kind & vcpu::MEMORY_WRITE != 0) {
             Ok(slot) => self.fill(slot, address),
             Err(Stuck::Pages | Stuck::Faults) => {
-                return self.stopped(fault::STOPPED_TOO_MANY_PAGES, 0);
+                return self.stopped(stopped::STOPPED_TOO_MANY_PAGES, 0);
             }
         }
         self.arm_step();

@@ -17,9 +17,10 @@ pub mod route;
 mod timer;
 mod vectors;
 
-pub use registers::{BASE, BASE_MSR};
+pub use registers::BASE;
 pub use route::{Destination, Kind, Message, Route};
 
+use crate::ensure;
 use crate::num::{low8, low32};
 use registers as reg;
 use registers::{ERROR, LINT0, LVT_MASKED, TIMER};
@@ -78,9 +79,9 @@ impl LocalApic {
     pub fn new(id: u8, is_boot: bool, x2apic: bool, tsc_hz: u64) -> LocalApic {
         let boot = if is_boot { reg::BASE_BOOT } else { 0 };
         let mode = if x2apic { reg::BASE_X2APIC } else { 0 };
-        let mut apic = LocalApic { id: u32::from(id), ..LocalApic::default() };
-        apic.base = BASE | reg::BASE_ENABLED | boot | mode;
-        apic.timer = Timer::new(tsc_hz);
+        let (id, base) = (u32::from(id), BASE | reg::BASE_ENABLED | boot | mode);
+        let timer = Timer::new(tsc_hz);
+        let mut apic = LocalApic { id, base, timer, ..LocalApic::default() };
         apic.init();
         apic
     }
@@ -90,7 +91,7 @@ impl LocalApic {
         let mut timer = self.timer.clone();
         timer.stop();
         timer.divide = 0;
-        let (id, base, spurious) = (self.id, self.base, reg::SPURIOUS_RESET);
+        let (id, base, spurious) = (self.id, self.base, 0xff);
         let (format, lvt) = (u32::MAX, [LVT_MASKED; 6]);
         *self = LocalApic { id, base, spurious, format, lvt, timer, ..LocalApic::default() };
     }
@@ -101,11 +102,10 @@ impl LocalApic {
     pub fn virtual_wire(&mut self) {
         self.spurious |= reg::SPURIOUS_ENABLED;
         self.set_entry(LINT0, reg::LVT_EXTINT);
-        self.set_entry(reg::LINT1, reg::LVT_NMI);
+        self.set_entry(LINT0 + 1, 4 << 8);
     }
 
     /// The mode that the base MSR has selected.
-    #[inline]
     pub fn mode(&self) -> Mode {
         match (self.base & reg::BASE_ENABLED != 0, self.base & reg::BASE_X2APIC != 0) {
             (false, _) => Mode::Off,
@@ -138,18 +138,14 @@ impl LocalApic {
     /// Transitions"; the page does not move and the boot bit keeps its value.
     pub fn write_base(&mut self, value: u64) -> Result<(), Gp> {
         const MODE: u64 = reg::BASE_ENABLED | reg::BASE_X2APIC;
-        if value & !(MODE | reg::BASE_BOOT) != BASE {
-            return Err(Gp);
-        }
+        ensure(value & !(MODE | reg::BASE_BOOT) == BASE, Gp)?;
         let (is_on, is_x2apic) = (value & reg::BASE_ENABLED != 0, value & reg::BASE_X2APIC != 0);
         let is_legal = match self.mode() {
             Mode::Off => !is_x2apic,
             Mode::XApic => is_on || !is_x2apic,
             Mode::X2Apic => is_on == is_x2apic,
         };
-        if !is_legal {
-            return Err(Gp);
-        }
+        ensure(is_legal, Gp)?;
         if !is_on && self.is_enabled() {
             self.init();
         }
@@ -168,8 +164,7 @@ impl LocalApic {
             return;
         }
         if vector < reg::VECTOR_MIN {
-            self.error(reg::ERROR_RECEIVED_ILLEGAL);
-            return;
+            return self.error(reg::ERROR_RECEIVED_ILLEGAL);
         }
         self.requested.set(vector, true);
         self.level.set(vector, is_level);
@@ -177,7 +172,6 @@ impl LocalApic {
 
     /// The requested vector that is to be injected: the highest, if its class is above every one
     /// in service. The task priority is not looked at: the CPU compares it by itself.
-    #[inline]
     pub fn highest(&self) -> Option<u8> {
         let requested = self.requested.highest()?;
         match self.in_service.highest() {
@@ -187,7 +181,6 @@ impl LocalApic {
     }
 
     /// The CPU has accepted this interrupt.
-    #[inline]
     pub fn taken(&mut self, vector: u8) {
         if self.requested.has(vector) {
             self.requested.set(vector, false);
@@ -204,19 +197,16 @@ impl LocalApic {
     }
 
     /// The guest has written CR8.
-    #[inline]
     pub fn set_task_priority(&mut self, cr8: u32) {
         self.tpr = (cr8 & 0xf) << 4;
     }
 
     /// The task priority as CR8 shows it.
-    #[inline]
     pub fn task_priority(&self) -> u32 {
         self.tpr >> 4
     }
 
     /// When [`LocalApic::tick`] is to be called next, in host ticks.
-    #[inline]
     pub fn deadline(&self) -> Option<u64> {
         self.timer.expiry.filter(|_| self.entry(TIMER) & LVT_MASKED == 0)
     }
@@ -247,15 +237,13 @@ impl LocalApic {
 
     /// Whether the 8259A's interrupts reach this CPU: by LINT0, or past an APIC that is off.
     pub fn accepts_external(&self) -> bool {
-        !self.is_enabled() || self.entry(LINT0) & (LVT_MASKED | reg::LVT_MODE) == reg::LVT_EXTINT
+        !self.is_enabled() || self.entry(LINT0) & (LVT_MASKED | reg::LVT_EXTINT) == reg::LVT_EXTINT
     }
 
-    #[inline]
     fn entry(&self, entry: usize) -> u32 {
         self.lvt.get(entry).copied().unwrap_or(LVT_MASKED)
     }
 
-    #[inline]
     fn timer_mode(&self) -> u32 {
         self.entry(TIMER) >> 17 & 3
     }

@@ -18,7 +18,7 @@ use crate::pm_timer::PmTimer;
 use crate::request::{Op, Request};
 use crate::rtc::Rtc;
 use crate::uart::Uart;
-use cloister_abi::vm::{MAX_VM_DEVICES, VM_IOAPIC, VM_LEGACY};
+use cloister_proto::vm::{MAX_VM_DEVICES, VM_IOAPIC, VM_LEGACY};
 use cloister_guest_abi::platform;
 use cloister_ring::Stream;
 

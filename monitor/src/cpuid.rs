@@ -12,11 +12,11 @@
 
 pub mod features;
 
+use crate::ensure;
 use crate::num::{index, low32};
-use cloister_abi::vm::{
-    IDENTITY_AMD, IDENTITY_INTEL, IDENTITY_NEUTRAL, MAX_VCPUS, VM_V3, VmConfig,
-};
-use cloister_guest_abi::cpuid as platform;
+use cloister_proto::vm::{IDENTITY_AMD, IDENTITY_INTEL, IDENTITY_NEUTRAL};
+use cloister_proto::vm::{MAX_VCPUS, VM_V3, VmConfig};
+use cloister_guest_abi::{VERSION, cpuid as platform};
 pub use features::HostFacts;
 use features::{AMD_REPEATED, Source};
 
@@ -94,24 +94,17 @@ impl CpuidTable {
             other => return Err(CpuidError::Identity(other)),
         };
         let (vcpus, v3) = (config.vcpus, config.flags & VM_V3 != 0);
-        if vcpus == 0 || usize::try_from(vcpus).is_ok_and(|vcpus| vcpus > MAX_VCPUS) {
-            return Err(CpuidError::Vcpus(vcpus));
-        }
-        if host.tsc_khz == 0 {
-            return Err(CpuidError::TscUnknown);
-        }
-        if v3 && host.avx_area != AVX_AREA {
-            return Err(CpuidError::AvxArea(host.avx_area));
-        }
+        let is_count = (1..=MAX_VCPUS).contains(&index(u64::from(vcpus)));
+        ensure(is_count, CpuidError::Vcpus(vcpus))?;
+        ensure(host.tsc_khz != 0, CpuidError::TscUnknown)?;
+        ensure(!v3 || host.avx_area == AVX_AREA, CpuidError::AvxArea(host.avx_area))?;
         let matches = host.vendor == vendor;
         // Guest kernels choose their defences by it; emulated CPUs claim families from before.
         let is_known = matches && host.signature >> 20 >= signature >> 20;
         let signature = if is_known { host.signature } else { signature };
         let mismatched = config.identity != IDENTITY_NEUTRAL && !matches;
         let mut table = CpuidTable { rows: [[0; 4]; ROWS], vcpus, v3, mismatched };
-        table.fill_basic(config.identity, vendor, signature);
-        table.fill_platform(host.tsc_khz);
-        table.fill_extended(config.identity, vendor, signature);
+        table.fill(config.identity, vendor, signature, host.tsc_khz);
         for (number, (name, (leaf, _, register), bit, source)) in (0u32..).zip(features::all()) {
             let has = host.features.unbounded_shr(number) & 1 != 0;
             let shown = match source {
@@ -123,10 +116,8 @@ impl CpuidTable {
                 Source::SeveralAmd => vcpus > 1 && config.identity == IDENTITY_AMD,
                 Source::Protection(identity) => identity == config.identity && matches && has,
             };
-            let row = table.rows.get_mut(place(leaf));
-            if let Some(word) = row.and_then(|row| row.get_mut(register)) {
-                *word |= u32::from(shown).unbounded_shl(bit);
-            }
+            let word = table.rows.get_mut(place(leaf)).and_then(|row| row.get_mut(register));
+            word.into_iter().for_each(|word| *word |= u32::from(shown).unbounded_shl(bit));
         }
         if config.identity == IDENTITY_AMD {
             let [.., features] = table.values(1);
@@ -198,52 +189,49 @@ impl CpuidTable {
         [first, 63 | ways.saturating_sub(1) << 22, sets.saturating_sub(1), 0]
     }
 
-    fn fill_basic(&mut self, identity: u32, vendor: [u8; 12], signature: u32) {
+    /// Everything but features: leaves of every guest, and those of one identity.
+    fn fill(&mut self, identity: u32, vendor: [u8; 12], signature: u32, tsc_khz: u32) {
         let [b, d, c] = words(&vendor);
-        self.set(0, [BASIC.saturating_sub(1), b, c, d]);
-        // Line size of CLFLUSH in 8 bytes; number of processors in the package.
-        self.set(1, [signature, 8 << 8 | self.vcpus << 16, 0, 0]);
-        if identity == IDENTITY_INTEL {
-            // No descriptors: "see leaf 4" (Intel SDM, "INPUT EAX = 02H").
-            self.set(2, [0x00fe_ff01, 0, 0, 0]);
-            self.set(4, [1, 0, 0, 0]);
-        }
-    }
-
-    fn fill_platform(&mut self, tsc_khz: u32) {
-        let [b, c, d] = words(&platform::SIGNATURE);
-        self.set(platform::SIGNATURE_LEAF, [platform::LEAF_MAX, b, c, d]);
-        self.set(platform::FEATURES_LEAF, [platform::NO_IO_DELAY, 0, 0, 0]);
+        let named = |eax: u32, [b, c, d]: [u32; 3]| [eax, b, c, d];
+        let [brand_1, brand_2] = BRAND.map(|part| words(part));
         let timer_khz = low32(platform::APIC_TIMER_HZ / 1000);
-        self.set(platform::TIMING_LEAF, [tsc_khz, timer_khz, 0, 0]);
-        let [b, c, d] = words(&platform::CLOISTER);
-        self.set(platform::CLOISTER_LEAF, [cloister_guest_abi::VERSION, b, c, d]);
-    }
-
-    fn fill_extended(&mut self, identity: u32, vendor: [u8; 12], signature: u32) {
-        for (leaf, part) in (0x8000_0002..).zip(BRAND) {
-            self.set(leaf, words(part));
-        }
         // Size in KiB, associativity, lines per tag, line size (AMD APM, "L2 Cache Information").
         let l2 = 512 << 16 | 6 << 12 | 1 << 8 | 64;
-        if identity != IDENTITY_AMD {
-            self.set(0x8000_0000, [EXTENDED_MAX, 0, 0, 0]);
-            self.set(0x8000_0006, [0, 0, l2, 0]);
-            self.set(0x8000_0008, [ADDRESS_BITS, 0, 0, 0]);
-            return;
-        }
-        let [b, d, c] = words(&vendor);
-        self.set(0x8000_0000, [EXTENDED_MAX_AMD, b, c, d]);
-        self.set(0x8000_0001, [signature, 0, 0, 0]);
+        let all = [
+            (0, [BASIC.saturating_sub(1), b, c, d]),
+            // Line size of CLFLUSH in 8 bytes; number of processors in the package.
+            (1, [signature, 8 << 8 | self.vcpus << 16, 0, 0]),
+            (platform::SIGNATURE_LEAF, named(platform::LEAF_MAX, words(&platform::SIGNATURE))),
+            (platform::FEATURES_LEAF, [platform::NO_IO_DELAY, 0, 0, 0]),
+            (platform::TIMING_LEAF, [tsc_khz, timer_khz, 0, 0]),
+            (platform::CLOISTER_LEAF, named(VERSION, words(&platform::CLOISTER))),
+            (0x8000_0000, [EXTENDED_MAX, 0, 0, 0]),
+            (0x8000_0002, brand_1),
+            (0x8000_0003, brand_2),
+            (0x8000_0006, [0, 0, l2, 0]),
+            (0x8000_0008, [ADDRESS_BITS, 0, 0, 0]),
+        ];
+        // No descriptors: "see leaf 4" (Intel SDM, "INPUT EAX = 02H").
+        let intel = [(2, [0x00fe_ff01, 0, 0, 0]), (4, [1, 0, 0, 0])];
         let l1 = 32 << 24 | 8 << 16 | 1 << 8 | 64;
-        // First-level TLBs: fully associative, 64 entries; second level: 8 ways, 1024 entries.
-        self.set(0x8000_0005, [0xff40_ff40, 0xff40_ff40, l1, l1]);
         let l3 = 16 << 18 | 8 << 12 | 1 << 8 | 64;
-        self.set(0x8000_0006, [0x6400_6400, 0x6400_6400, l2, l3]);
         let cores = self.vcpus.saturating_sub(1) | id_bits(self.vcpus) << 12;
-        self.set(0x8000_0008, [ADDRESS_BITS, 0, cores, 0]);
-        self.set(0x8000_001d, [1, 0, 0, 0]);
-        self.set(0x8000_001e, [1, 0, 0, 0]);
+        let amd = [
+            (0x8000_0000, [EXTENDED_MAX_AMD, b, c, d]),
+            (0x8000_0001, [signature, 0, 0, 0]),
+            // First-level TLBs: fully associative, 64 entries; second level: 8 ways, 1024 entries.
+            (0x8000_0005, [0xff40_ff40, 0xff40_ff40, l1, l1]),
+            (0x8000_0006, [0x6400_6400, 0x6400_6400, l2, l3]),
+            (0x8000_0008, [ADDRESS_BITS, 0, cores, 0]),
+            (0x8000_001d, [1, 0, 0, 0]),
+            (0x8000_001e, [1, 0, 0, 0]),
+        ];
+        let own: &[_] = match identity {
+            IDENTITY_AMD => &amd,
+            IDENTITY_INTEL => &intel,
+            _ => &[],
+        };
+        all.iter().chain(own).for_each(|(leaf, values)| self.set(*leaf, *values));
     }
 
     #[inline(always)]

@@ -14,7 +14,7 @@ use crate::num::{index, low16};
 use crate::pci::{self, Function, WINDOW_DATA, mask};
 use crate::sync::AtomicU64;
 use crate::virtio::{Action, Virtio, VirtioError};
-use cloister_abi::vm::{MAX_VM_DEVICES, VmDevice};
+use cloister_proto::vm::{MAX_VM_DEVICES, VmDevice};
 use cloister_guest_abi::pci::FIRST_SLOT;
 use cloister_guest_abi::platform;
 
@@ -166,17 +166,15 @@ impl<'a> Devices<'a> {
     }
 
     fn write_configuration(&mut self, port: u16, width: u8, value: u32, out: Out) {
-        let place = pci::place(self.latch, port, width);
-        let number = place.and_then(|place| place.slot.checked_sub(usize::from(FIRST_SLOT)));
-        // Nothing of the bridge can be written.
-        let (Some(place), Some(number)) = (place, number) else { return };
+        let Some(place) = pci::place(self.latch, port, width) else { return };
+        // Nothing of the bridge, which has a lower slot, can be written.
+        let number = place.slot.wrapping_sub(usize::from(FIRST_SLOT));
         let Some(device) = self.device(number) else { return };
         device.function.write(place, value);
         let (enabled, masked) = device.function.msix();
         device.msix.set_control(enabled, masked, &mut |message| out(Effect::Interrupt(message)));
-        if place.register == WINDOW_DATA
-            && let Some((offset, width)) = device.function.window()
-        {
+        let window = device.function.window().filter(|_| place.register == WINDOW_DATA);
+        if let Some((offset, width)) = window {
             let data = *device.function.window_data();
             let action = device.virtio.write(offset, width, data);
             device.apply(number, action, out);

@@ -10,7 +10,7 @@ use crate::apic::Effect;
 use crate::msr::{self, Gp, Policy};
 use crate::num::{low8, low16, low32};
 use crate::run::{Activity, Cpu, Host};
-use cloister_abi::fault::{STOPPED_INVALID, STOPPED_TRIPLE_FAULT};
+use cloister_proto::stopped::{STOPPED_INVALID, STOPPED_TRIPLE_FAULT};
 use cloister_abi::vcpu::{self, Exit};
 
 /// Exceptions that are injected.
@@ -69,8 +69,10 @@ impl<H: Host> Cpu<'_, '_, H> {
             Some(Exit::Cache) => self.skip(),
             // There are no hypercalls.
             Some(Exit::Hypercall) => self.inject(UD, None),
-            Some(Exit::Forbidden) if self.host.state().info == [GP, 0, 0] => self.refuse(),
-            Some(Exit::Forbidden) => self.inject(UD, None),
+            Some(Exit::Forbidden) => match self.host.state().info {
+                [GP, ..] => self.refuse(),
+                _ => self.inject(UD, None),
+            },
             Some(Exit::Shutdown) => self.stopped(STOPPED_TRIPLE_FAULT, 0),
             // A step ends where there was none: this monitor and the kernel disagree.
             _ => {

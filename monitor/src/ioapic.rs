@@ -50,8 +50,9 @@ pub struct IoApic {
 
 impl IoApic {
     /// As after power-up: every pin masked.
+    #[expect(clippy::new_without_default, reason = "nobody needs one by default")]
     pub fn new() -> IoApic {
-        IoApic::default()
+        IoApic { id: 0, index: 0, entries: [MASKED; PINS], lines: 0, pending: 0 }
     }
 
     /// Reads 32 bits of the page.
@@ -106,9 +107,7 @@ impl IoApic {
             let entry = self.entries.get_mut(crate::num::index(u64::from(pin)))?;
             let Some(kind) = Kind::from_mode(low32(*entry >> 8), low8(*entry)) else { continue };
             let is_level = is_level(*entry);
-            if is_level {
-                *entry |= REMOTE_IRR;
-            }
+            *entry |= if is_level { REMOTE_IRR } else { 0 };
             let destination = Destination::from_byte(low8(*entry >> 56), *entry & LOGICAL != 0);
             return Some(Message { destination, kind, is_level });
         }
@@ -116,8 +115,8 @@ impl IoApic {
     }
 
     fn write_entry(&mut self, index: u8, value: u32) {
-        let Some(pin) = pin_of(index) else { return };
-        let Some(entry) = self.entries.get_mut(pin) else { return };
+        let entry = pin_of(index).and_then(|pin| self.entries.get_mut(pin));
+        let Some(entry) = entry else { return };
         if index & 1 == 1 {
             *entry = u64::from(low32(*entry)) | u64::from(value & 0xff00_0000) << 32;
             return;
@@ -140,12 +139,6 @@ impl IoApic {
                 self.pending = if wants { self.pending | bit } else { self.pending & !bit };
             }
         }
-    }
-}
-
-impl Default for IoApic {
-    fn default() -> Self {
-        IoApic { id: 0, index: 0, entries: [MASKED; PINS], lines: 0, pending: 0 }
     }
 }
 

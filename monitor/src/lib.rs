@@ -44,3 +44,8 @@ pub mod step;
 mod sync;
 pub mod uart;
 pub mod virtio;
+
+/// A rule: what breaks it is an error.
+fn ensure<E>(holds: bool, error: E) -> Result<(), E> {
+    if holds { Ok(()) } else { Err(error) }
+}

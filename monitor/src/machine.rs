@@ -8,7 +8,7 @@ use crate::apic::{Destination, Kind, Message, Route};
 use crate::posted::{INIT, NMI, Posted, STARTUP, STARTUP_PAGE};
 use crate::request::Requests;
 use crate::sync::{AtomicU64, Ordering};
-use cloister_abi::vm::MAX_VCPUS;
+use cloister_proto::vm::MAX_VCPUS;
 
 /// Threads that are to be signalled: a bit each.
 pub type Threads = u32;

@@ -43,11 +43,10 @@ impl<'a> Msix<'a> {
         if vectors > VECTORS_MAX {
             return None;
         }
-        for word in page {
-            word.store(0, Ordering::Relaxed);
-        }
-        for vector in 0..usize::from(vectors) {
-            page.get(vector.wrapping_mul(2).wrapping_add(1))?.store(MASKED, Ordering::Relaxed);
+        // The second word of each vector's entry, and of none behind the table.
+        for (at, word) in page.iter().enumerate() {
+            let is_control = at & 1 != 0 && at >> 1 < usize::from(vectors);
+            word.store(if is_control { MASKED } else { 0 }, Ordering::Relaxed);
         }
         Some(Msix { page, vectors, enabled: false, masked: false })
     }
@@ -55,11 +54,6 @@ impl<'a> Msix<'a> {
     /// Whether vectors send messages at all.
     pub fn is_enabled(&self) -> bool {
         self.enabled
-    }
-
-    /// Number of vectors.
-    pub fn vectors(&self) -> u16 {
-        self.vectors
     }
 
     /// The 16 bytes of the page that an offset lies in.
@@ -111,14 +105,11 @@ impl<'a> Msix<'a> {
             let bit = left & left.wrapping_neg();
             left &= !bit;
             let vector = u16::try_from(bit.trailing_zeros()).unwrap_or(u16::MAX);
-            let Some([address, data]) = self.entry(vector) else { continue };
-            let data = data.load(Ordering::Relaxed);
-            if data & MASKED != 0 {
-                continue;
-            }
-            self.set_pending(self.pending() & !bit);
-            if let Some(message) = decode(address.load(Ordering::Relaxed), low32(data)) {
-                send(message);
+            let Some(entry) = self.entry(vector) else { continue };
+            let [address, data] = entry.each_ref().map(|word| word.load(Ordering::Relaxed));
+            if data & MASKED == 0 {
+                self.set_pending(self.pending() & !bit);
+                decode(address, low32(data)).into_iter().for_each(&mut *send);
             }
         }
     }
@@ -129,14 +120,12 @@ impl<'a> Msix<'a> {
     }
 
     fn pending(&self) -> u64 {
-        self.page.get(PENDING).map_or(0, |word| word.load(Ordering::Relaxed))
+        self.page[PENDING].load(Ordering::Relaxed)
     }
 
     /// A guest that sees a bit here may look at what the worker wrote before it raised the vector.
     fn set_pending(&self, bits: u64) {
-        if let Some(word) = self.page.get(PENDING) {
-            word.store(bits, Ordering::Release);
-        }
+        self.page[PENDING].store(bits, Ordering::Release);
     }
 }
 

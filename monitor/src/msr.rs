@@ -10,7 +10,8 @@
 //! Invariant: no value leaves these functions that the CPU or the kernel would refuse.
 
 pub use crate::apic::Gp;
-use cloister_abi::vm::{IDENTITY_AMD, IDENTITY_INTEL};
+use crate::ensure;
+use cloister_proto::vm::{IDENTITY_AMD, IDENTITY_INTEL};
 
 /// End of interrupt, written at every interrupt: to be asked for first.
 pub const X2APIC_EOI: u32 = 0x80b;
@@ -91,15 +92,14 @@ pub fn policy(identity: u32, msr: u32) -> Policy {
     if msr & !0xff == 0x800 {
         return Policy::Apic(msr & 0xff);
     }
-    let mask = 1u32.unbounded_shl(identity);
-    let is_it =
-        |&&(number, identities, _): &&(u32, u32, Policy)| number == msr && identities & mask != 0;
-    TABLE.iter().find(is_it).map_or(Policy::Absent, |&(_, _, policy)| policy)
+    let (mask, mut table) = (1u32.unbounded_shl(identity), TABLE.iter());
+    let row = table.find(|(number, identities, _)| *number == msr && identities & mask != 0);
+    row.map_or(Policy::Absent, |&(_, _, policy)| policy)
 }
 
 /// The rule for writing a register with a fixed value.
 pub fn fixed(fixed: u64, write: Write, value: u64) -> Result<(), Gp> {
-    if write == Ignored || value == fixed { Ok(()) } else { Err(Gp) }
+    ensure(write == Ignored || value == fixed, Gp)
 }
 
 const EFER_SCE: u64 = 1;
@@ -110,12 +110,8 @@ const EFER_NXE: u64 = 1 << 11;
 /// EFER after a write of `value` (AMD APM, "Extended Feature Enable Register"): LMA is the CPU's,
 /// LME cannot change while paging is on.
 pub fn efer(value: u64, current: u64, paging: bool) -> Result<u64, Gp> {
-    if value & !(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE) != 0 {
-        return Err(Gp);
-    }
-    if paging && (value ^ current) & EFER_LME != 0 {
-        return Err(Gp);
-    }
+    ensure(value & !(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE) == 0, Gp)?;
+    ensure(!paging || (value ^ current) & EFER_LME == 0, Gp)?;
     Ok(value & !EFER_LMA | current & EFER_LMA)
 }
 
@@ -137,8 +133,6 @@ const XCR0_AVX: u64 = 4;
 /// Checks what XSETBV writes (Intel SDM, "XSETBV"), given the bits that CPUID announces.
 pub fn xcr0(register: u32, value: u64, supported: u64) -> Result<u64, Gp> {
     let avx_alone = value & (XCR0_SSE | XCR0_AVX) == XCR0_AVX;
-    if register != 0 || value & !supported != 0 || value & XCR0_X87 == 0 || avx_alone {
-        return Err(Gp);
-    }
+    ensure(register == 0 && value & !supported == 0 && value & XCR0_X87 != 0 && !avx_alone, Gp)?;
     Ok(value)
 }

@@ -5,8 +5,8 @@
 //! also holds the functions. Specifications: PCI Local Bus Specification 3.0, "Configuration Space
 //! Organization", and virtio 1.3, "Virtio Structure PCI Capabilities".
 //!
-//! Invariant: a register changes only in the bits of [`WRITABLE`]; BARs tell their size and
-//! never move.
+//! Invariant: a register changes only in the bits that [`Function::write`] lists; BARs tell their
+//! size and never move.
 
 use crate::num::{low8, low16, low32};
 use cloister_guest_abi::{pci, platform};
@@ -18,11 +18,8 @@ pub const LATCH: u32 = 0x8fff_fffc;
 const ENABLE: u32 = 1 << 31;
 
 /// Registers that have a meaning here, by number.
-const ID: usize = 0;
 const COMMAND: usize = 1;
-const CLASS: usize = 2;
 const BAR0: usize = 4;
-const BAR1: usize = 5;
 const MSIX: usize = 0x40 / 4;
 const WINDOW_BAR: usize = 0x98 / 4;
 const WINDOW_OFFSET: usize = 0x9c / 4;
@@ -37,52 +34,27 @@ const COMMAND_MASTER: u32 = 1 << 2;
 const STATUS_INTERRUPT: u32 = 1 << 19;
 const MSIX_ENABLE: u32 = 1 << 31;
 const MSIX_MASK: u32 = 1 << 30;
-const BAR_IO_SPACE: u32 = 1;
 const BAR_MSIX: u32 = 1;
 const _: () = assert!(pci::BAR_IO == 0 && pci::BAR_MSIX == 1);
 
-/// The bits of a virtio function that software can change, besides the BARs.
-static WRITABLE: [(usize, u32); 6] = [
-    // I/O, memory, bus master, interrupt pin off.
-    (COMMAND, COMMAND_IO | 1 << 1 | COMMAND_MASTER | 1 << 10),
-    (MSIX, MSIX_ENABLE | MSIX_MASK),
-    (WINDOW_BAR, 0xff),
-    (WINDOW_OFFSET, u32::MAX),
-    (WINDOW_LENGTH, u32::MAX),
-    (WINDOW_DATA, u32::MAX),
-];
-
-/// What every virtio function has; the rest depends on the device.
-static VIRTIO: [(usize, u32); 20] = [
-    // Status: there is a list of capabilities.
-    (COMMAND, 1 << 20),
-    // Subsystem id 0x40: not a transitional device (virtio 1.3, "PCI Device Discovery").
-    (0x2c / 4, 0x0040 << 16 | 0x1af4),
-    (0x34 / 4, 0x40),
+/// What every virtio function has from [`MSIX`] on: the capabilities.
+#[rustfmt::skip]
+static CAPABILITIES: [u32; 22] = [
     // MSI-X: the table and the pending bits are both in its page.
-    (MSIX, 0x11 | 0x50 << 8),
-    (0x44 / 4, BAR_MSIX),
-    (0x48 / 4, low32(platform::MSIX_PENDING) | BAR_MSIX),
+    0x11 | 0x50 << 8, BAR_MSIX, low32(platform::MSIX_PENDING) | BAR_MSIX, 0,
     // Vendor capabilities: id, next, length, type; BAR; offset; length. The first: common.
-    (0x50 / 4, 0x09 | 0x60 << 8 | 16 << 16 | 1 << 24),
-    (0x58 / 4, offset(platform::VIRTIO_COMMON)),
-    (0x5c / 4, 0x38),
+    0x09 | 0x60 << 8 | 16 << 16 | 1 << 24, 0, offset(platform::VIRTIO_COMMON), 0x38,
     // Notification, with the distance between two queues' doorbells behind it.
-    (0x60 / 4, 0x09 | 0x74 << 8 | 20 << 16 | 2 << 24),
-    (0x68 / 4, offset(platform::VIRTIO_NOTIFY)),
-    (0x6c / 4, 0x10),
-    (0x70 / 4, 2),
+    0x09 | 0x74 << 8 | 20 << 16 | 2 << 24, 0, offset(platform::VIRTIO_NOTIFY), 0x10, 2,
     // Interrupt status.
-    (0x74 / 4, 0x09 | 0x84 << 8 | 16 << 16 | 3 << 24),
-    (0x7c / 4, offset(platform::VIRTIO_ISR)),
-    (0x80 / 4, 1),
+    0x09 | 0x84 << 8 | 16 << 16 | 3 << 24, 0, offset(platform::VIRTIO_ISR), 1,
     // The device's own configuration.
-    (0x84 / 4, 0x09 | 0x94 << 8 | 16 << 16 | 4 << 24),
-    (0x8c / 4, offset(platform::VIRTIO_DEVICE)),
-    (0x90 / 4, 0x40),
+    0x09 | 0x94 << 8 | 16 << 16 | 4 << 24, 0, offset(platform::VIRTIO_DEVICE), 0x40,
     // The window: access to the BAR through configuration space.
-    (0x94 / 4, 0x09 | 20 << 16 | 5 << 24),
+    0x09 | 20 << 16 | 5 << 24,
 ];
+/// Network, storage, communication, by virtio's number; no class for others.
+const CLASSES: [u32; 4] = [0xff_0000, 0x02_0000, 0x01_8000, 0x07_8000];
 
 const fn offset(port: u16) -> u32 {
     let [low, high] = port.to_le_bytes();
@@ -121,39 +93,36 @@ pub fn place(latch: u32, port: u16, width: u8) -> Option<Place> {
 }
 
 impl Function {
-    /// The host bridge.
+    /// The host bridge. Linux looks for one, by its class, before it trusts the bus.
     pub fn bridge() -> Function {
         let mut registers = [0; REGISTERS];
-        registers[ID] = u32::from(pci::VENDOR) | u32::from(pci::HOST_BRIDGE) << 16;
-        // Class: host bridge. Linux looks for one before it trusts the bus.
-        registers[CLASS] = 0x0600_0000;
+        registers[0] = u32::from(pci::VENDOR) | u32::from(pci::HOST_BRIDGE) << 16;
+        registers[2] = 0x0600_0000;
         Function { registers, bars: [(0, 0); 2] }
     }
 
     /// Virtio device `number`, of this type, with so many MSI-X vectors.
     pub fn virtio(number: u16, kind: u16, vectors: u16) -> Function {
         let mut registers = [0; REGISTERS];
-        for (register, value) in VIRTIO {
-            if let Some(place) = registers.get_mut(register) {
-                *place = value;
-            }
+        for (register, value) in registers.iter_mut().skip(MSIX).zip(CAPABILITIES) {
+            *register = value;
         }
         let id = u32::from(pci::VIRTIO_BASE.wrapping_add(kind));
-        registers[ID] = u32::from(pci::VENDOR) | id << 16;
-        // Network, storage, communication, or no class; revision 1: not a transitional device.
-        let class = match kind {
-            1 => 0x02_0000,
-            2 => 0x01_8000,
-            3 => 0x07_8000,
-            _ => 0xff_0000,
-        };
-        registers[CLASS] = class << 8 | 1;
+        registers[0] = u32::from(pci::VENDOR) | id << 16;
+        // Status: there is a list of capabilities.
+        registers[COMMAND] = 1 << 20;
+        // Revision 1 and subsystem id 0x40: not a transitional device (virtio 1.3, "PCI Device
+        // Discovery").
+        registers[2] = CLASSES.get(usize::from(kind)).unwrap_or(&CLASSES[0]) << 8 | 1;
+        registers[0x2c / 4] = 0x0040 << 16 | 0x1af4;
+        registers[0x34 / 4] = 0x40;
         registers[MSIX] |= u32::from(vectors.saturating_sub(1)) << 16;
         let port = platform::VIRTIO.wrapping_add(number.wrapping_mul(platform::VIRTIO_LEN));
-        registers[BAR0] = u32::from(port) | BAR_IO_SPACE;
-        registers[BAR1] = low32(platform::MSIX.wrapping_add(u64::from(number) << 12));
+        let page = low32(platform::MSIX.wrapping_add(u64::from(number) << 12));
         let io_size = !u32::from(platform::VIRTIO_LEN.wrapping_sub(1));
-        let bars = [(registers[BAR0], io_size), (registers[BAR1], !0xfff)];
+        // An I/O BAR says so in its lowest bit.
+        let bars = [(u32::from(port) | 1, io_size), (page, !0xfff)];
+        [registers[BAR0], registers[BAR0 + 1]] = bars.map(|(base, _)| base);
         Function { registers, bars }
     }
 
@@ -175,8 +144,14 @@ impl Function {
             *register = if new & address == *address { base | address } else { *base };
             return;
         }
-        let is_it = |(number, _): &&(usize, u32)| *number == place.register;
-        let writable = WRITABLE.iter().find(is_it).map_or(0, |(_, writable)| *writable);
+        let writable = match place.register {
+            // I/O, memory, bus master, interrupt pin off.
+            COMMAND => COMMAND_IO | 1 << 1 | COMMAND_MASTER | 1 << 10,
+            MSIX => MSIX_ENABLE | MSIX_MASK,
+            WINDOW_BAR => 0xff,
+            WINDOW_OFFSET..=WINDOW_DATA => u32::MAX,
+            _ => 0,
+        };
         *register = new & writable | *register & !writable;
     }
 

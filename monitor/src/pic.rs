@@ -20,6 +20,10 @@ const BASE: u8 = 1;
 const WIRING: u8 = 2;
 /// Initialization words: the mode.
 const MODE: u8 = 4;
+/// In it: an interrupt ends when it is acknowledged.
+const AUTO_END: u8 = 2;
+/// In it: the other controller may have a more urgent line than its own that is in service.
+const SPECIAL_NESTED: u8 = 0x10;
 
 /// One controller.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,10 +42,10 @@ struct Chip {
     lowest: u8,
     /// [`BASE`] and so on; the controller works when there are none.
     awaits: u8,
-    is_auto_end: bool,
+    /// The initialization word of this name.
+    mode: u8,
     rotates_auto: bool,
     is_special_mask: bool,
-    is_special_nested: bool,
     shows_service: bool,
     polls: bool,
 }
@@ -89,8 +93,7 @@ impl Chip {
     /// The line that the controller would interrupt for.
     fn winner(&self) -> Option<u8> {
         let requests = if self.awaits == 0 { self.requests & !self.mask } else { 0 };
-        // The other controller may have a more urgent line than the one in service.
-        let nested = if self.is_special_nested { self.cascade } else { 0 };
+        let nested = if self.mode & SPECIAL_NESTED != 0 { self.cascade } else { 0 };
         let wins = self.rank(requests) < self.rank(self.serviced() & !nested);
         self.first(requests).filter(|_| wins)
     }
@@ -100,7 +103,7 @@ impl Chip {
         if self.level & bit(line) == 0 {
             self.requests &= !bit(line);
         }
-        if !self.is_auto_end {
+        if self.mode & AUTO_END == 0 {
             self.in_service |= bit(line);
         } else if self.rotates_auto {
             self.lowest = line;
@@ -119,10 +122,9 @@ impl Chip {
         } else if value & 0x10 != 0 {
             let Chip { lines, level, cascade, base, .. } = *self;
             let requests = lines & self.levels();
-            *self = Chip { lines, requests, level, cascade, base, ..Chip::new(cascade) };
-            let wiring = if value & 2 == 0 { WIRING } else { 0 };
-            self.awaits = BASE | wiring | if value & 1 != 0 { MODE } else { 0 };
-            self.mask = 0;
+            let awaits = BASE | !value & WIRING | (value & 1) << 2;
+            *self = Chip { lines, requests, cascade, level, base, awaits, ..Chip::default() };
+            self.lowest = 7;
         } else if value & 8 == 0 {
             self.end(value >> 5, value & 7);
         } else {
@@ -139,15 +141,11 @@ impl Chip {
     /// Ends of interrupts and priorities ("Operation Control Word 2"): bit 0 ends, bit 1 names the
     /// line, bit 2 rotates.
     fn end(&mut self, command: u8, named: u8) {
-        let line = match command {
-            0 | 4 => {
-                self.rotates_auto = command == 4;
-                None
-            }
-            1 | 5 => self.first(self.serviced()),
-            2 => None,
-            _ => Some(named),
-        };
+        if command & 3 == 0 {
+            self.rotates_auto = command & 4 != 0;
+            return;
+        }
+        let line = if command & 2 != 0 { Some(named) } else { self.first(self.serviced()) };
         let Some(line) = line else { return };
         if command & 1 != 0 {
             self.in_service &= !bit(line);
@@ -165,10 +163,7 @@ impl Chip {
             BASE => self.base = value & 0xf8,
             // How the controllers hang together cannot be changed.
             WIRING => {}
-            MODE => {
-                self.is_auto_end = value & 2 != 0;
-                self.is_special_nested = value & 0x10 != 0;
-            }
+            MODE => self.mode = value,
             _ => self.mask = value,
         }
     }
@@ -183,11 +178,8 @@ impl Chip {
             self.take(line);
             return 0x80 | line;
         }
-        match (port & 1 != 0, self.shows_service) {
-            (true, _) => self.mask,
-            (false, true) => self.in_service,
-            (false, false) => self.requests,
-        }
+        let shown = if self.shows_service { self.in_service } else { self.requests };
+        if port & 1 != 0 { self.mask } else { shown }
     }
 }
 
@@ -200,16 +192,16 @@ pub struct Pic {
 
 impl Pic {
     /// Before initialization.
+    #[expect(clippy::new_without_default, reason = "nobody needs one by default")]
     pub fn new() -> Pic {
-        Pic::default()
+        Pic { first: Chip::new(bit(CASCADE)), second: Chip::new(0) }
     }
 
     /// A device drives a line, 0 to 15. Others, and the cascade, are ignored.
     pub fn set_line(&mut self, line: u8, is_active: bool) {
         match line {
-            CASCADE => {}
-            0..8 => self.first.set_line(line, is_active),
             8..16 => self.second.set_line(line & 7, is_active),
+            0..8 if line != CASCADE => self.first.set_line(line, is_active),
             _ => {}
         }
         self.cascade();
@@ -230,9 +222,7 @@ impl Pic {
             return self.first.base | line;
         }
         let behind = self.second.winner();
-        if let Some(line) = behind {
-            self.second.take(line);
-        }
+        behind.into_iter().for_each(|line| self.second.take(line));
         self.cascade();
         self.second.base | behind.unwrap_or(7)
     }
@@ -269,12 +259,6 @@ impl Pic {
     fn cascade(&mut self) {
         let is_active = self.second.winner().is_some();
         self.first.set_line(CASCADE, is_active);
-    }
-}
-
-impl Default for Pic {
-    fn default() -> Self {
-        Pic { first: Chip::new(bit(CASCADE)), second: Chip::new(0) }
     }
 }
 

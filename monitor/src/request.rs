@@ -11,7 +11,7 @@
 
 use crate::num::{index, low8, low32};
 use crate::sync::{AtomicU64, Ordering};
-use cloister_abi::vm::MAX_VCPUS;
+use cloister_proto::vm::MAX_VCPUS;
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

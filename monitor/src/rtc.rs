@@ -46,14 +46,10 @@ impl Rtc {
     /// A clock that shows `unix` seconds since 1970 now.
     pub fn new(unix: u64, tsc_hz: u64, now: u64) -> Rtc {
         let base = unix.saturating_sub(EPOCH);
-        let (to_seconds, memory) = (Scale::new(tsc_hz, 1), [0; 128]);
-        let mut rtc = Rtc { to_seconds, start: now, base, held: None, index: 0, memory };
+        let (to_seconds, mut memory) = (Scale::new(tsc_hz, 1), [0; 128]);
         // The usual divider and rate; decimal digits and 24 hours.
-        for (index, value) in [(0xa, 0x26), (0xb, HOURS_24)] {
-            rtc.select(index);
-            rtc.store(value);
-        }
-        rtc
+        [memory[0xa], memory[0xb]] = [0x26, HOURS_24];
+        Rtc { to_seconds, start: now, base, held: None, index: 0, memory }
     }
 
     /// Selects a register; the top bit, which masks NMIs elsewhere, is dropped.
@@ -83,8 +79,7 @@ impl Rtc {
         let mut time = self.fields(now);
         match (self.field(), self.index) {
             (Some(field), _) => {
-                let number = self.decode(value);
-                time.iter_mut().skip(field).take(1).for_each(|old| *old = number);
+                time.iter_mut().skip(field).take(1).for_each(|old| *old = self.decode(value));
                 self.set_time(time, self.held.is_some(), now);
             }
             (_, 0xb) => {
@@ -108,9 +103,7 @@ impl Rtc {
     }
 
     fn store(&mut self, value: u8) {
-        if let Some(cell) = self.memory.get_mut(usize::from(self.index)) {
-            *cell = value;
-        }
+        self.memory.get_mut(usize::from(self.index)).into_iter().for_each(|cell| *cell = value);
     }
 
     fn fields(&self, now: u64) -> Fields {
@@ -132,15 +125,11 @@ impl Rtc {
 
     /// A number as the guest reads it.
     fn encode(&self, number: u64) -> u8 {
-        let (number, afternoon) = match number {
-            _ if !self.is_12_hours() => (number, 0),
-            0 => (12, 0),
-            12 => (12, 0x80),
-            13.. => (number.wrapping_sub(12), 0x80),
-            _ => (number, 0),
-        };
+        let afternoon = if self.is_12_hours() && number >= 12 { 0x80 } else { 0 };
+        let hour = number.wrapping_add(11) % 12;
+        let number = if self.is_12_hours() { hour.wrapping_add(1) } else { number };
         let is_binary = self.cell(0xb) & BINARY != 0;
-        low8(afternoon | if is_binary { number } else { ((number / 10) << 4) | (number % 10) })
+        low8(afternoon | if is_binary { number } else { number / 10 << 4 | number % 10 })
     }
 
     /// A number as the guest writes it.
@@ -187,8 +176,7 @@ fn days_of_year(year: u64) -> u64 {
 
 fn days_of_month(year: u64, month: u64) -> u64 {
     match month {
-        2 if year.is_multiple_of(4) => 29,
-        2 => 28,
+        2 => days_of_year(year).wrapping_sub(337),
         4 | 6 | 9 | 11 => 30,
         _ => 31,
     }

@@ -17,9 +17,9 @@ use crate::num::low8;
 use crate::posted::{INIT, NMI, STARTUP, STARTUP_PAGE, Taken};
 use crate::start::{self, Start};
 use crate::step::Step;
-use cloister_abi::fault::Stopped;
+use cloister_proto::stopped::Stopped;
 use cloister_abi::vcpu::{self, VcpuState};
-use cloister_abi::vm::{VM_XAPIC, VmConfig};
+use cloister_proto::vm::{VM_XAPIC, VmConfig};
 use core::sync::atomic::AtomicU64;
 
 /// No deadline.

@@ -27,13 +27,11 @@ impl Scale {
     }
 
     /// Converts and rounds down.
-    #[inline]
     pub fn down(self, ticks: u64) -> u64 {
         self.convert(ticks, 0)
     }
 
     /// Converts and rounds up.
-    #[inline]
     pub fn up(self, ticks: u64) -> u64 {
         self.convert(ticks, 1u128.wrapping_shl(self.shift).wrapping_sub(1))
     }

@@ -86,7 +86,10 @@ impl Uart {
             2 => self.identify(),
             3 => self.line,
             4 => self.modem,
-            5 => self.line_status(),
+            5 => {
+                let empty = if self.transmit.len == 0 { EMPTY } else { 0 };
+                u8::from(self.receive.len != 0) | empty | core::mem::take(&mut self.overrun)
+            }
             6 => self.wires() | core::mem::take(&mut self.changes),
             _ => self.scratch,
         }
@@ -106,7 +109,12 @@ impl Uart {
             }
             2 => self.control_fifo(value),
             3 => self.line = value,
-            4 => self.control_modem(value),
+            4 => {
+                let before = self.wires();
+                self.modem = value & 0x1f;
+                // The ring indicator is noticed only when it ends.
+                self.changes |= ((before ^ self.wires()) & !(self.wires() & 1 << 6)) >> 4;
+            }
             // The status registers are for factory tests.
             5 | 6 => {}
             _ => self.scratch = value,
@@ -143,12 +151,7 @@ impl Uart {
 
     /// How many bytes make an interrupt of their own; one without queues.
     fn trigger(&self) -> u8 {
-        match self.fifo >> 6 {
-            0 => 1,
-            1 => 4,
-            2 => 8,
-            _ => 14,
-        }
+        [1, 4, 8, 14].get(usize::from(self.fifo >> 6)).map_or(1, |bytes| *bytes)
     }
 
     /// The most urgent cause of an interrupt ("Interrupt Identification Register"): what enables
@@ -161,24 +164,15 @@ impl Uart {
             (2, self.announces_empty, EMPTY_CAUSE),
             (8, self.changes != 0, 0b0000),
         ];
-        let is_enabled = |enable: u8| self.enabled & enable != 0;
-        let first =
-            causes.into_iter().find(|&(enable, is_there, _)| is_there && is_enabled(enable));
-        first.map_or(NO_CAUSE, |(_, _, code)| code)
+        let is_it = |(enable, is_there, _): &(u8, bool, u8)| self.enabled & enable != 0 && *is_there;
+        causes.into_iter().find(is_it).map_or(NO_CAUSE, |(_, _, code)| code)
     }
 
     /// The interrupt identification register; reading it takes note of an empty transmitter.
     fn identify(&mut self) -> u8 {
         let cause = self.cause();
-        if cause == EMPTY_CAUSE {
-            self.announces_empty = false;
-        }
+        self.announces_empty &= cause != EMPTY_CAUSE;
         if self.depth() > 1 { cause | 0xc0 } else { cause }
-    }
-
-    fn line_status(&mut self) -> u8 {
-        let empty = if self.transmit.len == 0 { EMPTY } else { 0 };
-        u8::from(self.receive.len != 0) | empty | core::mem::take(&mut self.overrun)
     }
 
     /// The modem's wires; in loopback they come from the modem control register.
@@ -204,9 +198,7 @@ impl Uart {
     /// A byte reaches the receiver.
     fn take_in(&mut self, byte: u8) -> bool {
         let has_room = self.receive.push(byte, self.depth());
-        if !has_room {
-            self.overrun = OVERRUN;
-        }
+        self.overrun |= if has_room { 0 } else { OVERRUN };
         if self.depth() == 1 {
             // The newer byte takes the place of an older one.
             self.receive = Queue { bytes: u128::from(byte), len: 1 };
@@ -225,14 +217,5 @@ impl Uart {
             self.transmit = Queue::default();
             self.announces_empty = true;
         }
-    }
-
-    fn control_modem(&mut self, value: u8) {
-        let before = self.wires();
-        self.modem = value & 0x1f;
-        let after = self.wires();
-        // The ring indicator is noticed only when it ends.
-        let changed = (before ^ after) & !(after & 1 << 6);
-        self.changes |= changed >> 4;
     }
 }

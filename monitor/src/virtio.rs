@@ -10,6 +10,7 @@
 
 mod worker;
 
+use crate::ensure;
 use crate::num::{high32, index, low8, low16, low32};
 use crate::pci::mask;
 use crate::sync::AtomicU64;
@@ -66,7 +67,7 @@ const NOTHING: Action = Action { signal: false, forget: false, vectors: 0 };
 const SIGNAL: Action = Action { signal: true, ..NOTHING };
 
 /// A queue: size, and addresses of descriptors, driver area, device area, each in two halves.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Queue {
     size: u16,
     halves: [u32; 6],
@@ -75,7 +76,7 @@ struct Queue {
 }
 
 /// What a driver sees and sets.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Registers {
     status: u8,
     isr: u8,
@@ -108,9 +109,7 @@ impl<'a> Virtio<'a> {
     /// Takes over the monitor's side of a device and orders its first reset: the worker is to be
     /// signalled, and the guest must not be entered before [`Virtio::is_ready`].
     pub fn new(words: &'a [AtomicU64], count: u16, memory: u64) -> Result<Virtio<'a>, VirtioError> {
-        if usize::from(count) > wire::QUEUES_MAX {
-            return Err(VirtioError::Queues(count));
-        }
+        ensure(usize::from(count) <= wire::QUEUES_MAX, VirtioError::Queues(count))?;
         Ok(Virtio {
             worker: Worker::new(words).ok_or(VirtioError::Words(words.len()))?,
             registers: Registers::new(0),
@@ -172,11 +171,7 @@ impl<'a> Virtio<'a> {
             (0x10, 2) => registers.config_vector = vector,
             (0x14, 1) => return self.set_status(low8(u64::from(value))),
             (0x16, 2) => registers.queue_select = short,
-            (0x1a, 2) => {
-                if let Some(queue) = self.queue() {
-                    queue.vector = vector;
-                }
-            }
+            (0x1a, 2) => self.queue().into_iter().for_each(|queue| queue.vector = vector),
             _ => self.set_queue(offset, width, value),
         }
         NOTHING
@@ -204,9 +199,7 @@ impl<'a> Virtio<'a> {
             }
         }
         let breaks = self.worker.is_broken() && self.registers.status & NEEDS_RESET == 0;
-        if breaks {
-            self.registers.status |= NEEDS_RESET;
-        }
+        self.registers.status |= if breaks { NEEDS_RESET } else { 0 };
         if breaks || changed {
             action.vectors |= self.registers.config_event();
         }
@@ -219,13 +212,12 @@ impl<'a> Virtio<'a> {
         let queue = self.queue().map_or(Queue::new(0), |queue| *queue);
         let registers = &self.registers;
         let offered = [low32(self.offered), high32(self.offered)];
-        let feature =
-            |halves: &[u32; 2], select| halves.get(index(u64::from(select))).copied().unwrap_or(0);
+        let feature = |of: [u32; 2], select| of.get(index(u64::from(select))).map_or(0, |of| *of);
         Some(match (offset, width) {
             (0x00, 4) => registers.device_select,
-            (0x04, 4) => feature(&offered, registers.device_select),
+            (0x04, 4) => feature(offered, registers.device_select),
             (0x08, 4) => registers.driver_select,
-            (0x0c, 4) => feature(&registers.accepted, registers.driver_select),
+            (0x0c, 4) => feature(registers.accepted, registers.driver_select),
             (0x10, 2) => u32::from(registers.config_vector),
             (0x12, 2) => u32::from(self.count),
             (0x14, 1) => u32::from(registers.status),
@@ -251,9 +243,7 @@ impl<'a> Virtio<'a> {
             // A queue without a size does not exist.
             (0x1c, 2) => queue.enabled = new == 1 && queue.size != 0,
             (0x20..0x38, 4) if offset & 3 == 0 => {
-                if let Some(place) = queue.halves.get_mut(half(offset)) {
-                    *place = value;
-                }
+                queue.halves.get_mut(half(offset)).into_iter().for_each(|half| *half = value);
             }
             _ => {}
         }
@@ -270,17 +260,14 @@ impl<'a> Virtio<'a> {
             return NOTHING;
         }
         let added = value & SETTABLE & !old;
+        let added_if = |may: bool, bit: u8| if may { added & bit } else { 0 };
         let mut new = old | added & (ACKNOWLEDGE | FAILED);
-        if new & ACKNOWLEDGE != 0 {
-            new |= added & DRIVER;
-        }
-        if new & DRIVER != 0 && self.registers.are_features_ok(self.offered) {
-            new |= added & FEATURES_OK;
-        }
+        new |= added_if(new & ACKNOWLEDGE != 0, DRIVER);
+        let are_ok = self.registers.are_features_ok(self.offered);
+        new |= added_if(new & DRIVER != 0 && are_ok, FEATURES_OK);
         // A driver has to read FEATURES_OK back, so that bit is from an earlier write.
-        if old & FEATURES_OK != 0 && new & (FAILED | NEEDS_RESET) == 0 {
-            new |= added & DRIVER_OK;
-        }
+        let may = old & FEATURES_OK != 0 && new & (FAILED | NEEDS_RESET) == 0;
+        new |= added_if(may, DRIVER_OK);
         self.registers.status = new;
         if new & !old & DRIVER_OK != 0 { self.start() } else { NOTHING }
     }
@@ -288,7 +275,7 @@ impl<'a> Virtio<'a> {
     /// The driver is ready: hands the queues to the worker. A queue that cannot be is the driver's
     /// mistake, and the worker never hears of the device.
     fn start(&mut self) -> Action {
-        let queues = self.registers.queues.map(|queue| queue.words());
+        let queues = self.registers.queues.map(Queue::words);
         if !queues.iter().all(|words| is_valid(words, self.memory)) {
             self.registers.status |= NEEDS_RESET;
             return Action { vectors: self.registers.config_event(), ..NOTHING };
@@ -304,7 +291,7 @@ impl<'a> Virtio<'a> {
             return Action { forget: true, ..NOTHING };
         }
         self.resetting = true;
-        self.worker.order_reset();
+        self.worker.order(0);
         Action { forget: true, ..SIGNAL }
     }
 
@@ -325,17 +312,8 @@ impl<'a> Virtio<'a> {
 impl Registers {
     /// The state after a reset.
     fn new(size_max: u16) -> Registers {
-        Registers {
-            status: 0,
-            isr: 0,
-            config_vector: NO_VECTOR,
-            queue_select: 0,
-            device_select: 0,
-            driver_select: 0,
-            accepted: [0; 2],
-            beyond: false,
-            queues: [Queue::new(size_max); wire::QUEUES_MAX],
-        }
+        let queues = [Queue::new(size_max); wire::QUEUES_MAX];
+        Registers { config_vector: NO_VECTOR, queues, ..Registers::default() }
     }
 
     fn accept(&mut self, value: u32) {
@@ -361,11 +339,11 @@ impl Registers {
 
 impl Queue {
     fn new(size: u16) -> Queue {
-        Queue { size, halves: [0; 6], vector: NO_VECTOR, enabled: false }
+        Queue { size, vector: NO_VECTOR, ..Queue::default() }
     }
 
     /// The queue as the worker is to see it.
-    fn words(&self) -> QueueWords {
+    fn words(self) -> QueueWords {
         let [a, b, c, d, e, f] = self.halves;
         let words = [u64::from(self.size), join([a, b]), join([c, d]), join([e, f])];
         if self.enabled { words } else { [0; 4] }

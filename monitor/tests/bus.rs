@@ -4,7 +4,7 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-use cloister_abi::vm::{VM_IOAPIC, VM_LEGACY, VmDevice};
+use cloister_proto::vm::{VM_IOAPIC, VM_LEGACY, VmDevice};
 use cloister_guest_abi::platform;
 use cloister_monitor::apic::LocalApic;
 use cloister_monitor::bus::{Bus, Env, SIGNAL_CONSOLE, constant, worker_signal};

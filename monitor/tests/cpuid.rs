@@ -1,7 +1,7 @@
 //! What CPUID tells guests, against lists of bits written from the specifications.
 #![cfg(not(loom))]
 
-use cloister_abi::vm::{IDENTITY_AMD, IDENTITY_INTEL, IDENTITY_NEUTRAL, VM_V3, VmConfig};
+use cloister_proto::vm::{IDENTITY_AMD, IDENTITY_INTEL, IDENTITY_NEUTRAL, VM_V3, VmConfig};
 use cloister_monitor::cpuid::{CpuidError, CpuidInputs, CpuidTable, HostFacts};
 use proptest::prelude::*;
 use zerocopy::FromZeros;

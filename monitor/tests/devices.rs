@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use cloister_abi::vm::VmDevice;
+use cloister_proto::vm::VmDevice;
 use cloister_monitor::devices::{DeviceError, Devices, Effect};
 use cloister_monitor::virtio::VirtioError;
 use cloister_virtio::wire;

@@ -32,7 +32,7 @@ fn after_reset_every_vector_is_masked_and_nothing_is_pending() {
         let is_control = at < 10 && at % 2 == 1;
         assert_eq!(word.load(Relaxed), if is_control { MASKED } else { 0 }, "word {at}");
     }
-    assert_eq!((msix.vectors(), msix.is_enabled()), (5, false));
+    assert!(!msix.is_enabled());
     assert_eq!((msix.read(0x1f), msix.read(0x50)), ([0, MASKED], [0, 0]));
 }
 

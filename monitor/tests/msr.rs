@@ -1,7 +1,7 @@
 //! The policy for MSRs, against the manuals' rules.
 #![cfg(not(loom))]
 
-use cloister_abi::vm::{IDENTITY_AMD, IDENTITY_INTEL, IDENTITY_NEUTRAL};
+use cloister_proto::vm::{IDENTITY_AMD, IDENTITY_INTEL, IDENTITY_NEUTRAL};
 use cloister_monitor::msr::{Gp, Policy, Write, efer, fixed, pat, policy, tsc_aux, xcr0};
 use proptest::prelude::*;
 

@@ -13,7 +13,7 @@ use cloister_abi::vcpu::{
     EVENT_ERROR, EVENT_EXCEPTION, EXCEPTION_ERROR, Exit, FLAG_EVENT, MEMORY_FETCH, MEMORY_WALK,
     MEMORY_WRITE, RAX, RCX, SET_CR2, SET_EVENT, SLOT_WRITE, STEP, STEP_TRAP,
 };
-use cloister_abi::vm::{VM_IOAPIC, VM_XAPIC};
+use cloister_proto::vm::{VM_IOAPIC, VM_XAPIC};
 use cloister_monitor::run::{Ran, Stop};
 use support::{Guest, Script, Turn, play_with, turn};
 

@@ -6,7 +6,7 @@ use cloister_ring::orders::{Name, Operation, VmState};
 use cloister_rt::abi::call::CLIENT_BITS;
 use cloister_rt::abi::fault::TaskState;
 use cloister_rt::abi::name_str;
-use cloister_rt::abi::policy::{
+use cloister_rt::proto::policy::{
     FLAG_ESSENTIAL, FLAG_VM, RestartPolicy, THEN_POWER_OFF, THEN_REBOOT,
 };
 use cloister_rt::{Bits, Duration, Instant, Supervised, clock};

@@ -5,10 +5,11 @@
 //! names in place of the addresses.
 
 use cloister_rt::FaultReport;
-use cloister_rt::abi::fault::{
-    BACKTRACE_LEN, STOPPED_CONFIG, STOPPED_HOST, STOPPED_PANIC, STOPPED_WORKER, Stopped,
+use cloister_rt::abi::fault::BACKTRACE_LEN;
+use cloister_rt::proto::stopped::{
+    STOPPED_CONFIG, STOPPED_HOST, STOPPED_PANIC, STOPPED_WORKER, Stopped,
 };
-use cloister_rt::{Clock, clock, stopped_text};
+use cloister_rt::{Clock, clock};
 use cloister_supervisor_core::{Cause, Next, RESETS_MAX, Stop, Then};
 use defmt::{Format, Formatter};
 
@@ -45,18 +46,18 @@ pub fn say_vm(name: &str, cause: &Cause, report: &FaultReport, next: Next, tries
         Cause::VmStopped(stopped) if stopped.code == STOPPED_PANIC => defmt::error!(
             "vm {=str}: {=str} {=u8:#x} at rip {=u64:#x}{}",
             name,
-            stopped_text(stopped),
+            stopped.name(),
             stopped.byte,
             stopped.rip,
             then
         ),
         Cause::VmStopped(stopped) if is_of_host(stopped) => {
-            defmt::error!("vm {=str}: {=str}{}", name, stopped_text(stopped), then);
+            defmt::error!("vm {=str}: {=str}{}", name, stopped.name(), then);
         }
         Cause::VmStopped(stopped) => defmt::error!(
             "vm {=str}: {=str} at rip {=u64:#x}{}",
             name,
-            stopped_text(stopped),
+            stopped.name(),
             stopped.rip,
             then
         ),
@@ -90,7 +91,7 @@ impl Format for Clause<'_> {
                 defmt::write!(
                     f,
                     " left as a monitor does ({=str}), and it is none",
-                    stopped_text(stopped)
+                    stopped.name()
                 );
             }
             Cause::LeftOddly { reason } => {

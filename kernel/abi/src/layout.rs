@@ -82,6 +82,8 @@ pub const MAX_DEVICES: usize = 64;
 pub const MAX_VMS: usize = 16;
 /// Most virtual CPUs of a system.
 pub const MAX_VCPUS: usize = 64;
+/// Most virtual CPUs of one virtual machine.
+pub const MAX_VM_VCPUS: usize = 8;
 /// Most guest maps of a system.
 pub const MAX_GUEST_MAPS: usize = 512;
 /// Most doorbells of a system.

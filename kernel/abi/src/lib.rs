@@ -1,7 +1,7 @@
 //! The contract between the kernel, the tasks and the build: system calls, faults, the virtual
 //! memory layout, the system table, the payload header and the log ring.
 //!
-//! Nothing here imports anything else of ours, and nothing here is `unsafe`: layouts are plain
+//! What tasks agree on without the kernel is in `lib/proto`. Nothing here imports anything else of ours, and nothing here is `unsafe`: layouts are plain
 //! `repr(C)` structs that `zerocopy` can view in a byte slice.
 
 #![cfg_attr(not(loom), no_std)]
@@ -14,11 +14,9 @@ pub mod info;
 pub mod layout;
 pub mod log;
 pub mod payload;
-pub mod policy;
 mod sync;
 pub mod table;
 pub mod vcpu;
-pub mod vm;
 
 /// Version of everything in this crate. A task built against another version is refused at build.
 pub const API_VERSION: u32 = 1;

@@ -342,7 +342,7 @@ pub struct Vm {
     pub first_map: u32,
     /// First of its doorbells.
     pub first_doorbell: u32,
-    /// Number of virtual CPUs, 1 to [`crate::vm::MAX_VCPUS`].
+    /// Number of virtual CPUs, 1 to [`crate::layout::MAX_VM_VCPUS`].
     pub vcpus: u16,
     /// Number of guest maps.
     pub maps: u16,

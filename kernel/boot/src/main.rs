@@ -1,9 +1,9 @@
 //! The boot stub: the only unchecked code of an image.
 //!
-//! Entered by a PVH or multiboot2 loader in 32-bit mode (`start.s` switches to 64-bit mode with memory below
-//! 4 GiB mapped one to one), it checks every byte of the payload against its checksums, maps the
-//! kernel's segments and jumps to the kernel. A payload that does not match is refused with one
-//! line on the first serial port and never run.
+//! Entered by a PVH or multiboot2 loader in 32-bit mode (`start.s` switches to 64-bit mode with
+//! memory below 4 GiB mapped one to one), it checks every byte of the payload against its
+//! checksums, maps the kernel's segments and jumps to the kernel. A payload that does not match is
+//! refused with one line on the first serial port and never run.
 
 #![no_std]
 #![no_main]
@@ -68,9 +68,9 @@ fn halt() -> ! {
 
 /// Called by `start.s` in 64-bit mode with what the loader passed.
 ///
-///
 /// # Safety
-/// `start_info` is what the loader passed in `ebx`, marked if it is multiboot2's; memory below 4 GiB is mapped one to one.
+/// `start_info` is what the loader passed in `ebx`, marked if it is multiboot2's; memory below
+/// 4 GiB is mapped one to one.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn stub_main(start_info: u32) -> ! {
     let mut uart = Uart::start();

@@ -29,7 +29,7 @@ pub unsafe fn read(address: u32) -> Result<Machine, Refusal> {
     };
     let size = word(address);
     let end = address.checked_add(size).filter(|_| size <= SIZE_MAX).ok_or(wrong)?;
-    let mut tag = address + 8;
+    let mut tag = address.checked_add(8).ok_or(Refusal::NoStartInfo(size))?;
     while tag.checked_add(8).is_some_and(|head| head <= end) {
         let (kind, len) = (word(tag), word(tag + 4));
         let next = tag.checked_add(len.next_multiple_of(8)).filter(|next| *next <= end && len >= 8);

@@ -1,4 +1,5 @@
-/* PVH entry (Xen "x86/HVM direct boot ABI"): 32-bit protected mode, paging off, ebx = start info. */
+/* PVH entry (Xen "x86/HVM direct boot ABI"): 32-bit protected mode, paging off, ebx = start info.
+   The multiboot2 entry ("Multiboot2 Specification", "Machine state") differs in registers only. */
 .section .note.Xen, "a", @note
 .balign 4
 .long 4, 8, 18                      /* name size, descriptor size, XEN_ELFNOTE_PHYS32_ENTRY */

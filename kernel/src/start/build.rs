@@ -407,9 +407,8 @@ impl Boot {
     pub fn map_region(&mut self, task: usize, region: usize) {
         let maps = self.table.maps_of(&self.table.tasks[task]);
         for (index, thread) in self.table.threads.iter().enumerate() {
-            let own = |map: &&Map| {
-                usize::from(thread.task) == task && usize::from(map.region) == region
-            };
+            let own =
+                |map: &&Map| usize::from(thread.task) == task && usize::from(map.region) == region;
             maps.iter().filter(own).for_each(|map| self.map(self.spaces[index], map));
         }
     }

@@ -142,7 +142,8 @@ fn add_ioapic(core: &mut Core, boot: &mut Boot, phys: u64, gsi_base: u64) -> Res
     boot.flush();
     let current = core.current;
     flush::used(core.index, core.thread(current).cr3);
-    if core.ioapics.add(gsi_base) { Ok(()) } else { Err(Status::WrongState) }
+    core.ioapics.add(gsi_base);
+    Ok(())
 }
 
 fn bind(boot: &mut Boot, device: u64, function: u64) -> Answer {

@@ -99,10 +99,7 @@ impl Boot {
             range.contains(&usize::from(other.thread)) && other.thread < vcpu.thread
         });
         let asid = before.count() as u32 + 1;
-        assert!(
-            asid <= virt::identifiers(),
-            "more vCPUs on one core than the CPU tells apart"
-        );
+        assert!(asid <= virt::identifiers(), "more vCPUs on one core than the CPU tells apart");
         let same = |other: &Vcpu| other.thread == vcpu.thread;
         let index = self.table.vcpus.iter().position(same).unwrap_or_default();
         let who = (index as u32, vcpu.thread);

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use cloister_abi::vm::{
+use cloister_proto::vm::{
     IDENTITY_AMD, IDENTITY_INTEL, IDENTITY_NEUTRAL, MAX_VCPUS, VM_IOAPIC, VM_LEGACY, VM_V3,
     VM_XAPIC,
 };

@@ -157,9 +157,9 @@ pub struct Vm {
     pub guest_shown: String,
     /// Bytes of RAM.
     pub memory: Spanned<u64>,
-    /// `VM_LEGACY` and so on of `cloister_abi::vm`.
+    /// `VM_LEGACY` and so on of `cloister_proto::vm`.
     pub flags: u32,
-    /// `IDENTITY_AMD` and so on of `cloister_abi::vm`.
+    /// `IDENTITY_AMD` and so on of `cloister_proto::vm`.
     pub identity: u32,
 }
 

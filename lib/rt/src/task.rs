@@ -2,7 +2,7 @@
 
 use cloister_abi::call::Call;
 use cloister_abi::fault::{BACKTRACE_LEN, FaultKind, TaskState};
-use cloister_abi::policy::RestartPolicy;
+use cloister_proto::policy::RestartPolicy;
 
 use crate::cap::{Cap, kind, right};
 use crate::syscall::{Refused, call, checked};

@@ -18,7 +18,7 @@ use crate::time::Deadline;
 use crate::wait::Bits;
 
 /// Names of the grants, by vCPU: capability, state, slots.
-const NAMES: [[&str; 3]; cloister_abi::vm::MAX_VCPUS] = [
+const NAMES: [[&str; 3]; cloister_proto::vm::MAX_VCPUS] = [
     ["vcpu0", "vcpu0/state", "vcpu0/slots"],
     ["vcpu1", "vcpu1/state", "vcpu1/slots"],
     ["vcpu2", "vcpu2/state", "vcpu2/slots"],

@@ -52,7 +52,6 @@ impl Timer {
     }
 
     /// Starts a countdown; 0 stops it.
-    #[inline]
     pub(super) fn start(&mut self, count: u32, now: u64) {
         self.initial = count;
         self.count_from(count, now);
@@ -68,7 +67,6 @@ impl Timer {
     }
 
     /// Arms the deadline at this host time, or disarms it; the register keeps the guest's value.
-    #[inline]
     pub(super) fn set_deadline(&mut self, guest_value: u64, host: u64) {
         self.guest_deadline = guest_value;
         self.expiry = (guest_value != 0).then_some(host);
@@ -113,7 +111,6 @@ impl Timer {
     }
 
     /// Undivided timer ticks of a count: the divider is 2 for an encoding of 0 and 1 for 7.
-    #[inline]
     fn ticks_of(&self, count: u32) -> u64 {
         let encoding = self.divide & 3 | self.divide >> 1 & 4;
         u64::from(count) << (encoding.wrapping_add(1) & 7)

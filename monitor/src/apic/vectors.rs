@@ -20,7 +20,6 @@ impl Vectors {
     }
 
     /// Whether a vector is in.
-    #[inline]
     pub(super) fn has(&self, vector: u8) -> bool {
         let word = self.0.get(usize::from(vector >> 6)).copied().unwrap_or(0);
         word & 1u64 << (vector & 63) != 0

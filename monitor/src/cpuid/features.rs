@@ -11,7 +11,7 @@
 //! A baseline is the psABI's level ("Micro-Architecture Levels") and, for `v3`, what every AMD Zen
 //! and every Intel CPU since Broadwell has besides.
 
-use cloister_abi::vm::{IDENTITY_AMD, IDENTITY_INTEL};
+use cloister_proto::vm::{IDENTITY_AMD, IDENTITY_INTEL};
 
 /// A register of a leaf: leaf, subleaf, register (0 for EAX to 3 for EDX).
 pub type Place = (u32, u32, usize);

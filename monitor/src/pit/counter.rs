@@ -65,12 +65,10 @@ impl Counter {
     pub fn control(&mut self, word: u8, ticks: u64) {
         let access = word >> 4 & 3;
         if access == 0 {
-            self.read_back(true, false, ticks);
-            return;
+            return self.read_back(true, false, ticks);
         }
         // Modes 2 and 3 have two encodings each.
-        let mode = word >> 1 & 7;
-        let mode = if mode > 5 { mode & 3 } else { mode };
+        let mode = if word >> 1 & 7 > 5 { word >> 1 & 3 } else { word >> 1 & 7 };
         let (is_bcd, gate) = (word & 1 != 0, self.gate);
         *self = Counter { mode, is_bcd, access, gate, ..Counter::default() };
     }
@@ -89,13 +87,10 @@ impl Counter {
                 return;
             }
         };
-        let count = match (value, self.is_bcd) {
-            (0, false) => 0x1_0000,
-            (0, true) => 10_000,
-            (_, false) => u64::from(value),
-            (_, true) => from_bcd(value),
-        };
-        self.set_count(if self.is_cyclic() { count.max(2) } else { count }, ticks);
+        let number = if self.is_bcd { from_bcd(value) } else { u64::from(value) };
+        let modulus = if self.is_bcd { 10_000 } else { 0x1_0000 };
+        let count = if number == 0 { modulus } else { number };
+        self.set_count(if matches!(self.mode, 2 | 3) { count.max(2) } else { count }, ticks);
     }
 
     /// Reads a byte: of the latched state, the latched count, or the count itself.
@@ -106,9 +101,7 @@ impl Counter {
         let [low, high] = self.latched.unwrap_or_else(|| self.shown(ticks)).to_le_bytes();
         let is_high = self.access == 2 || self.reads_high;
         self.reads_high = self.access == 3 && !self.reads_high;
-        if !self.reads_high {
-            self.latched = None;
-        }
+        self.latched = self.latched.filter(|_| self.reads_high);
         if is_high { high } else { low }
     }
 
@@ -153,10 +146,8 @@ impl Counter {
             State::Empty => return self.mode != 0,
             State::Held(_) if self.mode != 0 => return true,
             State::Held(gone) => gone,
-            State::Counting(start) => match ticks.checked_sub(start) {
-                Some(gone) => gone,
-                None => return self.before,
-            },
+            State::Counting(start) if ticks < start => return self.before,
+            State::Counting(start) => ticks.saturating_sub(start),
         };
         match self.mode {
             0 | 1 => gone >= self.count,
@@ -177,12 +168,9 @@ impl Counter {
             4 => end.checked_add(1).filter(|&rise| rise > after),
             2 | 3 => {
                 let rise = next_cycle(start, self.count, after);
-                match self.reload {
-                    Some(next) if rise > next.at => {
-                        Some(next_cycle(next.start, next.count, after.max(next.at)))
-                    }
-                    _ => Some(rise),
-                }
+                let reload = self.reload.filter(|next| rise > next.at);
+                let then = |next: Reload| next_cycle(next.start, next.count, after.max(next.at));
+                Some(reload.map_or(rise, then))
             }
             _ => None,
         }
@@ -194,11 +182,6 @@ impl Counter {
             (self.count, self.is_loaded) = (next.count, true);
             (self.state, self.reload) = (State::Counting(next.start), None);
         }
-    }
-
-    /// Whether the counter reloads itself.
-    fn is_cyclic(&self) -> bool {
-        matches!(self.mode, 2 | 3)
     }
 
     /// A whole count has been written.
@@ -235,13 +218,10 @@ impl Counter {
     fn reload_at(&self, start: u64, count: u64, ticks: u64) -> Reload {
         let phase = self.phase(ticks.saturating_sub(start));
         let (cycle, half) = (ticks.saturating_sub(phase), self.count.div_ceil(2));
-        if self.mode == 3 && phase < half {
-            let at = cycle.saturating_add(half);
-            // Its first half counts as over.
-            return Reload { at, count, start: at.saturating_sub(count.div_ceil(2)) };
-        }
-        let at = cycle.saturating_add(self.count);
-        Reload { at, count, start: at }
+        let is_half = self.mode == 3 && phase < half;
+        let at = cycle.saturating_add(if is_half { half } else { self.count });
+        // The first half of the new cycle counts as over.
+        Reload { at, count, start: at.saturating_sub(if is_half { count.div_ceil(2) } else { 0 }) }
     }
 
     /// The place in a cycle.

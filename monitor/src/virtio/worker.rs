@@ -38,18 +38,13 @@ impl<'a> Worker<'a> {
         let order = words[wire::ORDER].load(Ordering::Relaxed);
         let config = [0; CONFIG_BYTES];
         let mut worker = Worker { words, order, config, generation: 0, seen: None };
-        worker.order_reset();
+        worker.order(0);
         Some(worker)
     }
 
     /// Whether the newest order is to work the queues.
     pub fn is_live(&self) -> bool {
         self.order & wire::LIVE != 0
-    }
-
-    /// Orders the worker to stop.
-    pub fn order_reset(&mut self) {
-        self.order(0);
     }
 
     /// Orders the worker to work these queues. The last reset was answered.
@@ -115,15 +110,12 @@ impl<'a> Worker<'a> {
         true
     }
 
-    fn order(&mut self, kind: u64) {
-        self.order = after(self.order, kind);
+    /// Gives the next order of a kind: [`wire::LIVE`], or 0 for the worker to stop.
+    pub fn order(&mut self, kind: u64) {
+        let next = self.order.wrapping_add(1);
+        let next = if next & wire::LIVE == kind { next } else { next.wrapping_add(1) };
+        // 0 is never an order.
+        self.order = if next == 0 { 2 } else { next };
         self.words[wire::ORDER].store(self.order, Ordering::Release);
     }
-}
-
-/// The next order of a kind. 0 is never an order.
-fn after(order: u64, kind: u64) -> u64 {
-    let next = order.wrapping_add(1);
-    let next = if next & wire::LIVE == kind { next } else { next.wrapping_add(1) };
-    if next == 0 { 2 } else { next }
 }

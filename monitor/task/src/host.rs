@@ -10,9 +10,9 @@ use crate::give_up;
 use cloister_monitor::bus::{SIGNAL_CONSOLE, SIGNAL_WORKER};
 use cloister_monitor::num::index;
 use cloister_monitor::run::{Host, Ran};
-use cloister_rt::abi::fault::STOPPED_CONFIG;
+use cloister_rt::proto::stopped::STOPPED_CONFIG;
 use cloister_rt::abi::vcpu::VcpuState;
-use cloister_rt::abi::vm::{MAX_VCPUS, MAX_VM_DEVICES};
+use cloister_rt::proto::vm::{MAX_VCPUS, MAX_VM_DEVICES};
 use cloister_rt::{Bits, Deadline, Instant, Missing, Signal, Vcpu, Woken, grants};
 use core::sync::atomic::AtomicU64;
 

@@ -21,9 +21,10 @@ use cloister_monitor::machine::Machine;
 use cloister_monitor::num::{index, low8, low32};
 use cloister_monitor::run::{Cpu, Stop};
 use cloister_rt::abi::API_VERSION;
-use cloister_rt::abi::fault::{LeaveReason, STOPPED_CONFIG, STOPPED_HOST, Stopped};
-use cloister_rt::abi::vm::{VM_XAPIC, VmConfig};
-use cloister_rt::{Instant, cpuid, grants, leave, stopped_text, system};
+use cloister_rt::abi::fault::LeaveReason;
+use cloister_rt::proto::stopped::{STOPPED_CONFIG, STOPPED_HOST, Stopped};
+use cloister_rt::proto::vm::{VM_XAPIC, VmConfig};
+use cloister_rt::{Instant, cpuid, grants, leave, system};
 
 cloister_rt::entry!(thread0, further = thread);
 
@@ -110,7 +111,7 @@ fn end(stop: Stop) -> ! {
         Stop::Stopped(stopped) => {
             defmt::error!(
                 "the guest stops: {=str} ({=u8:#x}) at rip {=u64:#x}",
-                stopped_text(&stopped),
+                stopped.name(),
                 stopped.byte,
                 stopped.rip
             );

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 
 use cloister_abi::vcpu::{Exit, SET_INTERRUPT, SET_TPR, VcpuState};
-use cloister_abi::vm::{MAX_VM_DEVICES, VmConfig, VmDevice};
+use cloister_proto::vm::{MAX_VM_DEVICES, VmConfig, VmDevice};
 use cloister_monitor::bus::Bus;
 use cloister_monitor::cpuid::{CpuidTable, HostFacts};
 use cloister_monitor::machine::Machine;
@@ -176,7 +176,7 @@ pub fn table(config: &VmConfig) -> CpuidTable {
 pub fn play_with(flags: u32, script: Script) -> Stop {
     let config = config(1, flags);
     let (machine, table) = (Machine::new(), table(&config));
-    machine.start(1, flags & cloister_abi::vm::VM_XAPIC == 0, 1_000);
+    machine.start(1, flags & cloister_proto::vm::VM_XAPIC == 0, 1_000);
     let mut bus = Bus::new(flags, TSC_HZ, 0, 1_000);
     let bus = Some(&mut bus);
     Cpu::new(script, 0, &machine, &config, &table, TSC_HZ, bus).run()

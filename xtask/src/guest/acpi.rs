@@ -16,7 +16,7 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, aml};
-use cloister_abi::vm::MAX_VM_DEVICES;
+use cloister_proto::vm::MAX_VM_DEVICES;
 use cloister_guest_abi::platform;
 
 /// Where the tables lie; the RSDP first, where a guest that scans for it looks as well

@@ -19,7 +19,7 @@ mod sample;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use cloister_abi::vm::MAX_VM_DEVICES;
+use cloister_proto::vm::MAX_VM_DEVICES;
 use cloister_guest_abi::image::START;
 use cloister_manifest::names::did_you_mean;
 

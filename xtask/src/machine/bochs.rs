@@ -17,6 +17,7 @@ use anyhow::{Context, Result, bail};
 use super::child::{Message, leash, pump};
 use super::{END_PATIENCE, End, Flow, Machine, Outcome, Tail};
 use crate::emulators::Bochs;
+use crate::install::say;
 
 const SECTOR: usize = 512;
 /// The sector at which the image begins; GRUB has the space in front of it.
@@ -25,6 +26,8 @@ const IMAGE_AT: usize = 2048;
 const CYLINDER: usize = 16 * 63 * SECTOR;
 /// What Bochs logs when the machine switches itself off.
 const OFF: &str = "ACPI control: soft power off";
+/// Set, it keeps the folder of a run, for Bochs' log and its debugger.
+const KEEP: &str = "CLOISTER_KEEP";
 /// The virtual clock: the kernel takes a time stamp counter below 50 MHz for a wrong measurement.
 const INSTRUCTIONS_PER_SECOND: u32 = 60_000_000;
 
@@ -75,6 +78,9 @@ pub fn run(
     let _ = pumping.join();
     let end = ended.map_or_else(|| end_of(place, status), Ok)?;
     let wall = start.elapsed();
+    if std::env::var_os(KEEP).is_some() {
+        say(&format!("Bochs ran in {}", folder.keep().display()));
+    }
     Ok(Outcome { end, wall, orderly_line: tail.ends_orderly(), watchdog: false })
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use regex::Regex;
 use tempfile::TempDir;
 
 use super::Options;
@@ -238,6 +239,7 @@ fn once(
     let mut matcher = Matcher::new(expect)?;
     let mut decoder = appliance.decoder(false)?;
     let (mut typist, keys) = Typist::new(&expect.keys)?;
+    let shown = expect.show.as_deref().map(Regex::new).transpose()?;
     let mut take = |lines: Vec<Line>, matcher: &mut Matcher| {
         let mut flow = Flow::Continue;
         for line in lines.iter().flat_map(|line| line.text.lines()) {
@@ -246,6 +248,9 @@ fn once(
             }
             last.push_back(line.to_owned());
             typist.line(line);
+            if shown.as_ref().is_some_and(|shown| shown.is_match(line)) {
+                println!("        {line}");
+            }
             if !matcher.line(line) {
                 flow = Flow::Stop;
             }

@@ -60,8 +60,11 @@ pub struct Expect {
     pub extra: Vec<String>,
     /// Regular expressions; each matches a line after the one that the last matched. One that is to
     /// come again and again is `{ line = '…', times = 10 }`.
-    #[serde(deserialize_with = "repeated")]
+    #[serde(default, deserialize_with = "repeated")]
     pub lines: Vec<String>,
+    /// A regular expression: lines that it matches are printed when the test has passed too.
+    #[serde(default)]
+    pub show: Option<String>,
     /// What a person types while the appliance runs, in this order.
     #[serde(default)]
     pub keys: Vec<Keys>,

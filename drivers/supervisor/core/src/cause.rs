@@ -4,8 +4,9 @@
 //! fit, the more specific one wins: a write just below the stack is an overflow, not "memory that
 //! is not mapped".
 
-use cloister_abi::fault::{FaultKind, LeaveReason, Stopped};
+use cloister_abi::fault::{FaultKind, LeaveReason};
 use cloister_abi::layout::{PAGE, STACK_MAX, STACK_TOP};
+use cloister_proto::stopped::Stopped;
 
 use crate::agenda::Ended;
 

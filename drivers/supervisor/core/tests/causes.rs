@@ -1,6 +1,7 @@
 //! Fault records as the CPU writes them, and what is said of them.
 
-use cloister_abi::fault::{FaultKind, LeaveReason, STOPPED_PANIC, Stopped};
+use cloister_abi::fault::{FaultKind, LeaveReason};
+use cloister_proto::stopped::{STOPPED_PANIC, Stopped};
 use cloister_abi::layout::{IMAGE, STACK_TOP};
 use cloister_supervisor_core::{Access, Cause, Ended, Stop};
 

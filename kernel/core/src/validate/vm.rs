@@ -7,11 +7,10 @@ use super::memory::{bytes, overlaps};
 use super::{Rule, TableError, follows};
 use crate::table::Table;
 use cloister_abi::call::CLIENT_BITS;
-use cloister_abi::layout::{GUEST_DEVICES, PAGE};
+use cloister_abi::layout::{GUEST_DEVICES, MAX_VM_VCPUS, PAGE};
 use cloister_abi::table::{
     GuestMap, MAP_EXEC, MAP_READ, MAP_WRITE, NONE, ROLE_TASK, Region, RegionKind, Vcpu, Vm,
 };
-use cloister_abi::vm::MAX_VCPUS;
 use core::ops::Range;
 
 /// Alignment of guests' RAM: a large page.
@@ -29,7 +28,7 @@ pub(super) fn vms(table: &Table) -> Result<(), TableError> {
             & follows(&mut maps, vm.first_map, vm.maps)
             & follows(&mut doorbells, vm.first_doorbell, vm.doorbells);
         Rule::VmRun.when(follows, index)?;
-        Rule::VmVcpus.when((1..=MAX_VCPUS).contains(&usize::from(vm.vcpus)), index)?;
+        Rule::VmVcpus.when((1..=MAX_VM_VCPUS).contains(&usize::from(vm.vcpus)), index)?;
         let mut before = table.vms.iter().take(index);
         let task = table.tasks.get(usize::from(vm.task));
         let own = task.is_some_and(|task| task.role == ROLE_TASK);

@@ -70,12 +70,10 @@ pub struct Features {
 impl Features {
     /// The kernel's own XCR0: what XSAVE saves of every thread. 0 without XSAVE.
     pub fn xcr0(&self) -> u64 {
-        if !self.xsave {
-            0
-        } else if self.avx {
-            7
-        } else {
-            3
+        match (self.xsave, self.avx) {
+            (false, _) => 0,
+            (true, false) => 3,
+            (true, true) => 7,
         }
     }
 }
@@ -88,21 +86,19 @@ pub fn cpuid(leaf: u32, sub: u32) -> core::arch::x86_64::CpuidResult {
 /// Reads the feature bits (Intel SDM, "CPUID"; AMD APM, "Obtaining Processor Information").
 pub fn features() -> Features {
     let one = cpuid(1, 0);
-    let seven = if cpuid(0, 0).eax >= 7 { Some(cpuid(7, 0)) } else { None };
+    let seven = (cpuid(0, 0).eax >= 7).then(|| cpuid(7, 0));
+    let [ebx, ecx, edx] = seven.map_or([0; 3], |leaf| [leaf.ebx, leaf.ecx, leaf.edx]);
     let amd = if cpuid(0x8000_0000, 0).eax >= 0x8000_0008 { cpuid(0x8000_0008, 0).ebx } else { 0 };
     let bit = |word: u32, n: u32| word >> n & 1 != 0;
-    let seven = |get: fn(&core::arch::x86_64::CpuidResult) -> u32, n| {
-        seven.as_ref().is_some_and(|leaf| bit(get(leaf), n))
-    };
     Features {
         x2apic: bit(one.ecx, 21),
-        smep: seven(|l| l.ebx, 7),
-        smap: seven(|l| l.ebx, 20),
-        umip: seven(|l| l.ecx, 2),
+        smep: bit(ebx, 7),
+        smap: bit(ebx, 20),
+        umip: bit(ecx, 2),
         xsave: bit(one.ecx, 26),
         avx: bit(one.ecx, 28),
-        ibpb: seven(|l| l.edx, 26) || bit(amd, 12),
-        verw: seven(|l| l.edx, 10),
+        ibpb: bit(edx, 26) || bit(amd, 12),
+        verw: bit(edx, 10),
         rdtscp: bit(cpuid(0x8000_0001, 0).edx, 27),
     }
 }

@@ -45,17 +45,15 @@ fn write(unit: usize, index: u32, value: u32) {
 
 impl IoApics {
     /// Takes over the unit that was just mapped at the next page, with every pin masked.
-    /// `false` if there is no room for another one.
-    pub fn add(&mut self, gsi_base: u32) -> bool {
+    /// There is room for it.
+    pub fn add(&mut self, gsi_base: u32) {
         let unit = self.count;
-        let Some(slot) = self.pins.get_mut(unit) else { return false };
         let pins = (read(unit, 1) >> 16 & 0xff) + 1;
-        *slot = (gsi_base, pins);
+        self.pins[unit] = (gsi_base, pins);
         self.count += 1;
         for pin in 0..pins {
             write(unit, 0x10 + pin * 2, MASKED);
         }
-        true
     }
 
     /// How many units there are.

@@ -13,7 +13,7 @@ use cloister_abi::layout::PAGE;
 use cloister_abi::table::{
     self, CapKind, Doorbell, GuestMap, MAP_EXEC, MAP_READ, MAP_WRITE, RegionKind, Vcpu,
 };
-use cloister_abi::vm::{MAX_QUEUES, MAX_VM_DEVICES, VmConfig, VmDevice};
+use cloister_proto::vm::{MAX_QUEUES, MAX_VM_DEVICES, VmConfig, VmDevice};
 use cloister_guest_abi::platform::{
     MSIX, SEGMENTS, SEGMENTS_END, VIRTIO, VIRTIO_LEN, VIRTIO_NOTIFY,
 };

@@ -7,7 +7,7 @@ use cloister_abi::call::{
 };
 use cloister_abi::info::{GRANT_BIT, GRANT_CAP, GRANT_MEMORY, GRANT_NUMBER, GRANT_PORTS, Grant};
 use cloister_abi::layout::PAGE;
-use cloister_abi::policy::{
+use cloister_proto::policy::{
     FLAG_ESSENTIAL, FLAG_VM, RestartPolicy, THEN_POWER_OFF, THEN_REBOOT, THEN_STOP,
 };
 use cloister_abi::table::{

@@ -5,7 +5,7 @@
 use cloister_abi::layout::PAGE;
 use cloister_abi::name_str;
 use cloister_abi::table::{self, MAP_EXEC, MAP_READ, MAP_WRITE, RegionKind};
-use cloister_abi::vm::MAX_QUEUES;
+use cloister_proto::vm::MAX_QUEUES;
 use serde::Serialize;
 
 use super::{kind_name, run, task_name};

@@ -2,7 +2,7 @@
 
 use cloister_abi::NAME_LEN;
 use cloister_abi::layout::{MAX_VCPUS, MAX_VMS};
-use cloister_abi::vm::MAX_VM_DEVICES;
+use cloister_proto::vm::MAX_VM_DEVICES;
 
 use crate::quantity::shown_bytes;
 use crate::report::{Problem, Problems};

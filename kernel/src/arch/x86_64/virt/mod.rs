@@ -135,15 +135,18 @@ fn tables() -> &'static mut [u64; DEVICE_PAGES] {
 /// Guests run by VMX, not by SVM. Written before there is a guest.
 static VMX: AtomicBool = AtomicBool::new(false);
 
+/// Whether guests run by VMX.
 #[inline(always)]
-fn is_vmx() -> bool {
+pub fn is_vmx() -> bool {
     VMX.load(Ordering::Relaxed)
 }
 
-/// Calls the function of this name of the vendor's module.
+/// Calls the function of this name of the vendor's module. What happens at every exit is compiled
+/// once for each vendor instead: `by VMX` is then a constant.
 macro_rules! vendor {
-    ($name:ident($($argument:expr),*)) => {
-        if is_vmx() { vmx::$name($($argument),*) } else { svm::$name($($argument),*) }
+    ($name:ident($($argument:expr),*)) => { vendor!($name($($argument),*) by is_vmx()) };
+    ($name:ident($($argument:expr),*) by $vmx:expr) => {
+        if $vmx { vmx::$name($($argument),*) } else { svm::$name($($argument),*) }
     };
 }
 
@@ -209,22 +212,45 @@ pub fn reset(own: &mut Own) {
 
 /// Loads what the monitor asks for, before the guest's turn.
 #[inline(always)]
-pub fn load(core: &mut Core, own: &mut Own) {
+pub fn load<const VMX: bool>(core: &mut Core, own: &mut Own) {
     let state = state();
     let set = fetch(&state.set);
     if set & !abi::SET_INTERRUPT == 0 {
-        vendor!(apply_always(state));
+        vendor!(apply_always(state) by VMX);
         if set != 0 {
             state.set = 0;
             if own.is_stepping() {
                 end_step(own);
             }
-            vendor!(set_interrupt(fetch(&state.interrupt)));
+            vendor!(set_interrupt(fetch(&state.interrupt)) by VMX);
         }
     } else {
         state.set = 0;
-        load_groups(core, own, set, state);
+        if set & !(abi::SET_INTERRUPT | abi::STEP) != 0 {
+            load_groups(core, own, set, state);
+        } else {
+            load_step(own, set, state);
+        }
     }
+}
+
+/// A step and nothing else, as an access to a device page asks for.
+#[inline(never)]
+fn load_step(own: &mut Own, set: u32, state: &VcpuState) {
+    if own.is_stepping() {
+        end_step(own);
+    }
+    vendor!(apply_always(state));
+    if set & abi::SET_INTERRUPT != 0 {
+        vendor!(set_interrupt(fetch(&state.interrupt)));
+    }
+    step(own, state);
+}
+
+fn step(own: &mut Own, state: &VcpuState) {
+    arm(own, fetch(&state.slots));
+    vendor!(begin_step(own));
+    own.flags |= STEPPING;
 }
 
 #[inline(never)]
@@ -257,9 +283,7 @@ fn load_groups(core: &mut Core, own: &mut Own, set: u32, state: &VcpuState) {
     }
     own.flags = if set & abi::WANT_ALL != 0 { WANT_ALL } else { 0 };
     if set & abi::STEP != 0 {
-        arm(own, fetch(&state.slots));
-        vendor!(begin_step(own));
-        own.flags |= STEPPING;
+        step(own, state);
     }
 }
 
@@ -351,14 +375,27 @@ impl Own {
     }
 }
 
-/// Enters the guest; what follows is `kernel_guest_exit`.
+/// Enters the guest; what follows is `kernel_svm_exit` or `kernel_vmx_exit`.
 ///
 /// # Safety
 /// The thread whose space is loaded has a vCPU on which [`load`] was called since the last exit
 /// to the monitor; no reference to the core or the thread's frame is used afterwards.
-#[inline(always)]
 pub unsafe fn enter() -> ! {
     if is_vmx() {
+        // SAFETY: the caller's conditions.
+        unsafe { enter_by::<true>() }
+    }
+    // SAFETY: the caller's conditions.
+    unsafe { enter_by::<false>() }
+}
+
+/// [`enter`], where the vendor is known.
+///
+/// # Safety
+/// As for [`enter`].
+#[inline(always)]
+pub unsafe fn enter_by<const VMX: bool>() -> ! {
+    if VMX {
         // SAFETY: the caller's conditions.
         unsafe { vmx::enter() }
     }
@@ -370,32 +407,42 @@ pub unsafe fn enter() -> ! {
 #[inline(always)]
 pub fn check(own: &mut Own) {
     if flush::ON {
-        assert!(!own.stale || vendor!(is_flushed()), "flush checker: a nested entry without a flush");
+        assert!(
+            !own.stale || vendor!(is_flushed()),
+            "flush checker: a nested entry without a flush"
+        );
         own.stale = false;
     }
 }
 
 /// What came of the guest's turn.
 #[inline(always)]
-pub fn exit(core: &mut Core, own: &mut Own) -> Outcome {
-    let outcome = vendor!(exit(core, own, state()));
-    if own.flags != 0 && outcome == Outcome::Monitor {
-        complete(own);
+pub fn exit<const VMX: bool>(core: &mut Core, own: &mut Own) -> Outcome {
+    vendor!(exit(core, own, state()) by VMX)
+}
+
+/// Writes what the monitor sees of an exit; [`exit`] has written why it was.
+#[inline(always)]
+pub fn tell<const VMX: bool>(own: &mut Own) -> u32 {
+    if own.flags != 0 {
+        return complete(own);
     }
-    outcome
+    vendor!(save(state()) by VMX);
+    Outcome::Monitor as u32
 }
 
 /// An exit at which more is to be done than to tell of it.
 #[inline(never)]
-fn complete(own: &mut Own) {
+fn complete(own: &mut Own) -> u32 {
     if own.is_stepping() {
         end_step(own);
-        vendor!(save(state()));
     }
+    vendor!(save(state()));
     if own.flags & WANT_ALL != 0 {
         vendor!(save_all(state()));
     }
     own.flags = 0;
+    Outcome::Monitor as u32
 }
 
 /// The guest's turn ends without an exit: what the monitor sees is what the next entry loads.

@@ -326,6 +326,7 @@ pub fn begin_step(own: &mut Own) {
     own.step_interrupt = block.virtual_interrupt & V_INTERRUPT;
     block.virtual_interrupt &= !V_IRQ;
     block.intercept_cr = 0;
+    block.intercept_1 &= !INTERCEPT_IRET;
     own.step_trap = block.rflags & FLAG_TF != 0;
     own.step_dr6 = block.dr6;
     block.rflags |= FLAG_TF;
@@ -439,7 +440,6 @@ pub fn exit(core: &mut Core, own: &mut Own, state: &mut VcpuState) -> Outcome {
             }
         }
     }
-    save(state);
     Outcome::Monitor
 }
 

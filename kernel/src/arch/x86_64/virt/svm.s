@@ -63,7 +63,7 @@ svm_enter:
     xor r13d, r13d
     xor r14d, r14d
     xor r15d, r15d
-    call kernel_guest_exit
+    call kernel_svm_exit
     cmp eax, 1
     jb return_to_monitor
     je reschedule

@@ -177,11 +177,14 @@ pub fn begin_step(own: &mut Own) {
     let block = block();
     block.held = core::mem::take(&mut block.waiting);
     wait_for_window();
+    choose(NMI_WINDOW, false);
     let flags = read(guest::RFLAGS);
     own.step_trap = flags & FLAG_TF != 0;
     write(guest::RFLAGS, flags | FLAG_TF);
     // An entry refuses the trap flag beside a shadow, which means nothing while interrupts are held.
     end_shadow();
+    // Bochs notes the trap before the instruction, and so leaves one behind when that exits instead.
+    write(guest::PENDING_DBG_EXCEPTIONS, 0);
     write(control::EXCEPTION_BITMAP, 0xffff_ffff);
 }
 
@@ -224,9 +227,10 @@ pub fn exit(core: &mut Core, own: &mut Own, state: &mut VcpuState) -> Outcome {
     let block = block();
     block.flushed = false;
     let reason = read(ro::EXIT_REASON);
-    if core::mem::take(&mut block.refused) || reason >> 31 & 1 != 0 {
-        // The number of the instruction's error, if it was the instruction.
-        let why = if block.launched { reason } else { read(ro::VM_INSTRUCTION_ERROR) << 32 };
+    let refused = core::mem::take(&mut block.refused);
+    if refused || reason >> 31 & 1 != 0 {
+        // Controls make the instruction fail, with a number; guest state makes the entry fail.
+        let why = if refused { read(ro::VM_INSTRUCTION_ERROR) << 32 } else { reason };
         own.flags |= super::WANT_ALL;
         return tell(state, Exit::Invalid, why, 0);
     }
@@ -280,7 +284,6 @@ fn tell(state: &mut VcpuState, exit: Exit, info: u64, is_behind: u64) -> Outcome
     state.exit = exit as u32;
     state.info[0] = info;
     state.next_rip = if is_behind != 0 { next_rip() } else { read(guest::RIP) };
-    save(state);
     Outcome::Monitor
 }
 

@@ -70,7 +70,7 @@ vmx_exit:
     xor r13d, r13d
     xor r14d, r14d
     xor r15d, r15d
-    call kernel_guest_exit
+    call kernel_vmx_exit
     cmp eax, 1
     jb return_to_monitor
     je reschedule

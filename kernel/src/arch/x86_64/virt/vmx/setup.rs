@@ -114,8 +114,9 @@ pub unsafe fn enable(page: u64, tsc_hz: u64) {
     // SAFETY: the caller's condition.
     let result = unsafe { x86::bits64::vmx::vmxon(page) };
     assert!(result.is_ok(), "this core refuses VMXON");
-    // A millisecond: seldom enough to cost nothing, often enough to be harmless where it is needed.
-    TURN.store((tsc_hz / 1000 >> (capability(MISC) & 31)) as u32, Ordering::Relaxed);
+    // Seldom enough to cost nothing, often enough to be harmless where it is needed.
+    let millisecond = tsc_hz / 1000;
+    TURN.store((millisecond >> (capability(MISC) & 31)) as u32, Ordering::Relaxed);
 }
 
 /// The MSR bitmap: everything is intercepted but what is switched, and the barrier command.

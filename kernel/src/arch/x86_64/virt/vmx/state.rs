@@ -47,8 +47,14 @@ pub fn apply(set: u32, state: &VcpuState) {
             load_segment(index, segment);
         }
         let ([gdt_limit, gdt], [idt_limit, idt]) = (fetch(&state.gdtr), fetch(&state.idtr));
-        (write(guest::GDTR_LIMIT, gdt_limit & 0xffff), write(guest::GDTR_BASE, gdt));
-        (write(guest::IDTR_LIMIT, idt_limit & 0xffff), write(guest::IDTR_BASE, idt));
+        for (field, value) in [
+            (guest::GDTR_LIMIT, gdt_limit & 0xffff),
+            (guest::GDTR_BASE, gdt),
+            (guest::IDTR_LIMIT, idt_limit & 0xffff),
+            (guest::IDTR_BASE, idt),
+        ] {
+            write(field, value);
+        }
     }
     if set & vcpu::SET_TSC != 0 {
         write(control::TSC_OFFSET_FULL, fetch(&state.tsc_offset));

@@ -1,7 +1,7 @@
 //! What the supervisor is told: one [`RestartPolicy`] per task, in a read-only region that is
 //! named `policy` in the supervisor's task information.
 
-use crate::NAME_LEN;
+use cloister_abi::NAME_LEN;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// When the tries run out: leave the task stopped and go on.

@@ -2,16 +2,16 @@
 //! named `vm` in the monitor's task information.
 //!
 //! Beside it the information names, for each vCPU `N`: memory `vcpuN/state` (a page of
-//! [`crate::vcpu::VcpuState`]), memory `vcpuN/slots` (two pages) and the capability `vcpuN`; for
+//! [`cloister_abi::vcpu::VcpuState`]), memory `vcpuN/slots` (two pages) and the capability `vcpuN`; for
 //! each other thread of the monitor a signal capability `thread/N` with its bit in that thread's
 //! word; for each device of the table below the mailbox grant `NAME` (memory, capability, bit) and
 //! memory `NAME/msix`; the mailbox grant `console` where the manifest has one.
 
-use crate::NAME_LEN;
+use cloister_abi::NAME_LEN;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Most virtual CPUs of a virtual machine.
-pub const MAX_VCPUS: usize = 8;
+pub const MAX_VCPUS: usize = cloister_abi::layout::MAX_VM_VCPUS;
 /// Most virtio devices of a virtual machine.
 pub const MAX_VM_DEVICES: usize = 8;
 /// Most queues of a virtio device.
@@ -53,7 +53,7 @@ pub struct VmDevice {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VmConfig {
-    /// [`crate::API_VERSION`].
+    /// [`cloister_abi::API_VERSION`].
     pub version: u32,
     /// Number of virtual CPUs; vCPU `n` belongs to the monitor's thread `n`.
     pub vcpus: u32,
