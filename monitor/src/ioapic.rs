@@ -19,10 +19,6 @@ pub const PINS: usize = 24;
 const INDEX: u32 = 0x00;
 /// Offset of the data window.
 const WINDOW: u32 = 0x10;
-/// Version 0x11 and the number of the last entry.
-const VERSION: u32 = 23 << 16 | 0x11;
-/// The first register of the redirection table; each entry has two.
-const TABLE: u8 = 0x10;
 
 /// Entry: logical destination.
 const LOGICAL: u64 = 1 << 11;
@@ -59,8 +55,9 @@ impl IoApic {
     pub fn read(&self, offset: u32) -> u32 {
         match (offset, self.index) {
             (INDEX, index) => u32::from(index),
-            (WINDOW, 0) | (WINDOW, 2) => self.id,
-            (WINDOW, 1) => VERSION,
+            (WINDOW, 0 | 2) => self.id,
+            // The version and the number of the last entry.
+            (WINDOW, 1) => 23 << 16 | 0x11,
             (WINDOW, index) => {
                 let entry = pin_of(index).and_then(|pin| self.entries.get(pin)).copied();
                 entry.map_or(0, |entry| if index & 1 == 0 { low32(entry) } else { high32(entry) })
@@ -142,9 +139,9 @@ impl IoApic {
     }
 }
 
-/// The pin that a register is half of the entry of.
+/// The pin that a register is half of the entry of: two for each, from 0x10 on.
 fn pin_of(register: u8) -> Option<usize> {
-    register.checked_sub(TABLE).map(|register| usize::from(register >> 1))
+    register.checked_sub(0x10).map(|register| usize::from(register >> 1))
 }
 
 /// Whether a pin works by level: only fixed and lowest-priority interrupts do, the others are

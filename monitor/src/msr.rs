@@ -102,15 +102,15 @@ pub fn fixed(fixed: u64, write: Write, value: u64) -> Result<(), Gp> {
     ensure(write == Ignored || value == fixed, Gp)
 }
 
-const EFER_SCE: u64 = 1;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
-const EFER_NXE: u64 = 1 << 11;
+/// These and system calls, no-execute pages.
+const EFER: u64 = EFER_LME | EFER_LMA | 1 | 1 << 11;
 
 /// EFER after a write of `value` (AMD APM, "Extended Feature Enable Register"): LMA is the CPU's,
 /// LME cannot change while paging is on.
 pub fn efer(value: u64, current: u64, paging: bool) -> Result<u64, Gp> {
-    ensure(value & !(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE) == 0, Gp)?;
+    ensure(value & !EFER == 0, Gp)?;
     ensure(!paging || (value ^ current) & EFER_LME == 0, Gp)?;
     Ok(value & !EFER_LMA | current & EFER_LMA)
 }

@@ -23,7 +23,7 @@ const GAP: u64 = 5;
 const REFRESH: u64 = 18;
 
 /// The timer of a virtual machine.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Pit {
     to_pit: Scale,
     to_host: Scale,
@@ -39,15 +39,9 @@ pub struct Pit {
 impl Pit {
     /// A timer before it is programmed.
     pub fn new(tsc_hz: u64, now: u64) -> Pit {
-        Pit {
-            to_pit: Scale::new(tsc_hz, HZ),
-            to_host: Scale::new(HZ, tsc_hz),
-            start: now,
-            counters: [Counter::new(true), Counter::new(true), Counter::new(false)],
-            control: 0,
-            seen: EPOCH,
-            has_risen: false,
-        }
+        let (to_pit, to_host) = (Scale::new(tsc_hz, HZ), Scale::new(HZ, tsc_hz));
+        let counters = [true, true, false].map(Counter::new);
+        Pit { to_pit, to_host, start: now, counters, seen: EPOCH, ..Pit::default() }
     }
 
     /// Reads register 0 to 3 of ports 0x40 to 0x43; the last cannot be read.
@@ -66,7 +60,11 @@ impl Pit {
         } else if let Some(counter) = self.counters.get_mut(usize::from(value >> 6)) {
             counter.control(value, ticks);
         } else {
-            self.read_back(value, ticks);
+            // The read-back command latches counts and states of several counters.
+            let named = self.counters.iter_mut().zip([2, 4, 8]);
+            for (counter, _) in named.filter(|(_, bit)| value & bit != 0) {
+                counter.read_back(value & 0x20 == 0, value & 0x10 == 0, ticks);
+            }
         }
         // A control word moves the output without a clock.
         self.has_risen |= !was_high && self.output(0, now);
@@ -75,9 +73,8 @@ impl Pit {
     /// Reads port 0x61.
     pub fn read_control(&mut self, now: u64) -> u8 {
         let periods = self.look(now) / REFRESH;
-        let refresh = if periods.is_multiple_of(2) { 0 } else { 1 << 4 };
-        let output = if self.output(2, now) { 1 << 5 } else { 0 };
-        self.control | refresh | output
+        let refresh = u8::from(!periods.is_multiple_of(2)) << 4;
+        self.control | refresh | u8::from(self.output(2, now)) << 5
     }
 
     /// Writes port 0x61.
@@ -101,8 +98,7 @@ impl Pit {
         }
         let [counter, _, _] = &self.counters;
         let rise = counter.next_rise(self.seen)?.max(self.seen.saturating_add(GAP));
-        let ticks = self.to_host.up(rise.saturating_sub(EPOCH));
-        Some(self.start.saturating_add(ticks))
+        Some(self.start.saturating_add(self.to_host.up(rise.saturating_sub(EPOCH))))
     }
 
     /// It is `now`: whether output 0 has risen since it was asked last.
@@ -111,29 +107,14 @@ impl Pit {
         core::mem::take(&mut self.has_risen)
     }
 
-    /// The time in ticks.
-    fn ticks(&self, now: u64) -> u64 {
-        EPOCH.saturating_add(self.to_pit.down(now.saturating_sub(self.start)))
-    }
-
     /// Looks for edges up to now and brings the counters there.
     fn look(&mut self, now: u64) -> u64 {
-        let ticks = self.ticks(now).max(self.seen);
+        let gone = self.to_pit.down(now.saturating_sub(self.start));
+        let ticks = EPOCH.saturating_add(gone).max(self.seen);
         let [counter, _, _] = &self.counters;
         self.has_risen |= counter.next_rise(self.seen).is_some_and(|rise| rise <= ticks);
         self.seen = ticks;
-        for counter in &mut self.counters {
-            counter.bring_to(ticks);
-        }
+        self.counters.iter_mut().for_each(|counter| counter.bring_to(ticks));
         ticks
-    }
-
-    /// The read-back command latches counts and states of several counters.
-    fn read_back(&mut self, value: u8, ticks: u64) {
-        for (counter, bit) in self.counters.iter_mut().zip([2, 4, 8]) {
-            if value & bit != 0 {
-                counter.read_back(value & 0x20 == 0, value & 0x10 == 0, ticks);
-            }
-        }
     }
 }

@@ -129,7 +129,7 @@ impl Rtc {
         let hour = number.wrapping_add(11) % 12;
         let number = if self.is_12_hours() { hour.wrapping_add(1) } else { number };
         let is_binary = self.cell(0xb) & BINARY != 0;
-        low8(afternoon | if is_binary { number } else { number / 10 << 4 | number % 10 })
+        low8(afternoon | if is_binary { number } else { ((number / 10) << 4) | (number % 10) })
     }
 
     /// A number as the guest writes it.

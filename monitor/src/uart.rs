@@ -164,8 +164,8 @@ impl Uart {
             (2, self.announces_empty, EMPTY_CAUSE),
             (8, self.changes != 0, 0b0000),
         ];
-        let is_it = |(enable, is_there, _): &(u8, bool, u8)| self.enabled & enable != 0 && *is_there;
-        causes.into_iter().find(is_it).map_or(NO_CAUSE, |(_, _, code)| code)
+        let mut enabled = causes.into_iter().filter(|(enable, ..)| self.enabled & enable != 0);
+        enabled.find(|(_, is_there, _)| *is_there).map_or(NO_CAUSE, |(.., code)| code)
     }
 
     /// The interrupt identification register; reading it takes note of an empty transmitter.

@@ -17,15 +17,9 @@ use cloister_proto::vm::{IDENTITY_AMD, IDENTITY_INTEL};
 pub type Place = (u32, u32, usize);
 const L1C: Place = (1, 0, 2);
 const L1D: Place = (1, 0, 3);
-const L6A: Place = (6, 0, 0);
 const L7B: Place = (7, 0, 1);
-const L7D: Place = (7, 0, 3);
-const LD1A: Place = (0xd, 1, 0);
 const E1C: Place = (0x8000_0001, 0, 2);
 const E1D: Place = (0x8000_0001, 0, 3);
-const E7D: Place = (0x8000_0007, 0, 3);
-const E8B: Place = (0x8000_0008, 0, 1);
-const E21A: Place = (0x8000_0021, 0, 0);
 
 /// Where a feature comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,21 +69,21 @@ static GROUPS: [Group; 26] = [
     // kernel's own protections.
     (L1C, V3, &[("pclmulqdq", 1), ("aes", 25), ("xsave", 26), ("rdrand", 30)]),
     (L7B, V3, &[("fsgsbase", 0), ("smep", 7), ("rdseed", 18), ("adx", 19), ("smap", 20)]),
-    (LD1A, V3, &[("xsaveopt", 0)]),
+    ((0xd, 1, 0), V3, &[("xsaveopt", 0)]),
     (E1D, V3, &[("pdpe1gb", 26)]),
     (L1C, Platform, &[("x2apic", 21)]),             // MSRs need no decoder
     (L1C, Platform, &[("tsc_deadline_timer", 24)]), // spares guests a calibration
     (L1C, Platform, &[("hypervisor", 31)]),         // announces the leaves at 0x4000_0000
     (L1D, Platform, &[("apic", 9)]),                // the monitor's
-    (L6A, Platform, &[("arat", 2)]),                // the virtual APIC timer never stops
+    ((6, 0, 0), Platform, &[("arat", 2)]),                // the virtual APIC timer never stops
     (L7B, Platform, &[("tsc_adjust", 1)]),          // Linux then needs no watchdog for the TSC
-    (E7D, Platform, &[("constant_tsc", 8)]),        // an appliance is bound to such hosts
+    ((0x8000_0007, 0, 3), Platform, &[("constant_tsc", 8)]),        // an appliance is bound to such hosts
     (L1D, Several, &[("ht", 28)]),                  // several processors; none are siblings
     (E1C, SeveralAmd, &[("cmp_legacy", 1)]),        // AMD's word for just that
     (E1C, Identity(IDENTITY_AMD), &[("topoext", 22)]), // leaves 0x8000_001d and 1e
-    (L7D, Protection(IDENTITY_INTEL), &[("md_clear", 10)]), // VERW empties buffers
-    (E8B, Protection(IDENTITY_AMD), &[("ibpb", 12)]), // the kernel passes PRED_CMD through
-    (E21A, Protection(IDENTITY_AMD), &[("lfence_rdtsc", 2)]), // LFENCE waits, without an MSR
+    ((7, 0, 3), Protection(IDENTITY_INTEL), &[("md_clear", 10)]), // VERW empties buffers
+    ((0x8000_0008, 0, 1), Protection(IDENTITY_AMD), &[("ibpb", 12)]), // the kernel passes PRED_CMD through
+    ((0x8000_0021, 0, 0), Protection(IDENTITY_AMD), &[("lfence_rdtsc", 2)]), // LFENCE waits, without an MSR
 ];
 
 /// Every feature: name, register, bit, source.
@@ -128,15 +122,13 @@ impl HostFacts {
             let highest = if leaf >> 31 == 0 { basic_max } else { extended_max };
             if leaf <= highest { cpuid(leaf, sub) } else { [0; 4] }
         };
-        let mut vendor = [0; 12];
-        let letters = [b, d, c].into_iter().flat_map(u32::to_le_bytes);
-        vendor.iter_mut().zip(letters).for_each(|(to, letter)| *to = letter);
-        let has = |((number, sub, register), bit): (Place, u32)| {
-            leaf(number, sub).get(register).is_some_and(|word| word.unbounded_shr(bit) & 1 != 0)
+        let mut letters = [b, d, c].into_iter().flat_map(u32::to_le_bytes);
+        let vendor = core::array::from_fn(|_| letters.next().unwrap_or(0));
+        let has = |((_, (number, sub, register), bit, _), place)| {
+            let word = leaf(number, sub).get::<usize>(register).map_or(0, |word| word >> (bit & 31));
+            u64::from(word & 1).unbounded_shl(place)
         };
-        let features = all().zip(0u32..).fold(0, |features, ((_, place, bit, _), number)| {
-            features | u64::from(has((place, bit))).unbounded_shl(number)
-        });
+        let features = all().zip(0u32..).map(has).fold(0, |all, feature| all | feature);
         let [signature, ..] = leaf(1, 0);
         let [size, offset, ..] = leaf(0xd, 2);
         HostFacts { vendor, signature, features, avx_area: [size, offset], tsc_khz }

@@ -3,9 +3,9 @@
 //! A check returns what it found in order, for people, or every complaint that it has.
 
 pub mod arrows;
-pub mod lines;
 pub mod ledger;
 pub mod licences;
+pub mod lines;
 pub mod links;
 pub mod sizes;
 pub mod sources;

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use cloister_proto::vm::{VM_IOAPIC, VM_LEGACY, VM_XAPIC};
 use cloister_manifest::compile::{Compiled, compile};
 use cloister_manifest::program::Program;
 use cloister_manifest::system::{self as manifest, System};
+use cloister_proto::vm::{VM_IOAPIC, VM_LEGACY, VM_XAPIC};
 
 use crate::cargo_build;
 use crate::guest;

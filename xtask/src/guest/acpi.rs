@@ -16,8 +16,8 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, aml};
-use cloister_proto::vm::MAX_VM_DEVICES;
 use cloister_guest_abi::platform;
+use cloister_proto::vm::MAX_VM_DEVICES;
 
 /// Where the tables lie; the RSDP first, where a guest that scans for it looks as well
 /// (ACPI 6.5, "Finding the RSDP on IA-PC Systems").

@@ -19,9 +19,9 @@ mod sample;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use cloister_proto::vm::MAX_VM_DEVICES;
 use cloister_guest_abi::image::START;
 use cloister_manifest::names::did_you_mean;
+use cloister_proto::vm::MAX_VM_DEVICES;
 
 use crate::cargo_build;
 use crate::checks::sources;
