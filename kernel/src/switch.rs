@@ -2,7 +2,7 @@
 
 use crate::arch::x86_64::fpu::{self, INITIAL_STATE};
 use crate::arch::x86_64::{apic, cpu, descriptors, entry, frame, virt};
-use crate::core_state::{Core, NOBODY, this_core};
+use crate::core_state::{Core, NOBODY, Thread, this_core};
 use crate::flush;
 use crate::interrupts;
 use crate::shared::shared;
@@ -13,14 +13,6 @@ use cloister_core::park::Step;
 use cloister_core::signal::ThreadWord;
 use core::sync::atomic::Ordering;
 
-/// Where a thread goes on.
-enum Way {
-    /// In its guest.
-    Guest,
-    /// In ring 3.
-    Task { by_syscall: bool },
-}
-
 /// Chooses a thread and goes on with it; idles if there is none.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_reschedule() -> ! {
@@ -30,12 +22,9 @@ extern "C" fn kernel_reschedule() -> ! {
     core.settle(now);
     match core.sched.pick() {
         Some(next) => {
-            match core.run(next, now) {
-                // SAFETY: `run` has loaded the thread; nothing is referred to any more.
-                Way::Guest => unsafe { virt::enter() },
-                // SAFETY: as above.
-                Way::Task { by_syscall } => unsafe { entry::resume(by_syscall) },
-            }
+            let by_syscall = core.run(next, now);
+            // SAFETY: `run` has loaded the thread; nothing is referred to any more.
+            unsafe { entry::resume(by_syscall) }
         }
         None => {
             core.arm(core.sched.next_event(), now);
@@ -181,9 +170,10 @@ impl Core {
         self.armed = NEVER;
     }
 
-    /// Puts a thread on the CPU; the entry code then restores its registers.
+    /// Puts a thread on the CPU; the entry code then restores its registers. Does not return for
+    /// one that goes on in its guest.
     #[inline]
-    fn run(&mut self, next: u32, now: u64) -> Way {
+    fn run(&mut self, next: u32, now: u64) -> bool {
         let end = self.sched.slice_end(next, now);
         self.arm(end.min(self.sched.next_event()), now);
         self.current = next;
@@ -194,38 +184,42 @@ impl Core {
         let index = self.index;
         let thread = self.thread(next);
         flush::used(index, thread.cr3);
+        if thread.in_guest {
+            Core::go_on_in_guest(thread);
+        }
         // SAFETY: the thread's space is loaded, and the entry code holds no reference.
         let regs = unsafe { frame::current() };
         if thread.has_result {
             thread.has_result = false;
             (regs.rax, regs.rdx) = (thread.status as u64, thread.value);
-            if thread.in_guest {
-                thread.in_guest = false;
-                virt::save();
-            }
-        } else if thread.in_guest {
-            return Way::Guest;
         } else if thread.reset {
             self.reset_frame(next, regs);
         }
-        Way::Task { by_syscall: regs.vector == frame::BY_SYSCALL }
+        regs.vector == frame::BY_SYSCALL
+    }
+
+    /// The thread that was put on the CPU is in its guest: it goes on there, unless a result has
+    /// ended the guest's turn.
+    #[inline(never)]
+    fn go_on_in_guest(thread: &mut Thread) {
+        if !thread.has_result {
+            // SAFETY: the thread is loaded; nothing is referred to any more.
+            unsafe { virt::enter() }
+        }
+        thread.in_guest = false;
+        virt::save();
     }
 
     #[inline]
     fn load(&mut self, next: u32) {
         let old = self.loaded;
         let (old_fpu, old_domain) = (self.thread(old).fpu, self.thread(old).domain);
-        if self.thread(old).vcpu != NONE {
-            // SAFETY: the old thread's space is still loaded.
-            virt::leave(&self.features, unsafe { virt::own() });
-        }
-        if old_fpu && self.fpu_live {
-            fpu::leave(self.features.xsave, &INITIAL_STATE);
+        if old_fpu {
+            self.put_away(old);
         }
         self.fpu_live = self.thread(next).fpu;
         let thread = self.thread(next);
         let (cr3, caps, fpu, domain) = (thread.cr3, thread.caps, thread.fpu, thread.domain);
-        let has_guest = thread.vcpu != NONE;
         self.caps = caps;
         self.loaded = next;
         if domain != old_domain {
@@ -238,8 +232,28 @@ impl Core {
         unsafe { cpu::load_space(cr3, self.index) };
         descriptors::clear_selectors();
         if fpu {
-            fpu::enter(self.features.xsave, !has_guest);
+            self.take_up(next);
         }
+    }
+
+    /// What a thread with extended state has in registers goes into its frame. Its space is still
+    /// loaded.
+    #[inline(never)]
+    fn put_away(&mut self, old: u32) {
+        if self.thread(old).vcpu != NONE {
+            // SAFETY: the thread's space is loaded, and it has a vCPU.
+            virt::leave(&self.features, unsafe { virt::own() });
+        }
+        if self.fpu_live {
+            fpu::leave(self.features.xsave, &INITIAL_STATE);
+        }
+    }
+
+    /// The opposite, for a thread whose space was loaded.
+    #[inline(never)]
+    fn take_up(&mut self, next: u32) {
+        let has_guest = self.thread(next).vcpu != NONE;
+        fpu::enter(self.features.xsave, !has_guest);
         if has_guest {
             // SAFETY: just loaded.
             virt::arrive(self, unsafe { virt::own() });

@@ -19,9 +19,9 @@ use crate::run::{Cpu, Host, NEVER, Stop};
 use crate::step::{Pages, Stuck, is_device};
 use cloister_abi::layout::PAGE;
 use cloister_abi::vcpu;
+use cloister_guest_abi::platform;
 use cloister_proto::stopped;
 use cloister_proto::vm::VM_IOAPIC;
-use cloister_guest_abi::platform;
 
 /// Whose a device page is.
 enum Owner {

@@ -18,8 +18,8 @@ use crate::pm_timer::PmTimer;
 use crate::request::{Op, Request};
 use crate::rtc::Rtc;
 use crate::uart::Uart;
-use cloister_proto::vm::{MAX_VM_DEVICES, VM_IOAPIC, VM_LEGACY};
 use cloister_guest_abi::platform;
+use cloister_proto::vm::{MAX_VM_DEVICES, VM_IOAPIC, VM_LEGACY};
 use cloister_ring::Stream;
 
 /// In [`Env::signals`]: the first of a bit for each device's worker, behind those of the threads.

@@ -14,9 +14,9 @@ pub mod features;
 
 use crate::ensure;
 use crate::num::{index, low32};
+use cloister_guest_abi::{VERSION, cpuid as platform};
 use cloister_proto::vm::{IDENTITY_AMD, IDENTITY_INTEL, IDENTITY_NEUTRAL};
 use cloister_proto::vm::{MAX_VCPUS, VM_V3, VmConfig};
-use cloister_guest_abi::{VERSION, cpuid as platform};
 pub use features::HostFacts;
 use features::{AMD_REPEATED, Source};
 

@@ -14,9 +14,9 @@ use crate::num::{index, low16};
 use crate::pci::{self, Function, WINDOW_DATA, mask};
 use crate::sync::AtomicU64;
 use crate::virtio::{Action, Virtio, VirtioError};
-use cloister_proto::vm::{MAX_VM_DEVICES, VmDevice};
 use cloister_guest_abi::pci::FIRST_SLOT;
 use cloister_guest_abi::platform;
+use cloister_proto::vm::{MAX_VM_DEVICES, VmDevice};
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

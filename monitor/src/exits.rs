@@ -10,8 +10,8 @@ use crate::apic::Effect;
 use crate::msr::{self, Gp, Policy};
 use crate::num::{low8, low16, low32};
 use crate::run::{Activity, Cpu, Host};
-use cloister_proto::stopped::{STOPPED_INVALID, STOPPED_TRIPLE_FAULT};
 use cloister_abi::vcpu::{self, Exit};
+use cloister_proto::stopped::{STOPPED_INVALID, STOPPED_TRIPLE_FAULT};
 
 /// Exceptions that are injected.
 const DB: u64 = 1;

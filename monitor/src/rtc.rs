@@ -6,7 +6,7 @@
 //!
 //! Invariant: the time is between the years 2000 and 2099.
 
-use crate::num::low8;
+use crate::num::{index, low8};
 use crate::scale::Scale;
 
 /// Seconds of a day.
@@ -15,6 +15,8 @@ const DAY: u64 = 86_400;
 const EPOCH: u64 = 946_684_800;
 /// Days of 2000 to 2099.
 const DAYS: u64 = 36_525;
+/// Days of a common year before each month, by its number.
+const MONTHS: [u64; 14] = [0, 0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365];
 
 /// Register B: updates are held while the time is set.
 const SET: u8 = 1 << 7;
@@ -146,38 +148,27 @@ impl Rtc {
 
 /// From seconds since 2000; after 2099 the calendar begins again.
 fn from_time(time: u64) -> Fields {
-    let (mut year, mut month, mut left) = (0, 1, time / DAY % DAYS);
-    while left >= days_of_year(year) {
-        left = left.wrapping_sub(days_of_year(year));
-        year = year.wrapping_add(1);
-    }
-    while left >= days_of_month(year, month) {
-        left = left.wrapping_sub(days_of_month(year, month));
-        month = month.wrapping_add(1);
-    }
-    [time % 60, time / 60 % 60, time / 3_600 % 24, left.wrapping_add(1), month, year]
+    let days = time / DAY % DAYS;
+    let year = (0..100).rev().find(|year| days_before(*year, 1) <= days).unwrap_or(0);
+    let month = (1..=12).rev().find(|month| days_before(year, *month) <= days).unwrap_or(1);
+    let day = days.wrapping_sub(days_before(year, month)).wrapping_add(1);
+    [time % 60, time / 60 % 60, time / 3_600 % 24, day, month, year]
 }
 
 /// Seconds since 2000. What is outside of the calendar counts as the nearest that is inside.
 fn to_time([second, minute, hour, day, month, year]: Fields) -> u64 {
     let (year, month) = (year.min(99), month.clamp(1, 12));
-    let day = day.clamp(1, days_of_month(year, month)).wrapping_sub(1);
-    let years = (0..year).map(days_of_year).fold(day, u64::wrapping_add);
-    let months = (1..month).map(|month| days_of_month(year, month));
-    let hours = months.fold(years, u64::wrapping_add).wrapping_mul(24).wrapping_add(hour.min(23));
+    let day = days_before(year, month).wrapping_add(day.max(1));
+    let days = day.min(days_before(year, month.wrapping_add(1))).wrapping_sub(1);
+    let hours = days.wrapping_mul(24).wrapping_add(hour.min(23));
     let minutes = hours.wrapping_mul(60).wrapping_add(minute.min(59));
     minutes.wrapping_mul(60).wrapping_add(second.min(59))
 }
 
-/// Every fourth year is a leap year; the exceptions are outside of this century.
-fn days_of_year(year: u64) -> u64 {
-    if year.is_multiple_of(4) { 366 } else { 365 }
-}
-
-fn days_of_month(year: u64, month: u64) -> u64 {
-    match month {
-        2 => days_of_year(year).wrapping_sub(337),
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
+/// Days from 2000 to the first of a month; month 13 is the next January. Every fourth year is a
+/// leap year; the exceptions are outside of this century.
+fn days_before(year: u64, month: u64) -> u64 {
+    let leap_days = year.wrapping_add(if month > 2 { 4 } else { 3 }) / 4;
+    let months = MONTHS.get(index(month)).copied().unwrap_or(0);
+    year.wrapping_mul(365).wrapping_add(leap_days).wrapping_add(months)
 }

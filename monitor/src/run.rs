@@ -17,8 +17,8 @@ use crate::num::low8;
 use crate::posted::{INIT, NMI, STARTUP, STARTUP_PAGE, Taken};
 use crate::start::{self, Start};
 use crate::step::Step;
-use cloister_proto::stopped::Stopped;
 use cloister_abi::vcpu::{self, VcpuState};
+use cloister_proto::stopped::Stopped;
 use cloister_proto::vm::{VM_XAPIC, VmConfig};
 use core::sync::atomic::AtomicU64;
 

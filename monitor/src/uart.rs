@@ -112,8 +112,9 @@ impl Uart {
             4 => {
                 let before = self.wires();
                 self.modem = value & 0x1f;
-                // The ring indicator is noticed only when it ends.
-                self.changes |= ((before ^ self.wires()) & !(self.wires() & 1 << 6)) >> 4;
+                // The ring indicator, bit 6, is noticed only when it ends.
+                let after = self.wires();
+                self.changes |= ((before ^ after) & !(after & 1 << 6)) >> 4;
             }
             // The status registers are for factory tests.
             5 | 6 => {}

@@ -110,15 +110,9 @@ impl<'a> Virtio<'a> {
     /// signalled, and the guest must not be entered before [`Virtio::is_ready`].
     pub fn new(words: &'a [AtomicU64], count: u16, memory: u64) -> Result<Virtio<'a>, VirtioError> {
         ensure(usize::from(count) <= wire::QUEUES_MAX, VirtioError::Queues(count))?;
-        Ok(Virtio {
-            worker: Worker::new(words).ok_or(VirtioError::Words(words.len()))?,
-            registers: Registers::new(0),
-            resetting: true,
-            memory,
-            count,
-            offered: ALWAYS,
-            size_max: 0,
-        })
+        let worker = Worker::new(words).ok_or(VirtioError::Words(words.len()))?;
+        let (registers, offered) = (Registers::new(0), ALWAYS);
+        Ok(Virtio { worker, registers, resetting: true, memory, count, offered, size_max: 0 })
     }
 
     /// Whether the worker has answered the newest reset.

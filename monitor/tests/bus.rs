@@ -4,12 +4,12 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-use cloister_proto::vm::{VM_IOAPIC, VM_LEGACY, VmDevice};
 use cloister_guest_abi::platform;
 use cloister_monitor::apic::LocalApic;
 use cloister_monitor::bus::{Bus, Env, SIGNAL_CONSOLE, constant, worker_signal};
 use cloister_monitor::machine::Machine;
 use cloister_monitor::request::{Op, Request};
+use cloister_proto::vm::{VM_IOAPIC, VM_LEGACY, VmDevice};
 use cloister_ring::{Side, Stream};
 use cloister_virtio::wire;
 

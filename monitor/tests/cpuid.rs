@@ -1,8 +1,8 @@
 //! What CPUID tells guests, against lists of bits written from the specifications.
 #![cfg(not(loom))]
 
-use cloister_proto::vm::{IDENTITY_AMD, IDENTITY_INTEL, IDENTITY_NEUTRAL, VM_V3, VmConfig};
 use cloister_monitor::cpuid::{CpuidError, CpuidInputs, CpuidTable, HostFacts};
+use cloister_proto::vm::{IDENTITY_AMD, IDENTITY_INTEL, IDENTITY_NEUTRAL, VM_V3, VmConfig};
 use proptest::prelude::*;
 use zerocopy::FromZeros;
 

@@ -3,9 +3,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use cloister_proto::vm::VmDevice;
 use cloister_monitor::devices::{DeviceError, Devices, Effect};
 use cloister_monitor::virtio::VirtioError;
+use cloister_proto::vm::VmDevice;
 use cloister_virtio::wire;
 use proptest::prelude::*;
 use zerocopy::FromZeros;

@@ -3,15 +3,15 @@
 
 mod support;
 
-use cloister_proto::stopped::{STOPPED_INVALID, STOPPED_PANIC, STOPPED_TRIPLE_FAULT, Stopped};
 use cloister_abi::vcpu::{
     EVENT_ERROR, EVENT_EXCEPTION, EVENT_NMI, Exit, FLAG_EVENT, PORT_IN, PORT_STRING, RAX, RBX, RCX,
     RDX, RESET, SET_CONTROL, SET_EVENT, SET_INTERRUPT, SET_NMI_WINDOW, SET_SEGMENTS, SET_TPR,
     SET_TSC, SET_XCR0, STEP, WANT_ALL,
 };
-use cloister_proto::vm::{VM_LEGACY, VM_V3};
 use cloister_guest_abi::platform;
 use cloister_monitor::run::{NEVER, Ran, Stop};
+use cloister_proto::stopped::{STOPPED_INVALID, STOPPED_PANIC, STOPPED_TRIPLE_FAULT, Stopped};
+use cloister_proto::vm::{VM_LEGACY, VM_V3};
 use support::{Guest, Script, Turn, play, play_with, turn};
 
 const EOI: u32 = 0x80b;

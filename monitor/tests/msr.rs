@@ -1,8 +1,8 @@
 //! The policy for MSRs, against the manuals' rules.
 #![cfg(not(loom))]
 
-use cloister_proto::vm::{IDENTITY_AMD, IDENTITY_INTEL, IDENTITY_NEUTRAL};
 use cloister_monitor::msr::{Gp, Policy, Write, efer, fixed, pat, policy, tsc_aux, xcr0};
+use cloister_proto::vm::{IDENTITY_AMD, IDENTITY_INTEL, IDENTITY_NEUTRAL};
 use proptest::prelude::*;
 
 const IDENTITIES: [u32; 3] = [IDENTITY_AMD, IDENTITY_INTEL, IDENTITY_NEUTRAL];

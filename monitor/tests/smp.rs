@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use cloister_abi::vcpu::{
     Exit, MEMORY_WRITE, PORT_IN, RAX, RCX, RDX, RESET, SET_EVENT, SET_INTERRUPT, STEP, VcpuState,
 };
-use cloister_proto::vm::{VM_IOAPIC, VM_XAPIC};
 use cloister_monitor::bus::Bus;
 use cloister_monitor::machine::Machine;
 use cloister_monitor::posted::{INIT, STARTUP};
 use cloister_monitor::run::{Cpu, Host, NEVER, Ran, Stop};
+use cloister_proto::vm::{VM_IOAPIC, VM_XAPIC};
 use support::{TSC_HZ, config, table};
 
 /// The signal words of all threads, and whether the test is over.

@@ -13,8 +13,8 @@ use cloister_abi::vcpu::{
     EVENT_ERROR, EVENT_EXCEPTION, EXCEPTION_ERROR, Exit, FLAG_EVENT, MEMORY_FETCH, MEMORY_WALK,
     MEMORY_WRITE, RAX, RCX, SET_CR2, SET_EVENT, SLOT_WRITE, STEP, STEP_TRAP,
 };
-use cloister_proto::vm::{VM_IOAPIC, VM_XAPIC};
 use cloister_monitor::run::{Ran, Stop};
+use cloister_proto::vm::{VM_IOAPIC, VM_XAPIC};
 use support::{Guest, Script, Turn, play_with, turn};
 
 const APIC: u64 = 0xfee0_0000;

@@ -9,10 +9,10 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cloister_abi::vcpu::{Exit, FLAG_EVENT, FLAG_SHADOW, PORT_IN, PORT_STRING, STEP, VcpuState};
-use cloister_proto::vm::{VM_IOAPIC, VM_LEGACY, VM_V3, VM_XAPIC, VmDevice};
 use cloister_monitor::bus::Bus;
 use cloister_monitor::machine::Machine;
 use cloister_monitor::run::{Cpu, Host, Ran};
+use cloister_proto::vm::{VM_IOAPIC, VM_LEGACY, VM_V3, VM_XAPIC, VmDevice};
 use cloister_ring::{Side, Stream};
 use support::{TSC_HZ, config, table};
 

@@ -110,7 +110,8 @@ fn copy_of_the_kernel_crates() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let copy = Path::new(env!("CARGO_TARGET_TMPDIR")).join("orderings");
     for package in ["kernel/abi", "kernel/core", "lib/ring"] {
-        for folder in ["", "src", "src/validate", "tests"].map(|name| Path::new(package).join(name)) {
+        for folder in ["", "src", "src/validate", "tests"].map(|name| Path::new(package).join(name))
+        {
             if root.join(&folder).is_dir() {
                 copy_files(&root.join(&folder), &copy.join(&folder));
             }

@@ -26,6 +26,7 @@ impl Carver {
     }
 
     /// `count` pages in a row as they are, from a multiple of `align`.
+    #[inline(never)]
     pub fn raw_pages(&mut self, count: u64, align: u64) -> u64 {
         let first = self.next.next_multiple_of(align);
         let left = self.end.saturating_sub(first) / PAGE;
@@ -35,6 +36,7 @@ impl Carver {
     }
 
     /// `count` zeroed pages in a row. The caller has checked that they are left.
+    #[inline(never)]
     pub fn pages(&mut self, count: u64) -> u64 {
         let first = self.raw_pages(count, PAGE);
         for phys in (first..self.next).step_by(PAGE as usize) {

@@ -4,11 +4,11 @@
 
 use std::path::PathBuf;
 
+use cloister_guest_abi::platform::{MEMORY_MAX, MEMORY_MIN, MEMORY_STEP};
 use cloister_proto::vm::{
     IDENTITY_AMD, IDENTITY_INTEL, IDENTITY_NEUTRAL, MAX_VCPUS, VM_IOAPIC, VM_LEGACY, VM_V3,
     VM_XAPIC,
 };
-use cloister_guest_abi::platform::{MEMORY_MAX, MEMORY_MIN, MEMORY_STEP};
 use toml::Spanned;
 
 use crate::check::Judge;

@@ -6,15 +6,15 @@ mod support;
 use cloister_abi::info::{GRANT_BIT, GRANT_CAP, GRANT_MEMORY, GRANT_NUMBER};
 use cloister_abi::layout::{GUEST_RAM, PAGE};
 use cloister_abi::name_str;
-use cloister_proto::policy::{FLAG_ESSENTIAL, FLAG_VM};
 use cloister_abi::table::{MAP_EXEC, MAP_READ, MAP_WRITE, NONE, RegionKind};
-use cloister_proto::vm::{
-    IDENTITY_AMD, IDENTITY_INTEL, IDENTITY_NEUTRAL, VM_IOAPIC, VM_LEGACY, VM_V3, VM_XAPIC, VmConfig,
-};
 use cloister_guest_abi::platform::{MSIX, SEGMENTS};
 use cloister_manifest::compile::{Compiled, compile};
 use cloister_manifest::graph::{Graph, Map, VmDevice};
 use cloister_manifest::policy::breaches;
+use cloister_proto::policy::{FLAG_ESSENTIAL, FLAG_VM};
+use cloister_proto::vm::{
+    IDENTITY_AMD, IDENTITY_INTEL, IDENTITY_NEUTRAL, VM_IOAPIC, VM_LEGACY, VM_V3, VM_XAPIC, VmConfig,
+};
 use std::collections::BTreeMap;
 use support::{
     compiled, compiled_text, grant, images, mapped, program, region, system, task_index, validate,

@@ -7,10 +7,10 @@
 use cloister_abi::info::{
     GRANT_BIT, GRANT_CAP, GRANT_MEMORY, GRANT_NUMBER, GRANT_PORTS, Grant, TASK_INFO_MAGIC, TaskInfo,
 };
-use cloister_proto::policy::RestartPolicy;
 use cloister_abi::table::{CapKind, MAP_WRITE};
-use cloister_proto::vm::VmConfig;
 use cloister_abi::{API_VERSION, layout, name_str};
+use cloister_proto::policy::RestartPolicy;
+use cloister_proto::vm::VmConfig;
 use zerocopy::FromBytes;
 
 use crate::cap::{Cap, Irq, Power, Signal};

@@ -7,8 +7,8 @@
 use cloister_abi::call::{Call, Status};
 use cloister_abi::fault::LeaveReason;
 use cloister_abi::info::GRANT_MEMORY;
-use cloister_abi::table::{CapKind, MAP_WRITE};
 use cloister_abi::name_str;
+use cloister_abi::table::{CapKind, MAP_WRITE};
 use cloister_abi::vcpu::VcpuState;
 
 use crate::grants::{Grants, Missing, What};

@@ -125,7 +125,8 @@ impl HostFacts {
         let mut letters = [b, d, c].into_iter().flat_map(u32::to_le_bytes);
         let vendor = core::array::from_fn(|_| letters.next().unwrap_or(0));
         let has = |((_, (number, sub, register), bit, _), place)| {
-            let word = leaf(number, sub).get::<usize>(register).map_or(0, |word| word >> (bit & 31));
+            let word =
+                leaf(number, sub).get::<usize>(register).map_or(0, |word| word >> (bit & 31));
             u64::from(word & 1).unbounded_shl(place)
         };
         let features = all().zip(0u32..).map(has).fold(0, |all, feature| all | feature);

@@ -11,8 +11,8 @@ use cloister_monitor::bus::{Bus, Env};
 use cloister_monitor::machine::Machine;
 use cloister_monitor::run::{Host, NEVER, Ran};
 use cloister_ring::{Side, Stream};
-use cloister_rt::proto::stopped::STOPPED_CONFIG;
 use cloister_rt::abi::name_str;
+use cloister_rt::proto::stopped::STOPPED_CONFIG;
 use cloister_rt::proto::vm::VmConfig;
 use cloister_rt::{Duration, Instant, clock, generation, grants, system};
 

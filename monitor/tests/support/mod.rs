@@ -12,11 +12,11 @@ use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 
 use cloister_abi::vcpu::{Exit, SET_INTERRUPT, SET_TPR, VcpuState};
-use cloister_proto::vm::{MAX_VM_DEVICES, VmConfig, VmDevice};
 use cloister_monitor::bus::Bus;
 use cloister_monitor::cpuid::{CpuidTable, HostFacts};
 use cloister_monitor::machine::Machine;
 use cloister_monitor::run::{Cpu, Host, Ran, Stop};
+use cloister_proto::vm::{MAX_VM_DEVICES, VmConfig, VmDevice};
 
 /// Frequency of the scripted machine's TSC.
 pub const TSC_HZ: u64 = 1_000_000_000;

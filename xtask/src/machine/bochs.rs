@@ -1,9 +1,10 @@
-//! A machine in Bochs, the only emulator with Intel VMX: started from a disk, because Bochs loads no
-//! kernel, and heard through its serial port until it ends.
+//! A machine in Bochs, the only emulator with Intel VMX: started from a disk, because Bochs loads
+//! no kernel, and heard through its serial port until it ends.
 //!
 //! The disk holds GRUB, whose one command loads the image from the sectors behind it (multiboot2).
-//! What Bochs says goes to a log file; why the machine ended is read there. It has no control socket:
-//! no keyboard, no non-maskable interrupts, no counted runs, and a reset boots the disk again.
+//! What Bochs says goes to a log file; why the machine ended is read there. It has no control
+//! socket: no keyboard, no non-maskable interrupts, no counted runs, and a reset boots the disk
+//! again.
 
 use std::fmt::Write as _;
 use std::fs;

@@ -1,8 +1,8 @@
 //! Fault records as the CPU writes them, and what is said of them.
 
 use cloister_abi::fault::{FaultKind, LeaveReason};
-use cloister_proto::stopped::{STOPPED_PANIC, Stopped};
 use cloister_abi::layout::{IMAGE, STACK_TOP};
+use cloister_proto::stopped::{STOPPED_PANIC, Stopped};
 use cloister_supervisor_core::{Access, Cause, Ended, Stop};
 
 const STOP: Stop = Stop {

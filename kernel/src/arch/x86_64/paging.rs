@@ -85,6 +85,7 @@ impl Space {
     ///
     /// # Safety
     /// As for [`page`], and no other leaf of this space is borrowed.
+    #[inline(never)]
     pub unsafe fn leaf<'a>(self, va: u64, carve: impl FnOnce() -> u64) -> &'a mut u64 {
         let is_large = (GUEST_RAM..GUEST_RAM_END).contains(&va);
         assert!(is_large || va < USER_END, "a mapping beyond the user's addresses");

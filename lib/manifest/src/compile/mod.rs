@@ -17,8 +17,8 @@ use std::fmt;
 
 use cloister_abi::info::Grant;
 use cloister_abi::layout::PAGE;
-use cloister_proto::policy::RestartPolicy;
 use cloister_abi::table::{self, RegionKind};
+use cloister_proto::policy::RestartPolicy;
 use cloister_proto::vm::VmConfig;
 
 use crate::program::Program;

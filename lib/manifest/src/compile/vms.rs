@@ -13,10 +13,10 @@ use cloister_abi::layout::PAGE;
 use cloister_abi::table::{
     self, CapKind, Doorbell, GuestMap, MAP_EXEC, MAP_READ, MAP_WRITE, RegionKind, Vcpu,
 };
-use cloister_proto::vm::{MAX_QUEUES, MAX_VM_DEVICES, VmConfig, VmDevice};
 use cloister_guest_abi::platform::{
     MSIX, SEGMENTS, SEGMENTS_END, VIRTIO, VIRTIO_LEN, VIRTIO_NOTIFY,
 };
+use cloister_proto::vm::{MAX_QUEUES, MAX_VM_DEVICES, VmConfig, VmDevice};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::wires::entry;

@@ -7,12 +7,12 @@ use cloister_abi::call::{
 };
 use cloister_abi::info::{GRANT_BIT, GRANT_CAP, GRANT_MEMORY, GRANT_NUMBER, GRANT_PORTS, Grant};
 use cloister_abi::layout::PAGE;
-use cloister_proto::policy::{
-    FLAG_ESSENTIAL, FLAG_VM, RestartPolicy, THEN_POWER_OFF, THEN_REBOOT, THEN_STOP,
-};
 use cloister_abi::table::{
     CapKind, DEVICE_BUS_MASTER, DEVICE_OPTIONAL, DEVICE_PCI_CLASS, DEVICE_PCI_ID,
     DEVICE_PCI_POSITION, DEVICE_PLATFORM, Device, Irq, MAP_READ, MAP_WRITE, Ports, RegionKind,
+};
+use cloister_proto::policy::{
+    FLAG_ESSENTIAL, FLAG_VM, RestartPolicy, THEN_POWER_OFF, THEN_REBOOT, THEN_STOP,
 };
 use zerocopy::IntoBytes;
 

@@ -15,12 +15,12 @@ use cloister_abi::call::{
 use cloister_abi::info::GRANT_MEMORY;
 use cloister_abi::layout::{LOG_RING, PAGE, STACK_TOP, SYSTEM_PAGE, TASK_INFO};
 use cloister_abi::name_str;
-use cloister_proto::policy::{FLAG_ESSENTIAL, RestartPolicy, THEN_REBOOT, THEN_STOP};
 use cloister_abi::table::{
     self, CapKind, DEVICE_BUS_MASTER, DEVICE_OPTIONAL, DEVICE_PCI_CLASS, DEVICE_PCI_ID,
     DEVICE_PCI_POSITION, FLAG_IOMMU_ABSENT_OK, FLAG_LAB, MAP_EXEC, MAP_WRITE, ROLE_INIT,
     ROLE_SUPERVISOR, RegionKind,
 };
+use cloister_proto::policy::{FLAG_ESSENTIAL, RestartPolicy, THEN_REBOOT, THEN_STOP};
 use serde::Serialize;
 
 use crate::compile::Compiled;

@@ -181,9 +181,9 @@ pub fn begin_step(own: &mut Own) {
     let flags = read(guest::RFLAGS);
     own.step_trap = flags & FLAG_TF != 0;
     write(guest::RFLAGS, flags | FLAG_TF);
-    // An entry refuses the trap flag beside a shadow, which means nothing while interrupts are held.
+    // An entry refuses the trap flag beside a shadow; with interrupts held none is needed.
     end_shadow();
-    // Bochs notes the trap before the instruction, and so leaves one behind when that exits instead.
+    // Bochs notes the trap before the instruction, and leaves one behind when that exits instead.
     write(guest::PENDING_DBG_EXCEPTIONS, 0);
     write(control::EXCEPTION_BITMAP, 0xffff_ffff);
 }
