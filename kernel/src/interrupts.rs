@@ -7,7 +7,7 @@ use crate::core_state::{Core, NOBODY, this_core};
 use crate::fault;
 use crate::shared::shared;
 use crate::syscall::wake;
-use cloister_abi::call::Status;
+use cloister_abi::call::{NEVER, Status};
 
 /// From ring 3. Returns whether a thread is to be chosen anew.
 #[unsafe(no_mangle)]
@@ -44,7 +44,7 @@ fn handle(core: &mut Core, vector: u8) {
     match vector {
         apic::SPURIOUS_VECTOR => return,
         apic::TIMER_VECTOR => {
-            core.disarm();
+            core.armed = NEVER;
             // Leaves no current thread behind, so a thread is always chosen anew.
             core.settle(cpu::rdtsc());
             report_nmis(core);

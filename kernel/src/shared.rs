@@ -151,8 +151,11 @@ impl TaskShared {
         let head: &[u64; HEAD] = zerocopy::transmute_ref!(fault);
         let (own, rest) = self.record.split_at(HEAD);
         own.iter().zip(head).for_each(|(to, from)| to.store(*from, Ordering::Relaxed));
-        let chain = backtrace.take(BACKTRACE_LEN).chain([0]);
-        rest.iter().zip(chain).for_each(|(to, from)| to.store(from, Ordering::Relaxed));
+        let mut rest = rest.iter();
+        // The addresses come first in the pair: a chain that ends must not use up a word.
+        let pairs = backtrace.zip(rest.by_ref().take(BACKTRACE_LEN));
+        pairs.for_each(|(from, to)| to.store(from, Ordering::Relaxed));
+        rest.take(1).for_each(|end| end.store(0, Ordering::Relaxed));
     }
 
     fn word(&self, index: usize) -> u64 {

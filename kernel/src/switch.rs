@@ -6,7 +6,7 @@ use crate::core_state::{Core, NOBODY, Thread, this_core};
 use crate::flush;
 use crate::interrupts;
 use crate::shared::shared;
-use cloister_abi::call::{NEVER, Status};
+use cloister_abi::call::Status;
 use cloister_abi::layout::STACK_TOP;
 use cloister_abi::table::NONE;
 use cloister_core::park::Step;
@@ -163,11 +163,6 @@ impl Core {
         let ticks = u128::from(when.saturating_sub(now)) * u128::from(self.clock.apic_ratio);
         let count = u32::try_from(ticks >> 32).unwrap_or(u32::MAX);
         apic::arm(count.max(1));
-    }
-
-    /// The timer fired.
-    pub fn disarm(&mut self) {
-        self.armed = NEVER;
     }
 
     /// Puts a thread on the CPU; the entry code then restores its registers. Does not return for

@@ -64,6 +64,25 @@ fn storm(mut round: impl FnMut(&mut Random, u64), mut restart: impl FnMut()) {
     }
 }
 
+/// What an effect may be; counts messages and ends of interrupts.
+fn judge(effect: &Effect, sent: &mut u32, ended: &mut u32) {
+    match effect {
+        Effect::Ipi(message) => {
+            *sent += 1;
+            assert!(!message.is_level);
+            match message.kind {
+                Kind::Fixed(vector) | Kind::LowestPriority(vector) => assert!(vector > 15),
+                kind => assert_ne!(kind, Kind::ExtInt),
+            }
+        }
+        Effect::Eoi(vector) => {
+            *ended += 1;
+            assert!(*vector > 15);
+        }
+        Effect::None => {}
+    }
+}
+
 #[test]
 fn local_apic() {
     let apic = std::cell::RefCell::new(LocalApic::new(0, true, true, 1));
@@ -74,7 +93,7 @@ fn local_apic() {
         *apic.borrow_mut() =
             LocalApic::new(count as u8, count & 1 == 0, !count.is_multiple_of(3), tsc_hz);
     };
-    let (mut sent, mut ended) = (0, 0);
+    let (mut sent, mut ended) = (0u32, 0u32);
     storm(
         |random, now| {
             let apic = &mut *apic.borrow_mut();
@@ -121,21 +140,7 @@ fn local_apic() {
                     apic.eoi()
                 }
             };
-            match effect {
-                Effect::Ipi(message) => {
-                    sent += 1;
-                    assert!(!message.is_level);
-                    match message.kind {
-                        Kind::Fixed(vector) | Kind::LowestPriority(vector) => assert!(vector > 15),
-                        kind => assert_ne!(kind, Kind::ExtInt),
-                    }
-                }
-                Effect::Eoi(vector) => {
-                    ended += 1;
-                    assert!(vector > 15);
-                }
-                Effect::None => {}
-            }
+            judge(&effect, &mut sent, &mut ended);
             apic.tick(now);
             assert!(apic.task_priority() < 16);
             assert!(now == u64::MAX || apic.deadline().is_none_or(|deadline| deadline > now));

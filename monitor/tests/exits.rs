@@ -1,4 +1,6 @@
 //! Answers to exits, one scripted turn of the guest after the other.
+//!
+//! Longer than 600 lines because every kind of exit has its cases here, on one scripted host.
 #![cfg(not(loom))]
 
 mod support;

@@ -192,18 +192,49 @@ fn unmasking_delivers_a_completion_exactly_once_though_the_guest_masks_again() {
     );
 }
 
+/// What the shipped worker and the shipped transport share in a model.
+struct Shared {
+    words: Vec<AtomicU64>,
+    bells: Vec<AtomicU64>,
+    worker: Notify,
+    monitor: Notify,
+    /// The guest's memory: the worker's last access under each order.
+    touched: AtomicU64,
+}
+
+/// The worker's side, through two lives of the device.
+fn work_two_lives(theirs: &Shared) {
+    let mut worker = Worker::new(&theirs.words, &theirs.bells, 0, &OFFER).unwrap();
+    loop {
+        match worker.order() {
+            None => theirs.worker.wait(),
+            Some(Order::Reset) => {
+                theirs.touched.store(worker.life(), Relaxed);
+                worker.answer();
+                theirs.monitor.notify();
+            }
+            Some(Order::Live(setup)) => {
+                let [queue, unused, ..] = setup.queues;
+                let life = queue.descriptors >> 12;
+                let parts = (queue.size, queue.driver >> 13, queue.device >> 14);
+                assert_eq!((parts, setup.features), ((8, life, life), F_VERSION_1));
+                assert_eq!(unused.size, 0);
+                assert!(life == 1 || life == 2);
+                if worker.used(0) {
+                    theirs.monitor.notify();
+                }
+                if life == 2 {
+                    return;
+                }
+            }
+        }
+    }
+}
+
 /// The shipped worker against the shipped transport, through two lives of the device.
 #[test]
 fn a_worker_sees_whole_queues_and_a_driver_no_reset_before_its_time() {
     explore(|| {
-        struct Shared {
-            words: Vec<AtomicU64>,
-            bells: Vec<AtomicU64>,
-            worker: Notify,
-            monitor: Notify,
-            /// The guest's memory: the worker's last access under each order.
-            touched: AtomicU64,
-        }
         let shared = Arc::new(Shared {
             words: words(wire::WORDS),
             bells: words(4),
@@ -212,33 +243,7 @@ fn a_worker_sees_whole_queues_and_a_driver_no_reset_before_its_time() {
             touched: AtomicU64::new(0),
         });
         let theirs = Arc::clone(&shared);
-        let thread = thread::spawn(move || {
-            let mut worker = Worker::new(&theirs.words, &theirs.bells, 0, &OFFER).unwrap();
-            loop {
-                match worker.order() {
-                    None => theirs.worker.wait(),
-                    Some(Order::Reset) => {
-                        theirs.touched.store(worker.life(), Relaxed);
-                        worker.answer();
-                        theirs.monitor.notify();
-                    }
-                    Some(Order::Live(setup)) => {
-                        let [queue, unused, ..] = setup.queues;
-                        let life = queue.descriptors >> 12;
-                        let parts = (queue.size, queue.driver >> 13, queue.device >> 14);
-                        assert_eq!((parts, setup.features), ((8, life, life), F_VERSION_1));
-                        assert_eq!(unused.size, 0);
-                        assert!(life == 1 || life == 2);
-                        if worker.used(0) {
-                            theirs.monitor.notify();
-                        }
-                        if life == 2 {
-                            return;
-                        }
-                    }
-                }
-            }
-        });
+        let thread = thread::spawn(move || work_two_lives(&theirs));
         let mut device = Virtio::new(&shared.words, 1, 1 << 20).unwrap();
         shared.worker.notify();
         let settle = |device: &mut Virtio| {

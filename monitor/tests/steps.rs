@@ -6,14 +6,14 @@ mod support;
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use cloister_abi::fault::{
-    STOPPED_DEVICE_PAGE, STOPPED_TOO_MANY_PAGES, STOPPED_TRIPLE_FAULT, Stopped,
-};
 use cloister_abi::vcpu::{
     EVENT_ERROR, EVENT_EXCEPTION, EXCEPTION_ERROR, Exit, FLAG_EVENT, MEMORY_FETCH, MEMORY_WALK,
     MEMORY_WRITE, RAX, RCX, SET_CR2, SET_EVENT, SLOT_WRITE, STEP, STEP_TRAP,
 };
 use cloister_monitor::run::{Ran, Stop};
+use cloister_proto::stopped::{
+    STOPPED_DEVICE_PAGE, STOPPED_TOO_MANY_PAGES, STOPPED_TRIPLE_FAULT, Stopped,
+};
 use cloister_proto::vm::{VM_IOAPIC, VM_XAPIC};
 use support::{Guest, Script, Turn, play_with, turn};
 

@@ -139,8 +139,7 @@ extern "C" fn trap(frame: &mut Frame) {
 
 fn handler(vector: u64) -> Option<Handler> {
     let pointer = HANDLERS.get(usize::try_from(vector).ok()?)?.load(Ordering::Acquire);
-    // SAFETY: `set` stores nothing but functions of this very type, and `clear` null, which is
-    // `None`.
+    // SAFETY: `swap` stores nothing but functions of this very type, and null, which is `None`.
     unsafe { core::mem::transmute::<*mut (), Option<Handler>>(pointer) }
 }
 
@@ -157,12 +156,20 @@ fn unhandled(frame: &Frame) -> ! {
 
 /// Makes a function the handler of a vector, on all vCPUs.
 pub fn set(vector: u8, handler: Handler) {
-    HANDLERS[usize::from(vector)].store(handler as *mut (), Ordering::Release);
+    swap(vector, Some(handler));
 }
 
 /// Takes a vector's handler away.
 pub fn clear(vector: u8) {
-    HANDLERS[usize::from(vector)].store(core::ptr::null_mut(), Ordering::Release);
+    swap(vector, None);
+}
+
+/// Sets or takes away a vector's handler, and returns the one before.
+pub fn swap(vector: u8, new: Option<Handler>) -> Option<Handler> {
+    let before = handler(vector.into());
+    let pointer = new.map_or(core::ptr::null_mut(), |handler| handler as *mut ());
+    HANDLERS[usize::from(vector)].store(pointer, Ordering::Release);
+    before
 }
 
 /// Waits until the condition holds; asleep, as long as no interrupt comes. Interrupts are on

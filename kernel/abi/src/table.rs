@@ -19,9 +19,7 @@ pub const MAGIC: u64 = 0x656c_6261_7473_7973;
 pub const NONE: u16 = u16::MAX;
 
 /// Where a section lies.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Section {
     /// Offset from the start of the table, in bytes; a multiple of 8.
@@ -31,7 +29,7 @@ pub struct Section {
 }
 
 /// Start of the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Header {
     /// [`MAGIC`].

@@ -146,9 +146,7 @@ pub struct Segment {
 }
 
 /// The page. Numbers of general registers are those of instruction encodings.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VcpuState {
     /// rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8 to r15. `rsp` belongs to [`SET_FLAGS`].

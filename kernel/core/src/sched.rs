@@ -62,11 +62,7 @@ impl Sched {
     }
 
     #[inline]
-    #[expect(
-        clippy::indexing_slicing,
-        clippy::as_conversions,
-        reason = "the mask bounds the index"
-    )]
+    #[expect(clippy::indexing_slicing, clippy::as_conversions, reason = "the mask bounds it")]
     fn entry(&mut self, rank: u32) -> &mut Entry {
         &mut self.entries[(rank & 31) as usize]
     }

@@ -79,7 +79,9 @@ pub(crate) fn checked(reply: Reply) -> Result<[u64; 4], Refused> {
         Some(Status::WrongState) => Err(Refused::WrongState),
         Some(Status::BadArgument) => Err(Refused::BadArgument),
         // A kernel of another version; nothing that it says can be relied on.
-        Some(Status::Deadline | Status::Exit) | None => leave(LeaveReason::Panic, u64::from(line!())),
+        Some(Status::Deadline | Status::Exit) | None => {
+            leave(LeaveReason::Panic, u64::from(line!()))
+        }
     }
 }
 

@@ -16,7 +16,10 @@ use crate::paths;
 pub struct Part {
     /// What it is called in messages.
     pub name: &'static str,
-    /// The most lines that it may have.
+    /// The most lines that it should have.
+    pub aim: usize,
+    /// The most lines that it may have: what it has, while the aim is missed (docs/promises.md says
+    /// where they go). It may only go down.
     pub ceiling: usize,
     folders: &'static [&'static str],
 }
@@ -24,11 +27,13 @@ pub struct Part {
 /// The kernel, with both CPU vendors' first steps.
 pub const KERNEL: Part = Part {
     name: "kernel",
-    ceiling: 6000,
+    aim: 6000,
+    ceiling: 6725,
     folders: &["kernel/src", "kernel/core/src", "kernel/abi/src"],
 };
 /// The monitor.
-pub const MONITOR: Part = Part { name: "monitor", ceiling: 4000, folders: &["monitor/src"] };
+pub const MONITOR: Part =
+    Part { name: "monitor", aim: 4000, ceiling: 4240, folders: &["monitor/src"] };
 
 /// Prints the counts and fails above a ceiling.
 pub fn check() -> Result<Verdict> {
@@ -40,8 +45,9 @@ pub fn check() -> Result<Verdict> {
         }
         let sum = part.count()?;
         failed |= sum > part.ceiling;
-        let (name, ceiling) = (part.name, part.ceiling);
-        texts.push(format!("{name}: {sum} lines of {ceiling} ({})", folders.join(", ")));
+        let Part { name, aim, ceiling, .. } = part;
+        let folders = folders.join(", ");
+        texts.push(format!("{name}: {sum} lines, aim {aim}, ceiling {ceiling} ({folders})"));
     }
     Ok(if failed { Err(texts) } else { Ok(texts.join("; ")) })
 }

@@ -12,7 +12,7 @@ use virtio_drivers::transport::Transport;
 
 use crate::virtio::transport::IoTransport;
 use crate::virtio::{Device, Failure, Memory};
-use crate::{interrupts, memory};
+use crate::{interrupts, memory, timer};
 
 /// Buffers, and descriptors, of each queue.
 const BUFFERS: usize = 16;
@@ -51,12 +51,11 @@ impl Channel {
         let transmit = Queue::new(&mut transport, TRANSMIT, false, false)?;
         transport.finish_init();
         transport.check()?;
-        let none = [const { None }; BUFFERS];
         let mut channel = Self {
             transport,
             receive,
             transmit,
-            incoming: none,
+            incoming: [const { None }; BUFFERS],
             outgoing: [const { None }; BUFFERS],
             free: [const { None }; BUFFERS],
             current: None,
@@ -118,8 +117,9 @@ impl Channel {
         Ok(sent)
     }
 
-    /// Takes back the buffers that the device has read.
-    fn reclaim(&mut self) -> Result<(), Failure> {
+    /// Takes back the buffers that the device has read; whether there was one.
+    fn reclaim(&mut self) -> Result<bool, Failure> {
+        let mut reclaimed = false;
         while let Some(token) = self.transmit.peek_used() {
             let place = self.outgoing.get_mut(usize::from(token)).and_then(Option::take);
             let (buffer, len) = place.ok_or(Failure::NeedsReset)?;
@@ -128,8 +128,9 @@ impl Channel {
             if let Some(slot) = self.free.iter_mut().find(|slot| slot.is_none()) {
                 *slot = Some(buffer);
             }
+            reclaimed = true;
         }
-        Ok(())
+        Ok(reclaimed)
     }
 
     /// Takes bytes that have come in, and tells how many; 0 if there are none.
@@ -162,24 +163,38 @@ impl Channel {
         Ok(Some((buffer, 0..len.ok_or(Failure::NeedsReset)?)))
     }
 
-    /// Something has come in, or there is room to send again.
-    fn is_ready(&self) -> bool {
-        self.current.is_some() || self.receive.can_pop() || self.transmit.can_pop()
+    /// Waits, asleep, until something has come in or something has been sent, which makes room.
+    /// Interrupts are on afterwards.
+    pub fn wait(&mut self) -> Result<(), Failure> {
+        if !self.moves()? {
+            interrupts::wait_until(|| self.receive.can_pop() || self.transmit.can_pop());
+        }
+        Ok(())
     }
 
-    /// Waits, asleep, until something has come in or there is room to send again. Interrupts are
-    /// on afterwards.
-    pub fn wait(&self) {
-        interrupts::wait_until(|| self.is_ready());
+    /// The same, but no longer than until the TSC has reached `end`; false if that came first.
+    pub fn wait_until(&mut self, end: u64) -> Result<bool, Failure> {
+        if self.moves()? {
+            return Ok(true);
+        }
+        Ok(timer::wait_until(end, || self.receive.can_pop() || self.transmit.can_pop()))
     }
 
-    /// The same, but no longer than until the TSC has reached `end`; tells which.
-    pub fn wait_until(&self, end: u64) -> bool {
-        crate::timer::wait_until(end, || self.is_ready())
+    /// Something has come in, or something that was sent has not been noticed yet.
+    fn moves(&mut self) -> Result<bool, Failure> {
+        let reclaimed = self.reclaim()?;
+        Ok(reclaimed || self.current.is_some() || self.receive.can_pop())
     }
 
     /// Nothing, or why the device cannot go on.
     pub fn check(&self) -> Result<(), Failure> {
         self.transport.check()
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        // The rings' memory is given back after this; the device must have let go of it.
+        self.transport.reset();
     }
 }

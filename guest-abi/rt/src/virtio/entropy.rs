@@ -66,3 +66,10 @@ impl Entropy {
             .ok_or(Failure::NeedsReset)
     }
 }
+
+impl Drop for Entropy {
+    fn drop(&mut self) {
+        // As for a channel.
+        self.transport.reset();
+    }
+}

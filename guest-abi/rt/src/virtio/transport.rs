@@ -131,11 +131,16 @@ impl IoTransport {
         if accepted == entry { Ok(()) } else { Err(Failure::Vector) }
     }
 
+    /// Resets the device: it uses no memory any more when this returns.
+    pub fn reset(&mut self) {
+        self.set_status(DeviceStatus::empty());
+    }
+
     /// Resets the device and agrees on the features of `wanted` that it offers, besides those
     /// that are always there (virtio 1.3, "Driver Requirements: Device Initialization").
     pub fn negotiate(&mut self, wanted: u64) -> Result<u64, Failure> {
         let known = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER;
-        self.set_status(DeviceStatus::empty());
+        self.reset();
         self.set_status(known);
         let features = self.read_device_features() & (wanted | ALWAYS);
         self.write_driver_features(features);
@@ -288,7 +293,7 @@ impl Transport for IoTransport {
 
     fn queue_unset(&mut self, _: u16) {
         // A queue of this platform cannot be taken away alone; a reset takes all of them.
-        self.set_status(DeviceStatus::empty());
+        self.reset();
     }
 
     fn queue_used(&mut self, queue: u16) -> bool {

@@ -78,11 +78,11 @@ pub fn run(channel: &mut Channel) -> Result<Totals, Failure> {
         channel.check()?;
         if said_all_here {
             let limit = cpu::tsc().saturating_add(clock::ticks(PATIENCE));
-            if !channel.wait_until(*end.get_or_insert(limit)) {
+            if !channel.wait_until(*end.get_or_insert(limit))? {
                 break;
             }
         } else {
-            channel.wait();
+            channel.wait()?;
         }
     }
     Ok(totals)

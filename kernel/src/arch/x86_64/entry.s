@@ -195,23 +195,14 @@ function first_entry
     call kernel_core
     ud2
 
-/* A started core: find who we are by the APIC id and go on like the boot core. No stack yet. */
+/* A started core: find who we are by the APIC id and go on like the boot core. No stack yet. Ids
+   above 0xfe are refused by `start_core`, so the 8 bits of leaf 1 tell cores apart. */
 function ap_entry
-    xor eax, eax
-    cpuid
-    cmp eax, 0xb
-    jb 1f
-    mov eax, 0xb
-    xor ecx, ecx
-    cpuid
-    mov edi, edx
-    test ebx, ebx                   /* leaf 0xb is there if it names logical processors */
-    jnz 2f
-1:  mov eax, 1
+    mov eax, 1
     cpuid
     shr ebx, 24
     mov edi, ebx
-2:  lea rbx, [rip + AP_LIST]
+    lea rbx, [rip + AP_LIST]
     xor esi, esi
 3:  cmp dword ptr [rbx], 0          /* not asked for */
     je 4f

@@ -12,9 +12,9 @@ const PATIENCE: u32 = 100_000;
 pub struct Uart(pub u16);
 
 impl Uart {
-    /// Waits for a bit of the line status.
+    /// Waits for a bit of the line status; false if it does not come or there is no port.
     fn wait(&self, bit: u8) -> bool {
-        (0..PATIENCE).any(|_| self.0 != 0 && cpu::inb(self.0 + 5) & bit != 0)
+        self.0 != 0 && (0..PATIENCE).any(|_| cpu::inb(self.0 + 5) & bit != 0)
     }
 
     fn put(&mut self, byte: u8) {
@@ -31,9 +31,6 @@ impl Uart {
 
 impl fmt::Write for Uart {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if self.0 == 0 {
-            return Ok(());
-        }
         for byte in text.bytes() {
             if byte == b'\n' {
                 self.put(b'\r');

@@ -11,9 +11,9 @@
 
 mod targets;
 
-use cloister_guest_rt::{apic, cpu, interrupts, memory, println};
+use cloister_guest_rt::{apic, interrupts, memory, println};
 use guest_common::rng::Rng;
-use guest_common::{Cases, Outcome, ensure};
+use guest_common::{Cases, Outcome, ensure, let_in};
 
 use targets::Counts;
 
@@ -49,9 +49,7 @@ fn hammer(seed: u64) -> Outcome {
         }
         ensure("the pattern in memory, round", holds(pages, seed), round)?;
         // A write at random may have turned interrupts' source on; they are taken here.
-        cpu::enable_interrupts();
-        core::hint::spin_loop();
-        cpu::disable_interrupts();
+        let_in();
         if round % 25 == 24 {
             println!("{} accesses", (round + 1) * ROUND);
         }

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use cloister_guest_rt::interrupts::Frame;
 use cloister_guest_rt::{apic, cpu, interrupts};
-use guest_common::{Cases, Outcome, equal, log};
+use guest_common::{Cases, Outcome, equal, let_in, log};
 
 /// The vector of NMIs.
 const NMI: u8 = 2;
@@ -86,9 +86,7 @@ fn both() -> Outcome {
         apic::send_nmi(apic::id());
         cpu::cpuid(0, 0);
         equal("the number so far", log::len() as u64, 1)?;
-        cpu::enable_interrupts();
-        core::hint::spin_loop();
-        cpu::disable_interrupts();
+        let_in();
         equal("the number at the end", log::len() as u64, 2)?;
         equal("the first", log::entry(0).0, NMI.into())?;
         equal("the second", log::entry(1).0, VECTOR.into())?;
@@ -102,9 +100,7 @@ fn interrupt_inside() -> Outcome {
     interrupts::set(NMI, |frame| {
         log::note(frame);
         apic::send_self(VECTOR);
-        cpu::enable_interrupts();
-        core::hint::spin_loop();
-        cpu::disable_interrupts();
+        let_in();
         log::note(frame);
     });
     log::clear();

@@ -3,7 +3,7 @@
 
 use cloister_guest_rt::interrupts::{self, Frame};
 use cloister_guest_rt::{apic, cpu};
-use guest_common::{Cases, Outcome, ensure, equal, log, registers};
+use guest_common::{Cases, Outcome, ensure, equal, let_in, log, registers};
 
 /// The first vector that is no exception.
 const FIRST: u8 = 0x20;
@@ -33,14 +33,6 @@ fn expect(vectors: &[u8]) -> Outcome {
     Ok(())
 }
 
-fn let_them_come() {
-    cpu::enable_interrupts();
-    for _ in 0..8 {
-        core::hint::spin_loop();
-    }
-    cpu::disable_interrupts();
-}
-
 fn set_cr8(class: u64) {
     // SAFETY: a priority changes when interrupts come, no memory.
     unsafe { registers::set_cr8(class) };
@@ -53,7 +45,7 @@ fn by_priority() -> Outcome {
         apic::send_self(vector);
     }
     expect(&[])?;
-    let_them_come();
+    let_in();
     expect(&[0xe1, 0x71, 0x51, 0x41, 0x31])
 }
 
@@ -64,7 +56,7 @@ fn all_vectors() -> Outcome {
         // The second request for a vector that waits is the same one.
         apic::send_self(vector);
     }
-    let_them_come();
+    let_in();
     equal("the number of interrupts", log::len() as u64, u64::from(LAST - FIRST) + 1)?;
     for (index, vector) in (FIRST..=LAST).rev().enumerate() {
         equal("a vector", log::entry(index).0, vector.into())?;
@@ -75,7 +67,7 @@ fn all_vectors() -> Outcome {
 /// Lets others in before its own end.
 fn open(frame: &mut Frame) {
     log::note(frame);
-    let_them_come();
+    let_in();
     log::note(frame);
     apic::eoi();
 }
@@ -89,7 +81,7 @@ fn own_class_waits() -> Outcome {
         open(frame);
     });
     apic::send_self(0x75);
-    let_them_come();
+    let_in();
     interrupts::set(0x75, log::take);
     expect(&[0x75, 0x75, 0x7f, 0x72, 0x61])
 }
@@ -101,7 +93,7 @@ fn higher_class_nests() -> Outcome {
         open(frame);
     });
     apic::send_self(0x45);
-    let_them_come();
+    let_in();
     interrupts::set(0x45, log::take);
     expect(&[0x45, 0x91, 0x45])
 }
@@ -173,11 +165,11 @@ fn cr8_while_waiting() -> Outcome {
     }
     expect(&[])?;
     set_cr8(6);
-    let_them_come();
+    let_in();
     expect(&[])?;
     set_cr8(5);
     expect(&[])?;
-    let_them_come();
+    let_in();
     set_cr8(0);
     expect(&[0x66])
 }
@@ -194,7 +186,7 @@ fn visible() -> Outcome {
         frame.vector |= u64::from(requested) << 8 | u64::from(serving) << 9;
         log::take(frame);
     });
-    let_them_come();
+    let_in();
     interrupts::set(0x83, log::take);
     equal("in service but not requested, in the handler", log::entry(0).0, 0x83 | 1 << 9)?;
     ensure("0x83 not in service after its end", !apic::is_set(apic::IN_SERVICE, 0x83), 0)

@@ -5,8 +5,8 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
-use cloister_guest_rt::{apic, cpu, interrupts, timer};
-use guest_common::{Cases, Outcome, equal, log};
+use cloister_guest_rt::{apic, cpu, interrupts, println, timer};
+use guest_common::{Cases, Outcome, equal, is_old_emulator, let_in, log};
 
 const VECTOR: u8 = 0x70;
 /// Runs of MOV SS while a timer interrupts.
@@ -29,6 +29,12 @@ pub fn run(cases: &mut Cases) {
     cases.run("STI before HLT does not sleep through them", sti_halt);
     cases.run("STI and CLI let nothing in", sti_cli);
     cases.run("POPF lets them in at once", popf);
+    if is_old_emulator() {
+        // An interrupt of the host's between the two ends the guest's turn, and the shadow is
+        // gone when it goes on.
+        println!("left out on QEMU 7.2: the shadow of MOV SS");
+        return;
+    }
     cases.run("nothing comes between MOV SS and the next instruction", mov_ss);
     cases.run("nothing comes between MOV SS and an exit", mov_ss_cpuid);
 }
@@ -79,9 +85,7 @@ fn sti_halt() -> Outcome {
 fn sti_cli() -> Outcome {
     with_waiting!("sti", "cli", "5: inc rax", "inc rax");
     equal("the number of interrupts", log::len() as u64, 0)?;
-    cpu::enable_interrupts();
-    core::hint::spin_loop();
-    cpu::disable_interrupts();
+    let_in();
     equal("the number of interrupts", log::len() as u64, 1)
 }
 
@@ -134,6 +138,8 @@ fn with_timer(run: impl FnOnce()) -> Outcome {
     cpu::disable_interrupts();
     timer::stop();
     interrupts::set(VECTOR, log::take);
+    // One may still wait.
+    let_in();
     equal("interrupts between the two", TORN.load(Ordering::Acquire), 0)
 }
 

@@ -3,7 +3,7 @@
 use cloister_guest_rt::abi::platform::{self, MSIX};
 use cloister_guest_rt::virtio::Table;
 use cloister_guest_rt::{cpu, interrupts, println};
-use guest_common::{Cases, Outcome, attempt, ensure, equal, log, ran};
+use guest_common::{Cases, Outcome, attempt, ensure, equal, let_in, log, ran};
 
 use crate::page::{COMMAND, DATA, EOI, INDEX, PRIORITY, VERSION, read, write};
 
@@ -65,9 +65,7 @@ fn sent(send: impl Fn()) -> u64 {
     cpu::disable_interrupts();
     log::clear();
     send();
-    cpu::enable_interrupts();
-    core::hint::spin_loop();
-    cpu::disable_interrupts();
+    let_in();
     log::len() as u64
 }
 
@@ -80,9 +78,7 @@ fn same_value() -> Outcome {
     interrupts::set(0x41, |frame| {
         log::note(frame);
         write(COMMAND, TO_SELF | 0x91);
-        cpu::enable_interrupts();
-        core::hint::spin_loop();
-        cpu::disable_interrupts();
+        let_in();
         write(EOI, 0);
     });
     interrupts::set(0x91, |frame| {

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use cloister_guest_rt::{apic, clock, cpu, timer};
-use guest_common::{Cases, Failed, Outcome, ensure, equal, log};
+use guest_common::{Cases, Failed, Outcome, ensure, equal, let_in, log};
 
 use crate::{VECTOR, quiet, wait_for, write};
 
@@ -36,9 +36,7 @@ pub fn run(cases: &mut Cases) {
 /// Starts the timer; the TSC just before. Nothing of the timer before is left.
 fn start(mode: u32, divider: u32, initial: u32) -> u64 {
     write(apic::INITIAL, 0);
-    cpu::enable_interrupts();
-    core::hint::spin_loop();
-    cpu::disable_interrupts();
+    let_in();
     log::clear();
     write(apic::TIMER, mode | u32::from(VECTOR));
     write(apic::DIVIDER, divider);
@@ -135,9 +133,7 @@ fn stopped() -> Outcome {
     wait_for(3)?;
     write(apic::INITIAL, 0);
     // One may have been on its way.
-    cpu::enable_interrupts();
-    core::hint::spin_loop();
-    cpu::disable_interrupts();
+    let_in();
     quiet("it fires")
 }
 

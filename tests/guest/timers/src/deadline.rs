@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use cloister_guest_rt::timer::{AT_DEADLINE, DEADLINE};
 use cloister_guest_rt::{apic, clock, cpu};
-use guest_common::{Cases, Failed, Outcome, attempt, ensure, equal, log, ran};
+use guest_common::{Cases, Failed, Outcome, attempt, ensure, equal, let_in, log, ran};
 
 use crate::{VECTOR, quiet, wait_for, write};
 
@@ -39,9 +39,7 @@ fn get() -> Result<u64, Failed> {
 fn begin() {
     write(apic::TIMER, AT_DEADLINE | u32::from(VECTOR));
     attempt!("wrmsr"; in("rcx") u64::from(DEADLINE), in("rax") 0, in("rdx") 0);
-    cpu::enable_interrupts();
-    core::hint::spin_loop();
-    cpu::disable_interrupts();
+    let_in();
     log::clear();
     write(apic::TIMER, AT_DEADLINE | u32::from(VECTOR));
 }

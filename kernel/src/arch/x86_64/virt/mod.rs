@@ -494,7 +494,11 @@ pub fn leave(features: &Features, own: &mut Own) {
 }
 
 /// A thread with a vCPU was put on the CPU, or its registers changed.
-pub fn arrive(core: &Core, own: &Own) {
+pub fn arrive(core: &Core, own: &mut Own) {
+    if own.debug != [0; 4] && !own.debug_live {
+        // Its DR7 may enable them.
+        own.load_debug_registers();
+    }
     cpu::set_xcr0(&core.features, own.xcr0);
     cpu::set_tsc_aux(&core.features, own.tsc_aux);
     if is_vmx() {

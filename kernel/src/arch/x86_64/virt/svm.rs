@@ -414,7 +414,7 @@ pub fn exit(core: &mut Core, own: &mut Own, state: &mut VcpuState) -> Outcome {
                 advance(info2);
                 return super::ring(core, bell);
             }
-            let kind = (info & 1) * vcpu::PORT_IN | (info >> 2 & 1) * vcpu::PORT_STRING;
+            let kind = ((info & 1) * vcpu::PORT_IN) | ((info >> 2 & 1) * vcpu::PORT_STRING);
             state.info[0] = port | (info & 0x70) << 12 | kind;
             state.exit = Exit::Port as u32;
             state.next_rip = info2;

@@ -25,9 +25,11 @@ svm_enter:
     mov r12, [{STATE} + 0x60]
     mov r13, [{STATE} + 0x68]
     mov r14, [{STATE} + 0x70]
-    mov r15, [{STATE} + 0x78]
     clgi
     sti
+    # An instruction between STI and VMRUN: QEMU 7.2 takes the shadow of STI into the guest, whose
+    # waiting interrupt would then come one instruction late.
+    mov r15, [{STATE} + 0x78]
     vmrun rax
     cli
     mov [{STATE} + 0x08], rcx
