@@ -180,6 +180,20 @@ impl Channel {
         Ok(timer::wait_until(end, || self.receive.can_pop() || self.transmit.can_pop()))
     }
 
+    /// Waits, asleep, until the device has taken everything that was sent, or the TSC has reached
+    /// `end`: then false.
+    pub fn flush_until(&mut self, end: u64) -> Result<bool, Failure> {
+        loop {
+            self.reclaim()?;
+            if self.outgoing.iter().all(Option::is_none) {
+                return Ok(true);
+            }
+            if !timer::wait_until(end, || self.transmit.can_pop()) {
+                return Ok(false);
+            }
+        }
+    }
+
     /// Something has come in, or something that was sent has not been noticed yet.
     fn moves(&mut self) -> Result<bool, Failure> {
         let reclaimed = self.reclaim()?;

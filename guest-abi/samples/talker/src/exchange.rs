@@ -1,7 +1,8 @@
 //! The exchange: a hundred messages each way, in order, then one word that all have come.
 //!
 //! Neither end leaves before the other has everything: the channel drops what is under way when
-//! an end goes. The last word itself may be lost that way, so waiting for it has a limit.
+//! an end goes. Of the last word itself nobody can know that it has come, so waiting for it has a
+//! limit.
 
 use core::fmt;
 use core::time::Duration;
@@ -85,6 +86,7 @@ pub fn run(channel: &mut Channel) -> Result<Totals, Failure> {
             channel.wait()?;
         }
     }
+    channel.flush_until(cpu::tsc().saturating_add(clock::ticks(PATIENCE)))?;
     Ok(totals)
 }
 
