@@ -90,8 +90,15 @@ fn clippy() -> Result<Verdict> {
     quiet_cargo(&["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"], "no warnings")
 }
 
+/// Packages of the host that use `std`. Features are shared by all that one command builds, so
+/// together with these the bare crates would get dependencies with `std`; `clippy` sees these.
+const HOSTED: [&str; 3] = ["cloister-logview", "cloister-manifest", "xtask"];
+
 fn clippy_bare() -> Result<Verdict> {
-    quiet_cargo(&["clippy", "--quiet", "--workspace", "--", "-D", "warnings"], "no warnings")
+    let mut arguments = vec!["clippy", "--quiet", "--workspace"];
+    arguments.extend(HOSTED.iter().flat_map(|package| ["--exclude", package]));
+    arguments.extend(["--", "-D", "warnings"]);
+    quiet_cargo(&arguments, "no warnings")
 }
 
 fn manifest_corpus() -> Result<Verdict> {
