@@ -7,6 +7,7 @@ use crate::arch::x86_64::clock::Clock;
 use crate::arch::x86_64::cpu::Features;
 use crate::arch::x86_64::descriptors::Gdt;
 use crate::arch::x86_64::ioapic::{IoApics, Route};
+use crate::arch::x86_64::virt::Vendor;
 use crate::arch::x86_64::window;
 use cloister_abi::call::Status;
 use cloister_abi::layout::{MAX_IRQS, MAX_THREADS, MAX_THREADS_PER_CORE};
@@ -19,6 +20,19 @@ use core::sync::atomic::AtomicU64;
 
 /// "No thread" among a core's threads.
 pub const NOBODY: u32 = u32::MAX;
+
+/// In [`Thread::flags`]: it sleeps in a wait; `deadline` and `mask` are valid until it has a result.
+pub const WAITS: u8 = 1;
+/// In [`Thread::flags`]: the wait is over, `status` and `value` are valid.
+pub const RESULT: u8 = 2;
+/// In [`Thread::flags`]: its registers are to be set to the start state when it runs next.
+pub const RESET: u8 = 4;
+/// In [`Thread::flags`]: it is in its guest and goes on there and not in ring 3, unless it has a
+/// result.
+pub const GUEST: u8 = 8;
+
+/// In [`Thread::kind`]: it has extended state, of its own or of its guest.
+pub const EXTENDED: u16 = 1 << 8;
 
 /// A thread, as its core knows it. Its registers are in its frame, in its own address space. The
 /// alignment makes an index one shift.
@@ -43,35 +57,35 @@ pub struct Thread {
     pub task: u16,
     /// Status of the system call in which it sleeps, written to its frame when it runs again.
     pub status: Status,
-    /// `status` and `value` are valid.
-    pub has_result: bool,
-    /// It sleeps in a wait: `deadline` and `mask` are valid.
-    pub waits: bool,
-    /// Its registers are to be set to the start state when it runs next.
-    pub reset: bool,
-    /// It has FPU state.
-    pub fpu: bool,
-    /// Its virtual CPU's index in the system table, `NONE` without one.
-    pub vcpu: u16,
-    /// It is in its guest: it goes on there and not in ring 3, unless it has a result.
-    pub in_guest: bool,
-    /// Its trust domain.
-    pub domain: u8,
+    /// What becomes of it when it runs next: [`WAITS`], [`RESULT`], [`RESET`], [`GUEST`]. In one
+    /// word, so that the switch has one test for what is ordinary.
+    pub flags: u8,
     /// Its task's role.
     pub role: u8,
+    /// Its trust domain and [`EXTENDED`]: a switch between threads of one kind without extended
+    /// state changes the address space and nothing else.
+    pub kind: u16,
+    /// Its virtual CPU's index in the system table, `NONE` without one.
+    pub vcpu: u16,
+    /// By which extension it runs its virtual CPU, once a call with `run_slot` was found right.
+    pub runs: Option<Vendor>,
+    /// The capability slot of that call. Capabilities never change.
+    pub run_slot: u64,
 }
 
 impl Thread {
     /// Sets what its system call returns.
     #[inline]
     pub fn set_result(&mut self, status: Status, value: u64) {
-        (self.status, self.value, self.has_result) = (status, value, true);
-        self.waits = false;
+        (self.status, self.value) = (status, value);
+        self.flags |= RESULT;
     }
 }
 
-/// A thread's core and its rank there, and the next thread of its task.
+/// A thread's core and its rank there, and the next thread of its task. The alignment makes it one
+/// word to read.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(align(4))]
 pub struct Place {
     /// The core.
     pub core: u8,
@@ -116,8 +130,6 @@ pub struct Core {
     pub caps: &'static [Cap],
     /// The thread whose address space is loaded.
     pub loaded: u32,
-    /// The FPU's registers hold the state of the loaded thread.
-    pub fpu_live: bool,
     /// When the current thread was put on the CPU.
     pub since: u64,
     /// When the timer will fire; `NEVER` if it is not armed.
@@ -138,8 +150,6 @@ pub struct Core {
     pub clock: Clock,
     /// CPU features.
     pub features: Features,
-    /// A change of domain needs a barrier on this CPU.
-    pub needs_barrier: bool,
     /// Switches between trust domains, for which the barriers ran.
     pub barriers: u64,
     /// NMIs already reported.

@@ -1,7 +1,7 @@
 //! Faults: the record, the parking of the task, the word to its supervisor.
 
 use crate::arch::x86_64::frame::{self, Regs};
-use crate::arch::x86_64::{cpu, smap};
+use crate::arch::x86_64::{cpu, entry, smap};
 use crate::core_state::Core;
 use crate::power;
 use crate::shared::{Fault, shared};
@@ -14,10 +14,17 @@ use core::sync::atomic::Ordering;
 const PAGE_FAULT: u64 = 14;
 
 /// A CPU exception in ring 3.
-pub fn exception(core: &mut Core, regs: &Regs) {
-    let address = if regs.vector == PAGE_FAULT { cpu::fault_address() } else { 0 };
-    let kind = FaultKind::Exception as u64 | regs.vector << 8;
-    fail(core, regs, Fault { kind, address, error: regs.error, ..Default::default() });
+#[inline(never)]
+pub fn exception(core: &mut Core, regs: &Regs) -> ! {
+    fail(core, regs, move || Fault {
+        kind: FaultKind::Exception as u64 | regs.vector << 8,
+        address: if regs.vector == PAGE_FAULT { cpu::fault_address() } else { 0 },
+        error: regs.error,
+        ..Default::default()
+    });
+    // SAFETY: the task is parked or parking, so that a thread is to be chosen; no reference is
+    // used any more.
+    unsafe { entry::reschedule() }
 }
 
 /// `leave(reason, detail)`.
@@ -47,7 +54,7 @@ pub fn storm(core: &mut Core, global: usize, irq: usize) -> bool {
     if core.table.tasks[task].role == ROLE_SUPERVISOR {
         power::supervisor_died(&fault, Backtrace::NONE);
     }
-    fail_task(core, task, &fault, Backtrace::NONE)
+    fail_task(core, task, |_| (fault, Backtrace::NONE))
 }
 
 /// The frame of a thread that entered by a system call has the registers that SYSCALL kept.
@@ -55,39 +62,51 @@ pub fn storm(core: &mut Core, global: usize, irq: usize) -> bool {
 fn fail_by_call(core: &mut Core, fault: Fault) -> Return {
     // SAFETY: the caller's space is loaded; the entry code holds no reference to the frame.
     let regs = unsafe { frame::current() };
-    fail(core, regs, fault);
+    fail(core, regs, move || fault);
     Return::SWITCH
 }
 
-/// The current thread's task has failed.
+/// The current thread's task has failed. `what` is asked late, so that nothing has to be kept until
+/// then.
 #[inline(always)]
-fn fail(core: &mut Core, regs: &Regs, fault: Fault) {
+fn fail(core: &mut Core, regs: &Regs, what: impl Fn() -> Fault + Copy) {
     let current = core.current;
     let (global, task, role) = {
         let thread = core.thread(current);
         (usize::from(thread.global), usize::from(thread.task), thread.role)
     };
-    let thread = &core.table.threads[global];
-    let chain = Backtrace {
-        at: regs.rbp,
-        low: thread.stack_bottom,
-        end: thread.stack_top,
-        has_smap: core.features.smap,
+    let record = move |core: &Core| {
+        let thread = &core.table.threads[global];
+        let chain = Backtrace {
+            at: regs.rbp,
+            low: thread.stack_bottom,
+            end: thread.stack_top,
+            has_smap: core.features.smap,
+        };
+        let fault = Fault {
+            thread: u64::from(thread.index),
+            rip: regs.rip,
+            rsp: regs.rsp,
+            core: u64::from(core.index),
+            tsc: cpu::rdtsc(),
+            ..what()
+        };
+        (fault, chain)
     };
-    let fault = Fault {
-        thread: u64::from(thread.index),
-        rip: regs.rip,
-        rsp: regs.rsp,
-        core: u64::from(core.index),
-        tsc: cpu::rdtsc(),
-        ..fault
-    };
-    match role {
-        ROLE_TASK => {}
-        ROLE_INIT => power::boot_failed(core, &fault, chain),
-        _ => power::supervisor_died(&fault, chain),
+    if role != ROLE_TASK {
+        let (fault, chain) = record(core);
+        return fail_system(core, role, &fault, chain);
     }
-    fail_task(core, task, &fault, chain);
+    fail_task(core, task, record);
+}
+
+/// `init` or the supervisor has failed, and with it the system.
+#[cold]
+fn fail_system(core: &mut Core, role: u8, fault: &Fault, chain: Backtrace) {
+    match role {
+        ROLE_INIT => power::boot_failed(core, fault, chain),
+        _ => power::supervisor_died(fault, chain),
+    }
 }
 
 /// Follows the frame pointers through the thread's own stack, which is mapped as a whole; every
@@ -120,13 +139,21 @@ impl Iterator for Backtrace {
 }
 
 #[inline(always)]
-fn fail_task(core: &mut Core, task: usize, fault: &Fault, chain: Backtrace) -> bool {
+fn fail_task(
+    core: &mut Core,
+    task: usize,
+    record: impl FnOnce(&Core) -> (Fault, Backtrace),
+) -> bool {
     let words = shared().task(task);
     let begun = words.park.begin(words.threads.load(Ordering::Relaxed), true);
-    if begun != Begun::Late {
-        words.set_record(fault, chain);
-    }
-    tell_threads(core, words, fault.tsc);
+    let now = if begun == Begun::Late {
+        cpu::rdtsc()
+    } else {
+        let (fault, chain) = record(core);
+        words.set_record(&fault, chain);
+        fault.tsc
+    };
+    tell_threads(core, words, now);
     begun != Begun::Late
 }
 

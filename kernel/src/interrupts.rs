@@ -16,7 +16,6 @@ extern "C" fn kernel_interrupt(regs: &mut Regs) -> u32 {
     let core = unsafe { this_core() };
     if regs.vector < 32 {
         fault::exception(core, regs);
-        return 1;
     }
     handle(core, regs.vector as u8);
     u32::from(core.must_choose())

@@ -148,9 +148,18 @@ impl TaskShared {
     /// Stores a fault record, return addresses and all; the parking word publishes it.
     #[inline]
     pub fn set_record(&self, fault: &Fault, backtrace: impl Iterator<Item = u64>) {
-        let head: &[u64; HEAD] = zerocopy::transmute_ref!(fault);
-        let (own, rest) = self.record.split_at(HEAD);
-        own.iter().zip(head).for_each(|(to, from)| to.store(*from, Ordering::Relaxed));
+        let [kind, thread, rip, address, error, rsp, reason, detail, core, tsc, rest @ ..] =
+            &self.record;
+        kind.store(fault.kind, Ordering::Relaxed);
+        thread.store(fault.thread, Ordering::Relaxed);
+        rip.store(fault.rip, Ordering::Relaxed);
+        address.store(fault.address, Ordering::Relaxed);
+        error.store(fault.error, Ordering::Relaxed);
+        rsp.store(fault.rsp, Ordering::Relaxed);
+        reason.store(fault.reason, Ordering::Relaxed);
+        detail.store(fault.detail, Ordering::Relaxed);
+        core.store(fault.core, Ordering::Relaxed);
+        tsc.store(fault.tsc, Ordering::Relaxed);
         let mut rest = rest.iter();
         // The addresses come first in the pair: a chain that ends must not use up a word.
         let pairs = backtrace.zip(rest.by_ref().take(BACKTRACE_LEN));

@@ -2,7 +2,7 @@
 
 use crate::arch::x86_64::fpu::{self, INITIAL_STATE};
 use crate::arch::x86_64::{apic, cpu, descriptors, entry, frame, virt};
-use crate::core_state::{Core, NOBODY, Thread, this_core};
+use crate::core_state::{Core, EXTENDED, GUEST, NOBODY, RESET, RESULT, Thread, WAITS, this_core};
 use crate::flush;
 use crate::interrupts;
 use crate::shared::shared;
@@ -19,15 +19,19 @@ extern "C" fn kernel_reschedule() -> ! {
     // SAFETY: the entry code calls this once per kernel exit, with nothing left of the entry.
     let core = unsafe { this_core() };
     let now = cpu::rdtsc();
-    core.settle(now);
+    if !core.settle_plainly(now) {
+        core.settle(now);
+        // What is rare ends like this everywhere here, and then the way begins anew: so the
+        // frequent way keeps nothing across calls, and needs no registers that it would save.
+        // SAFETY: the state is settled, and nothing is referred to any more.
+        unsafe { entry::reschedule() }
+    }
     match core.sched.pick() {
-        Some(next) => {
-            let by_syscall = core.run(next, now);
-            // SAFETY: `run` has loaded the thread; nothing is referred to any more.
-            unsafe { entry::resume(by_syscall) }
-        }
+        Some(next) => core.run(next, now),
         None => {
-            core.arm(core.sched.next_event(), now);
+            if core.sched.next_event() < core.armed {
+                core.arm(core.sched.next_event(), now);
+            }
             // SAFETY: the state is settled and the core runs on its kernel stack. A mark that
             // another core made meanwhile comes with an interrupt, which ends the halt.
             unsafe { entry::idle() }
@@ -36,8 +40,21 @@ extern "C" fn kernel_reschedule() -> ! {
 }
 
 impl Core {
+    /// [`Core::settle`] in the frequent case; `false`: there is more to do.
+    #[inline(always)]
+    fn settle_plainly(&mut self, now: u64) -> bool {
+        if self.current != NOBODY {
+            let ran = now.wrapping_sub(self.since);
+            if !self.sched.charge_plainly(self.current, ran, now) {
+                return false;
+            }
+            self.current = NOBODY;
+        }
+        now < self.sched.next_event()
+    }
+
     /// Books the time of the current thread and what the clock says.
-    #[inline]
+    #[inline(never)]
     pub fn settle(&mut self, now: u64) {
         if self.current != NOBODY {
             self.sched.charge(self.current, now.wrapping_sub(self.since), now);
@@ -114,23 +131,20 @@ impl Core {
         let word = shared().thread(global);
         let act = thread.park.catch_up(&shared().task(task).park);
         if act.reset {
-            word.reset();
-            (thread.reset, thread.has_result) = (true, false);
-            (thread.waits, thread.in_guest) = (false, false);
-            // Here and not in the call that restarts: interrupts belong to their owner's core.
-            interrupts::forget(self, global);
+            thread.flags = RESET;
+            self.forget(word, global);
         }
         let thread = self.thread(rank);
         match act.step {
             Step::Keep => {}
-            Step::Run if thread.waits => {
+            Step::Run if thread.flags & (WAITS | RESULT) == WAITS => {
                 // Stopped in the middle of a wait: the wait begins anew.
-                let (mask, deadline, in_guest) = (thread.mask, thread.deadline, thread.in_guest);
+                let (mask, deadline, flags) = (thread.mask, thread.deadline, thread.flags);
                 let bits = word.begin_wait(mask);
                 if bits != 0 {
                     thread.set_result(Status::Ok, bits);
                 }
-                if bits != 0 || in_guest {
+                if bits != 0 || flags & GUEST != 0 {
                     self.sched.ready(rank, now);
                 }
                 if bits == 0 {
@@ -148,104 +162,138 @@ impl Core {
         }
     }
 
-    /// Sets the timer if it would fire too late. One that fires early does no harm, and one whose
-    /// time has come fires as soon as interrupts are on.
-    #[inline]
-    fn arm(&mut self, when: u64, now: u64) {
-        if when < self.armed {
-            self.arm_now(when, now);
-        }
+    /// A thread begins a new life. Here and not in the call that restarts: interrupts belong to
+    /// their owner's core.
+    #[inline(never)]
+    fn forget(&mut self, word: &ThreadWord, global: usize) {
+        word.reset();
+        interrupts::forget(self, global);
     }
 
+    /// Sets the timer, because it would fire too late. One that fires early does no harm, and one
+    /// whose time has come fires as soon as interrupts are on.
     #[inline(never)]
-    fn arm_now(&mut self, when: u64, now: u64) {
+    fn arm(&mut self, when: u64, now: u64) {
         self.armed = when;
         let ticks = u128::from(when.saturating_sub(now)) * u128::from(self.clock.apic_ratio);
         let count = u32::try_from(ticks >> 32).unwrap_or(u32::MAX);
         apic::arm(count.max(1));
     }
 
-    /// Puts a thread on the CPU; the entry code then restores its registers. Does not return for
-    /// one that goes on in its guest.
-    #[inline]
-    fn run(&mut self, next: u32, now: u64) -> bool {
-        let end = self.sched.slice_end(next, now);
-        self.arm(end.min(self.sched.next_event()), now);
+    /// Puts a thread on the CPU.
+    #[inline(always)]
+    fn run(&mut self, next: u32, now: u64) -> ! {
+        if self.sched.is_refill_due(next, now) {
+            self.sched.refill(next, now);
+            // SAFETY: nothing was begun, and nothing is referred to any more.
+            unsafe { entry::reschedule() }
+        }
+        let end = self.sched.budget_end(next, now).min(self.sched.next_event());
+        if end < self.armed {
+            self.arm(end, now);
+            // SAFETY: as above.
+            unsafe { entry::reschedule() }
+        }
         self.current = next;
         self.since = now;
         if next != self.loaded {
             self.load(next);
         }
+        self.go_on(next)
+    }
+
+    /// Goes on with a thread that was loaded; the entry code restores its registers.
+    #[inline(always)]
+    fn go_on(&mut self, next: u32) -> ! {
         let index = self.index;
         let thread = self.thread(next);
         flush::used(index, thread.cr3);
-        if thread.in_guest {
-            Core::go_on_in_guest(thread);
+        if thread.flags == WAITS | RESULT {
+            thread.give_result();
+        } else if thread.flags != 0 {
+            self.run_oddly(next);
         }
-        // SAFETY: the thread's space is loaded, and the entry code holds no reference.
-        let regs = unsafe { frame::current() };
-        if thread.has_result {
-            thread.has_result = false;
-            (regs.rax, regs.rdx) = (thread.status as u64, thread.value);
-        } else if thread.reset {
-            self.reset_frame(next, regs);
-        }
-        regs.vector == frame::BY_SYSCALL
+        // SAFETY: the thread's space is loaded, and nobody holds a reference.
+        let by_syscall = unsafe { frame::current() }.vector == frame::BY_SYSCALL;
+        // SAFETY: as above; nothing is referred to any more.
+        unsafe { entry::resume(by_syscall) }
     }
 
-    /// The thread that was put on the CPU is in its guest: it goes on there, unless a result has
-    /// ended the guest's turn.
+    /// A thread that was put on the CPU is at its start, or in its guest: there it goes on, unless
+    /// a result has ended the guest's turn.
     #[inline(never)]
-    fn go_on_in_guest(thread: &mut Thread) {
-        if !thread.has_result {
+    fn run_oddly(&mut self, next: u32) {
+        let thread = self.thread(next);
+        if thread.flags & RESET != 0 {
+            return self.reset_frame(next);
+        }
+        if thread.flags & RESULT == 0 {
             // SAFETY: the thread is loaded; nothing is referred to any more.
             unsafe { virt::enter() }
         }
-        thread.in_guest = false;
         virt::save();
+        thread.give_result();
     }
 
-    #[inline]
+    #[inline(always)]
     fn load(&mut self, next: u32) {
         let old = self.loaded;
-        let (old_fpu, old_domain) = (self.thread(old).fpu, self.thread(old).domain);
-        if old_fpu {
-            self.put_away(old);
+        let (before, kind) = (self.thread(old).kind, self.thread(next).kind);
+        if (before | kind) & EXTENDED != 0 {
+            self.run_extended(old, next);
         }
-        self.fpu_live = self.thread(next).fpu;
+        if before != kind {
+            self.cross();
+        }
+        self.load_plainly(next);
+    }
+
+    /// The next thread belongs to another trust domain.
+    #[inline(always)]
+    fn cross(&mut self) {
+        self.barriers += 1;
+        cpu::domain_barrier(&self.features);
+    }
+
+    #[inline(always)]
+    fn load_plainly(&mut self, next: u32) {
         let thread = self.thread(next);
-        let (cr3, caps, fpu, domain) = (thread.cr3, thread.caps, thread.fpu, thread.domain);
+        let (cr3, caps) = (thread.cr3, thread.caps);
         self.caps = caps;
         self.loaded = next;
-        if domain != old_domain {
-            self.barriers += 1;
-            if self.needs_barrier {
-                cpu::domain_barrier(&self.features);
-            }
-        }
         // SAFETY: a thread of this core; its space maps the kernel and this core's window.
         unsafe { cpu::load_space(cr3, self.index) };
         descriptors::clear_selectors();
-        if fpu {
+    }
+
+    /// The rest of [`Core::run`] for a switch with extended state.
+    #[inline(never)]
+    fn run_extended(&mut self, old: u32, next: u32) -> ! {
+        let (before, kind) = (self.thread(old).kind, self.thread(next).kind);
+        if before & EXTENDED != 0 {
+            self.put_away(old);
+        }
+        if (before ^ kind) & !EXTENDED != 0 {
+            self.cross();
+        }
+        self.load_plainly(next);
+        if kind & EXTENDED != 0 {
             self.take_up(next);
         }
+        self.go_on(next)
     }
 
     /// What a thread with extended state has in registers goes into its frame. Its space is still
-    /// loaded.
-    #[inline(never)]
+    /// loaded. (Of one that never ran it is what the boot left there; its start state replaces it.)
     fn put_away(&mut self, old: u32) {
         if self.thread(old).vcpu != NONE {
             // SAFETY: the thread's space is loaded, and it has a vCPU.
             virt::leave(&self.features, unsafe { virt::own() });
         }
-        if self.fpu_live {
-            fpu::leave(self.features.xsave, &INITIAL_STATE);
-        }
+        fpu::leave(self.features.xsave, &INITIAL_STATE);
     }
 
     /// The opposite, for a thread whose space was loaded.
-    #[inline(never)]
     fn take_up(&mut self, next: u32) {
         let has_guest = self.thread(next).vcpu != NONE;
         fpu::enter(self.features.xsave, !has_guest);
@@ -256,15 +304,15 @@ impl Core {
     }
 
     /// The start state: entry point, stack, thread index in `rdi`, generation in `rsi`.
-    #[inline(never)]
-    fn reset_frame(&mut self, rank: u32, regs: &mut frame::Regs) {
+    fn reset_frame(&mut self, rank: u32) {
         let thread = self.thread(rank);
-        thread.reset = false;
-        let (global, fpu) = (usize::from(thread.global), thread.fpu);
+        thread.flags = 0;
+        let (global, extended) = (usize::from(thread.global), thread.kind & EXTENDED != 0);
         let has_guest = thread.vcpu != NONE;
         let record = self.table.threads[global];
         let task = shared().task(usize::from(record.task));
-        *regs = frame::Regs {
+        // SAFETY: the thread's space is loaded, and nobody holds a reference.
+        *unsafe { frame::current() } = frame::Regs {
             rip: record.entry,
             cs: frame::USER_CS,
             rflags: frame::USER_FLAGS,
@@ -279,8 +327,7 @@ impl Core {
             // kernel's own XCR0.
             virt::leave(&self.features, unsafe { virt::own() });
         }
-        if fpu {
-            self.fpu_live = true;
+        if extended {
             fpu::reset();
             fpu::enter(self.features.xsave, !has_guest);
         }
@@ -290,6 +337,17 @@ impl Core {
             virt::reset(own);
             virt::arrive(self, own);
         }
+    }
+}
+
+impl Thread {
+    /// The result of the call in which the loaded thread slept goes into its frame.
+    #[inline(always)]
+    fn give_result(&mut self) {
+        self.flags = 0;
+        // SAFETY: the thread's space is loaded, and nobody holds a reference.
+        let regs = unsafe { frame::current() };
+        (regs.rax, regs.rdx) = (self.status as u64, self.value);
     }
 }
 

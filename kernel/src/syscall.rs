@@ -1,7 +1,7 @@
 //! The system calls of a running system. Arguments are numbers; nothing here touches task memory.
 
 use crate::arch::x86_64::{apic, cpu, frame};
-use crate::core_state::{Core, LAST, Place, this_core};
+use crate::core_state::{Core, LAST, Place, WAITS, this_core};
 use crate::shared::{TaskShared, shared};
 use crate::{fault, interrupts, power, start};
 use cloister_abi::call::{self, Call, PowerOp, Status};
@@ -51,13 +51,19 @@ extern "C" fn kernel_signal(slot: u64) -> Return {
     let core = unsafe { this_core() };
     let cap = match lookup(core.caps, slot, CapKind::Thread, call::RIGHT_SIGNAL) {
         Ok(cap) => cap,
-        Err(status) => return Return::status(status),
+        Err(status) => return refuse(status),
     };
     let global = cap.object as usize;
     if shared().thread(global).post_bit(u32::from(cap.bit)) {
         return Return { rax: kernel_notify as *const () as u64, rdx: global as u64 };
     }
     Return::status(Status::Ok)
+}
+
+#[cold]
+#[inline(never)]
+fn refuse(status: Status) -> Return {
+    Return::status(status)
 }
 
 /// Has the owner of a thread look at its bits; the caller's call succeeds. Returns whether a
@@ -90,13 +96,15 @@ pub fn finish(result: Return) -> u32 {
 extern "C" fn kernel_syscall(a: u64, b: u64, c: u64, number: u32) -> u32 {
     // SAFETY: called once per kernel entry.
     let core = unsafe { this_core() };
+    if number == Call::Wait as u32 {
+        return finish(wait(core, a, b));
+    }
     finish(dispatch(core, a, b, c, number))
 }
 
 #[inline(never)]
 fn dispatch(core: &mut Core, a: u64, b: u64, c: u64, number: u32) -> Return {
     match number {
-        n if n == Call::Wait as u32 => wait(core, a, b),
         n if n == Call::IrqAck as u32 => irq_ack(core, a).into(),
         n if n == Call::FaultInfo as u32 => fault_info(core, a, b).into(),
         n if n == Call::Restart as u32 => release(core, a, call::RIGHT_RESTART).into(),
@@ -161,6 +169,8 @@ pub fn tell_threads(core: &mut Core, task: &TaskShared, now: u64) {
     }
 }
 
+/// Apart from the others, because a busy system does it at every switch.
+#[inline(always)]
 fn wait(core: &mut Core, mask: u64, deadline: u64) -> Return {
     let current = core.current;
     let thread = core.thread(current);
@@ -168,9 +178,11 @@ fn wait(core: &mut Core, mask: u64, deadline: u64) -> Return {
     if bits != 0 {
         return Return::value(bits);
     }
-    (thread.mask, thread.deadline, thread.waits) = (mask, deadline, true);
+    (thread.mask, thread.deadline, thread.flags) = (mask, deadline, WAITS);
     // SAFETY: the caller's space is loaded; the entry code holds no reference to the frame.
-    unsafe { frame::current() }.set_result([0; 5]);
+    let regs = unsafe { frame::current() };
+    // The other two registers of a result come with it.
+    (regs.rsi, regs.rdi, regs.r8) = (0, 0, 0);
     core.sched.block(current, deadline);
     Return::SWITCH
 }

@@ -93,13 +93,13 @@ impl Exit {
 /// [`Exit::Port`]: the guest reads.
 pub const PORT_IN: u64 = 1 << 24;
 /// [`Exit::Port`]: a string instruction, whose memory nobody here can reach.
-pub const PORT_STRING: u64 = 1 << 25;
+pub const PORT_STRING: u64 = 1 << 26;
 /// [`Exit::Memory`]: a write; neither this nor a fetch is a read.
-pub const MEMORY_WRITE: u64 = 1;
+pub const MEMORY_WRITE: u64 = 1 << 1;
 /// [`Exit::Memory`]: an instruction fetch.
-pub const MEMORY_FETCH: u64 = 2;
+pub const MEMORY_FETCH: u64 = 1 << 4;
 /// [`Exit::Memory`]: the access of a page-table walk, not of the instruction itself.
-pub const MEMORY_WALK: u64 = 4;
+pub const MEMORY_WALK: u64 = 1 << 2;
 /// [`Exit::Stepped`]: the guest itself is to get a debug exception; DR6 is set for it.
 pub const STEP_TRAP: u64 = 1;
 /// [`Exit::Exception`]: there is an error code.

@@ -85,9 +85,15 @@ impl Sched {
         self.ready |= bit(rank);
         self.armed &= !bit(rank);
         if self.funded & bit(rank) == 0 {
-            self.refill(rank, now);
-            self.expect_refill(rank);
+            self.refill_late(rank, now);
         }
+    }
+
+    /// The rarer half of `ready`: the thread's budget was used up.
+    #[cold]
+    fn refill_late(&mut self, rank: u32, now: u64) {
+        self.refill(rank, now);
+        self.expect_refill(rank);
     }
 
     /// The thread sleeps until [`Sched::ready`], or until [`Sched::tick`] names it because
@@ -138,16 +144,26 @@ impl Sched {
     /// The thread ran for `ran` ticks up to `now`.
     #[inline]
     pub fn charge(&mut self, rank: u32, ran: u64, now: u64) {
-        let entry = self.entry(rank);
-        let used = entry.used.wrapping_add(ran);
-        if now < entry.refill_at && used < entry.budget {
-            entry.used = used;
-        } else {
+        if !self.charge_plainly(rank, ran, now) {
             self.charge_at_edge(rank, ran, now);
         }
     }
 
+    /// [`Sched::charge`] in the frequent case; `false`: nothing was done.
+    #[inline]
+    #[must_use = "`false`: `charge` is to be called"]
+    pub fn charge_plainly(&mut self, rank: u32, ran: u64, now: u64) -> bool {
+        let entry = self.entry(rank);
+        let used = entry.used.wrapping_add(ran);
+        let is_plain = now < entry.refill_at && used < entry.budget;
+        if is_plain {
+            entry.used = used;
+        }
+        is_plain
+    }
+
     /// The rarer half of `charge`: a refill is due or the budget is used up.
+    #[inline(never)]
     fn charge_at_edge(&mut self, rank: u32, ran: u64, now: u64) {
         let entry = self.entry(rank);
         // What ran after the refill belongs to the new period.
@@ -167,8 +183,20 @@ impl Sched {
     #[inline]
     pub fn slice_end(&mut self, rank: u32, now: u64) -> u64 {
         self.refill(rank, now);
+        self.budget_end(rank, now)
+    }
+
+    /// [`Sched::slice_end`] of a thread whose refill is not due.
+    #[inline]
+    pub fn budget_end(&mut self, rank: u32, now: u64) -> u64 {
         let entry = self.entry(rank);
         now.saturating_add(entry.budget.saturating_sub(entry.used))
+    }
+
+    /// Whether a new period of the thread has begun that its budget does not know of.
+    #[inline]
+    pub fn is_refill_due(&mut self, rank: u32, now: u64) -> bool {
+        now >= self.entry(rank).refill_at
     }
 
     /// When [`Sched::tick`] is to be called: not after the earliest deadline or due refill,
@@ -216,12 +244,13 @@ impl Sched {
 
     /// Begins a new period if the old one is over.
     #[inline]
-    fn refill(&mut self, rank: u32, now: u64) {
+    pub fn refill(&mut self, rank: u32, now: u64) {
         if now >= self.entry(rank).refill_at {
             self.begin_period(rank, now);
         }
     }
 
+    #[inline(never)]
     fn begin_period(&mut self, rank: u32, now: u64) {
         let entry = self.entry(rank);
         let next = entry.refill_at.saturating_add(entry.period);

@@ -8,7 +8,7 @@ use super::carve::Carver;
 use crate::arch::x86_64::cpu::Features;
 use crate::arch::x86_64::paging::{self, KERNEL_CONST, KERNEL_DATA, Space, UNCACHED};
 use crate::arch::x86_64::{apic, clock, cpu, descriptors, frame, window};
-use crate::core_state::{Core, IrqState, LAST, NOBODY, Place, Thread};
+use crate::core_state::{Core, EXTENDED, IrqState, LAST, NOBODY, Place, RESET, Thread};
 use crate::flush;
 use crate::klog::LogState;
 use crate::shared;
@@ -287,11 +287,13 @@ impl Boot {
                 caps: self.table.caps_of(&task),
                 global: global as u16,
                 task: thread.task,
-                reset: true,
+                flags: RESET,
                 // The state of a guest is that of its thread.
-                fpu: task.flags & TASK_FPU != 0 || vcpu.is_some(),
+                kind: match task.flags & TASK_FPU != 0 || vcpu.is_some() {
+                    true => u16::from(task.domain) | EXTENDED,
+                    false => u16::from(task.domain),
+                },
                 vcpu: vcpu.map_or(NONE, |vcpu| vcpu as u16),
-                domain: task.domain,
                 role: task.role,
                 ..Thread::default()
             };
@@ -303,7 +305,6 @@ impl Boot {
             host_save: self.virtual_pages[index][1],
             current: NOBODY,
             caps: threads[self.first_rank(index) as usize].caps,
-            fpu_live: false,
             loaded: self.first_rank(index),
             since: 0,
             armed: NEVER,
@@ -315,7 +316,6 @@ impl Boot {
             started: false,
             clock,
             features,
-            needs_barrier: features.ibpb || features.verw,
             barriers: 0,
             nmi_reported: 0,
             table: self.table,

@@ -239,16 +239,16 @@ pub unsafe fn enable_syscall(entry: u64) {
 }
 
 /// Flushes what a trust domain left in the predictors and buffers of this core.
-#[inline]
+#[inline(always)]
 pub fn domain_barrier(features: &Features) {
     if features.ibpb {
         // SAFETY: IA32_PRED_CMD exists where IBPB does; bit 0 is a command without state.
         unsafe { msr::wrmsr(0x49, 1) };
     }
     if features.verw {
-        let selector: u16 = 0x10;
+        static SELECTOR: u16 = 0x10;
         // SAFETY: VERW reads the selector and changes flags only.
-        unsafe { asm!("verw word ptr [{}]", in(reg) &selector, options(nostack, readonly)) };
+        unsafe { asm!("verw word ptr [{}]", sym SELECTOR, options(nostack, readonly)) };
     }
 }
 

@@ -49,6 +49,11 @@ unsafe extern "C" {
     /// Leaves the start of a core, whose state is complete: chooses its first thread. No reference
     /// to the core is used afterwards.
     pub fn reschedule() -> !;
+    /// Goes on with the monitor whose guest has exited, behind its call.
+    ///
+    /// # Safety
+    /// The thread is loaded and its frame holds what the call keeps; nothing is referred to.
+    pub fn return_to_monitor() -> !;
     fn return_by_sysret() -> !;
     fn return_by_iret() -> !;
 }

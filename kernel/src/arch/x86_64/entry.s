@@ -26,7 +26,19 @@
     sysretq
 .endm
 
-/* The registers that a system call keeps. */
+/* The registers that a system call keeps, but rbp, into the frame. Afterwards nothing of the caller
+   is left in registers that functions push. */
+.macro keep
+    mov qword ptr [{VECTOR}], {BY_SYSCALL}
+    mov [{RBX}], rbx
+    mov [{R12}], r12
+    mov [{R13}], r13
+    mov [{R14}], r14
+    mov [{R15}], r15
+    clear ebp, ebx, r12d, r13d, r14d, r15d
+.endm
+
+/* And back. */
 .macro restore_kept
     mov rbx, [{RBX}]
     mov rbp, [{RBP}]
@@ -62,24 +74,19 @@ function syscall_entry
     clear edx, esi, edi, r8d, r9d, r10d
     return_to_caller
 2:  mov rdi, rdx
-4:  /* From here on nothing of the caller is left in registers that functions push. */
-    mov qword ptr [{VECTOR}], {BY_SYSCALL}
-    mov [{RBX}], rbx
-    mov [{R12}], r12
-    mov [{R13}], r13
-    mov [{R14}], r14
-    mov [{R15}], r15
-    clear ebp, ebx, r12d, r13d, r14d, r15d
+    jmp 4f
+3:  cmp eax, {VCPU_RUN}
+    je 6f
+    mov ecx, eax
+    lea rax, [rip + kernel_syscall]
+4:  keep
     call rax
-    test eax, eax
+5:  test eax, eax
     jnz reschedule
     jmp return_by_sysret
-3:  mov ecx, eax
-    lea rax, [rip + kernel_vcpu_run]
-    cmp ecx, {VCPU_RUN}
-    je 4b
-    lea rax, [rip + kernel_syscall]
-    jmp 4b
+6:  keep
+    call kernel_vcpu_run
+    jmp 5b
 .size syscall_entry, . - syscall_entry
 
 function interrupt_common
@@ -127,6 +134,7 @@ return_by_sysret:
 .size interrupt_common, . - interrupt_common
 
 /* The guest has exited: its monitor goes on behind `vcpu_run`, whose registers are in the frame. */
+.global return_to_monitor
 function return_to_monitor
     mov eax, {EXIT}
     clear edx, esi, edi, r8d, r9d, r10d

@@ -9,21 +9,22 @@ use guest_common::{
 };
 
 /// Vectors of the debug exception and of INT3.
-const DB: u8 = 1;
+pub const DB: u8 = 1;
 const BP: u8 = 3;
 /// Resume flag: the breakpoint at the instruction itself is passed over once.
 const RESUME: u64 = 1 << 16;
 /// DR7: breakpoint 0 on, exactly, and its kinds: execution, one-byte write, four-byte access.
-const ON: u64 = 0x702;
-const WRITE_1: u64 = 1 << 16;
+pub const ON: u64 = 0x702;
+pub const WRITE_1: u64 = 1 << 16;
 const ACCESS_4: u64 = 0xf << 16;
 /// DR7 with nothing on.
-const OFF: u64 = 0x400;
+pub const OFF: u64 = 0x400;
 /// DR6 with nothing in it; its bit for breakpoint 0.
-const CLEAR: u64 = 0xffff_0ff0;
-const HIT_0: u64 = 1;
+pub const CLEAR: u64 = 0xffff_0ff0;
+pub const HIT_0: u64 = 1;
 
-static DR6: AtomicU64 = AtomicU64::new(0);
+/// What the handler found there.
+pub static DR6: AtomicU64 = AtomicU64::new(0);
 
 pub fn run(cases: &mut Cases) {
     interrupts::set(DB, note);
@@ -39,7 +40,8 @@ pub fn run(cases: &mut Cases) {
     set(0, OFF);
 }
 
-fn note(frame: &mut Frame) {
+/// The handler of debug exceptions.
+pub fn note(frame: &mut Frame) {
     DR6.store(registers::dr6(), Ordering::Release);
     // SAFETY: only says what has happened so far.
     unsafe { registers::set_dr6(CLEAR) };
@@ -47,7 +49,8 @@ fn note(frame: &mut Frame) {
     frame.rflags |= RESUME;
 }
 
-fn set(address: u64, control: u64) {
+/// Sets the address and the control of breakpoint 0.
+pub fn set(address: u64, control: u64) {
     // SAFETY: the handler of debug exceptions is set.
     unsafe { registers::set_dr7(OFF) };
     // SAFETY: as above.
@@ -57,7 +60,7 @@ fn set(address: u64, control: u64) {
 }
 
 /// Sets breakpoint 0 and forgets what came before.
-fn arm(address: u64, control: u64) {
+pub fn arm(address: u64, control: u64) {
     log::clear();
     DR6.store(0, Ordering::Release);
     set(address, control);

@@ -15,7 +15,7 @@ mod vmx;
 
 use super::cpu::{self, Features};
 use super::{descriptors, window};
-use crate::core_state::Core;
+use crate::core_state::{Core, RESULT};
 use crate::flush;
 use crate::shared::shared;
 use crate::syscall::wake;
@@ -56,6 +56,8 @@ pub struct Own {
     pub slots: [u64; SLOTS],
     /// The virtual machine's doorbells, by port.
     pub bells: &'static [Doorbell],
+    /// The first doorbell's port, and what the last one's is above it.
+    bell_ports: [u16; 2],
     /// The thread's signal word.
     pub word: &'static ThreadWord,
     /// Its index in the system table.
@@ -74,12 +76,13 @@ pub struct Own {
     debug_live: bool,
     /// A nested entry has changed since the last flush was asked for; for the flush checker.
     stale: bool,
-    /// Before the step: the waiting interrupt.
-    step_interrupt: u64,
+    /// The step holds a waiting interrupt.
+    step_holds: bool,
     /// Before the step: DR6.
     step_dr6: u64,
-    /// Entries that slots have taken the place of: page + 1 (0: none) and old value.
-    armed: [(u32, u64); SLOTS],
+    /// Entries that slots have taken the place of: index and old value, so many of them.
+    armed: [(usize, u64); SLOTS],
+    armed_count: u32,
     debug: [u64; 4],
     xcr0: u64,
     tsc_aux: u32,
@@ -132,13 +135,27 @@ fn tables() -> &'static mut [u64; DEVICE_PAGES] {
     unsafe { &mut *(TABLES as *mut [u64; DEVICE_PAGES]) }
 }
 
+/// The extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vendor {
+    /// AMD's.
+    Svm,
+    /// Intel's.
+    Vmx,
+}
+
 /// Guests run by VMX, not by SVM. Written before there is a guest.
 static VMX: AtomicBool = AtomicBool::new(false);
 
 /// Whether guests run by VMX.
 #[inline(always)]
-pub fn is_vmx() -> bool {
+fn is_vmx() -> bool {
     VMX.load(Ordering::Relaxed)
+}
+
+/// By which extension guests run.
+pub fn vendor() -> Vendor {
+    if is_vmx() { Vendor::Vmx } else { Vendor::Svm }
 }
 
 /// Calls the function of this name of the vendor's module. What happens at every exit is compiled
@@ -197,7 +214,11 @@ pub unsafe fn enable(core: &Core) {
 
 /// Puts the vCPU of the loaded thread into its state after a reset of the machine.
 pub fn reset(own: &mut Own) {
-    disarm(own);
+    if is_vmx() {
+        disarm::<true>(own)
+    } else {
+        disarm::<false>(own)
+    };
     own.flags = 0;
     own.debug = [0; 4];
     if own.debug_live {
@@ -206,7 +227,7 @@ pub fn reset(own: &mut Own) {
     own.xcr0 = 1;
     own.tsc_aux = 0;
     // An earlier life's translations are as stale as those of a changed entry.
-    own.stale = true;
+    own.note_change();
     vendor!(reset(own));
 }
 
@@ -226,30 +247,28 @@ pub fn load<const VMX: bool>(core: &mut Core, own: &mut Own) {
         }
     } else {
         state.set = 0;
-        if set & !(abi::SET_INTERRUPT | abi::STEP) != 0 {
-            load_groups(core, own, set, state);
+        if set == abi::STEP && !own.is_stepping() {
+            load_step::<VMX>(own, state);
         } else {
-            load_step(own, set, state);
+            load_groups(core, own, set, state);
         }
     }
 }
 
 /// A step and nothing else, as an access to a device page asks for.
 #[inline(never)]
-fn load_step(own: &mut Own, set: u32, state: &VcpuState) {
-    if own.is_stepping() {
-        end_step(own);
-    }
-    vendor!(apply_always(state));
-    if set & abi::SET_INTERRUPT != 0 {
-        vendor!(set_interrupt(fetch(&state.interrupt)));
-    }
-    step(own, state);
+fn load_step<const VMX: bool>(own: &mut Own, state: &VcpuState) {
+    vendor!(apply_always(state) by VMX);
+    step::<VMX>(own, state);
 }
 
-fn step(own: &mut Own, state: &VcpuState) {
-    arm(own, fetch(&state.slots));
-    vendor!(begin_step(own));
+#[inline(always)]
+fn step<const VMX: bool>(own: &mut Own, state: &VcpuState) {
+    let [first, second] = fetch(&state.slots);
+    if first | second != 0 {
+        arm::<VMX>(own, first, second);
+    }
+    vendor!(begin_step(own) by VMX);
     own.flags |= STEPPING;
 }
 
@@ -283,32 +302,60 @@ fn load_groups(core: &mut Core, own: &mut Own, set: u32, state: &VcpuState) {
     }
     own.flags = if set & abi::WANT_ALL != 0 { WANT_ALL } else { 0 };
     if set & abi::STEP != 0 {
-        step(own, state);
+        if is_vmx() {
+            step::<true>(own, state)
+        } else {
+            step::<false>(own, state)
+        };
     }
 }
 
-/// Puts the slots in the place of device pages. Addresses elsewhere mean nothing.
-fn arm(own: &mut Own, slots: [u64; SLOTS]) {
-    for (index, slot) in slots.into_iter().enumerate() {
-        let page = (slot & !(PAGE - 1)).wrapping_sub(GUEST_DEVICES.start) / PAGE;
-        let Some(entry) = tables().get_mut(page as usize) else { continue };
-        own.armed[index] = (page as u32 + 1, *entry);
-        *entry = nested::leaf(own.slots[index], slot & SLOT_WRITE != 0, false);
-        own.stale = true;
-        own.changed();
+/// Puts the slots in the place of device pages; 0 is no slot.
+#[inline(always)]
+fn arm<const VMX: bool>(own: &mut Own, first: u64, second: u64) {
+    put::<VMX, 0>(own, first);
+    own.armed_count = 1;
+    if second != 0 {
+        put::<VMX, 1>(own, second);
+        own.armed_count = 2;
+    }
+    own.changed::<VMX>();
+}
+
+/// Puts slot `N` in the place of a device page. Addresses elsewhere mean nothing.
+#[inline(always)]
+fn put<const VMX: bool, const N: usize>(own: &mut Own, slot: u64) {
+    let index = (slot.wrapping_sub(GUEST_DEVICES.start) / PAGE) as usize;
+    own.armed[N].0 = index;
+    if let Some(entry) = tables().get_mut(index) {
+        own.armed[N].1 = *entry;
+        *entry = nested::leaf::<VMX>(own.slots[N], slot & SLOT_WRITE != 0, false);
+        own.note_change();
+    }
+}
+
+/// The opposite of [`put`].
+#[inline(always)]
+fn take<const N: usize>(own: &mut Own) {
+    let (index, old) = own.armed[N];
+    if let Some(entry) = tables().get_mut(index) {
+        *entry = old;
+        own.note_change();
     }
 }
 
 /// Gives device pages their own entries back, in the opposite order.
-fn disarm(own: &mut Own) {
-    for index in (0..SLOTS).rev() {
-        let (page, old) = core::mem::take(&mut own.armed[index]);
-        if let Some(entry) = tables().get_mut((page as usize).wrapping_sub(1)) {
-            *entry = old;
-            own.stale = true;
-            own.changed();
-        }
+#[inline(always)]
+fn disarm<const VMX: bool>(own: &mut Own) {
+    if own.armed_count == 0 {
+        return;
     }
+    if own.armed_count > 1 {
+        take::<1>(own);
+    }
+    take::<0>(own);
+    own.armed_count = 0;
+    own.changed::<VMX>();
 }
 
 impl Own {
@@ -329,6 +376,11 @@ impl Own {
             msrs,
             slots,
             bells,
+            bell_ports: match bells {
+                [first, .., last] => [first.port, last.port - first.port],
+                [one] => [one.port, 0],
+                [] => [0; 2],
+            },
             word: shared().thread(usize::from(thread)),
             index,
             asid,
@@ -338,9 +390,10 @@ impl Own {
             step_trap: false,
             debug_live: false,
             stale: false,
-            step_interrupt: 0,
+            step_holds: false,
             step_dr6: 0,
             armed: [(0, 0); SLOTS],
+            armed_count: 0,
             debug: [0; 4],
             xcr0: 1,
             tsc_aux: 0,
@@ -352,16 +405,23 @@ impl Own {
         self.flags & STEPPING != 0
     }
 
-    /// A nested entry has changed: nothing that the CPU remembers of it is used again.
-    fn changed(&mut self) {
-        vendor!(flush(self));
+    /// A nested entry changes, and [`Own::changed`] follows: for the flush checker.
+    #[inline(always)]
+    fn note_change(&mut self) {
+        self.stale |= flush::ON;
+    }
+
+    /// Nested entries have changed: nothing that the CPU remembers of them is used again.
+    #[inline(always)]
+    fn changed<const VMX: bool>(&mut self) {
+        vendor!(flush(self) by VMX);
     }
 
     /// The doorbell behind a port.
     #[inline(always)]
     fn bell(&self, port: u16) -> Option<&'static Doorbell> {
-        let (first, last) = (self.bells.first()?, self.bells.last()?);
-        if port < first.port || port > last.port {
+        let [first, span] = self.bell_ports;
+        if port.wrapping_sub(first) > span {
             return None;
         }
         self.bells.iter().find(|bell| bell.port == port)
@@ -423,26 +483,23 @@ pub fn exit<const VMX: bool>(core: &mut Core, own: &mut Own) -> Outcome {
 
 /// Writes what the monitor sees of an exit; [`exit`] has written why it was.
 #[inline(always)]
-pub fn tell<const VMX: bool>(own: &mut Own) -> u32 {
-    if own.flags != 0 {
-        return complete(own);
+pub fn tell<const VMX: bool>(own: &mut Own) {
+    if own.flags == STEPPING {
+        end_step_by::<VMX>(own);
+    } else if own.flags != 0 {
+        complete(own);
     }
     vendor!(save(state()) by VMX);
-    Outcome::Monitor as u32
 }
 
-/// An exit at which more is to be done than to tell of it.
+/// An exit at which everything is told.
 #[inline(never)]
-fn complete(own: &mut Own) -> u32 {
+fn complete(own: &mut Own) {
     if own.is_stepping() {
         end_step(own);
     }
-    vendor!(save(state()));
-    if own.flags & WANT_ALL != 0 {
-        vendor!(save_all(state()));
-    }
+    vendor!(save_all(state()));
     own.flags = 0;
-    Outcome::Monitor as u32
 }
 
 /// The guest's turn ends without an exit: what the monitor sees is what the next entry loads.
@@ -450,10 +507,18 @@ pub fn save() {
     vendor!(save(state()));
 }
 
-#[inline(never)]
 fn end_step(own: &mut Own) {
-    vendor!(end_step(own));
-    disarm(own);
+    if is_vmx() {
+        end_step_by::<true>(own)
+    } else {
+        end_step_by::<false>(own)
+    };
+}
+
+#[inline(never)]
+fn end_step_by<const VMX: bool>(own: &mut Own) {
+    vendor!(end_step(own) by VMX);
+    disarm::<VMX>(own);
     own.flags &= !STEPPING;
 }
 
@@ -475,7 +540,10 @@ fn ring(core: &mut Core, bell: &Doorbell) -> Outcome {
 #[inline(never)]
 fn wake_worker(core: &mut Core, global: usize) -> Outcome {
     wake(core, global, cpu::rdtsc());
-    if core.must_choose() { Outcome::Reschedule } else { Outcome::Again }
+    let current = core.current;
+    // A guest may ring for its own monitor's thread: then its turn is over.
+    let is_over = core.thread(current).flags & RESULT != 0;
+    if is_over || core.must_choose() { Outcome::Reschedule } else { Outcome::Again }
 }
 
 /// A thread with a vCPU is about to leave the CPU: what it has in registers goes into its frame.

@@ -28,8 +28,9 @@ const MIB2: u64 = 2 << 20;
 const GIB: u64 = 1 << 30;
 
 /// The entry of a page.
-pub fn leaf(phys: u64, write: bool, exec: bool) -> u64 {
-    if super::is_vmx() {
+#[inline(always)]
+pub fn leaf<const VMX: bool>(phys: u64, write: bool, exec: bool) -> u64 {
+    if VMX {
         let write = if write { EPT_WRITE } else { 0 };
         let exec = if exec { EPT_EXECUTE } else { 0 };
         return phys | EPT_READ | EPT_WRITE_BACK | write | exec;
@@ -37,6 +38,11 @@ pub fn leaf(phys: u64, write: bool, exec: bool) -> u64 {
     let write = if write { WRITE } else { 0 };
     let exec = if exec { 0 } else { NO_EXEC };
     phys | PRESENT | USER | ACCESSED | DIRTY | write | exec
+}
+
+/// The entry of a page, by the CPU's extension.
+fn leaf_here(phys: u64, write: bool, exec: bool) -> u64 {
+    if super::is_vmx() { leaf::<true>(phys, write, exec) } else { leaf::<false>(phys, write, exec) }
 }
 
 /// The nested tables of one virtual machine under construction: one entry for each GiB below
@@ -66,7 +72,7 @@ impl Tables {
             let fits = |size: u64| (at | from).is_multiple_of(size) && len - done >= size;
             let slot = &mut self.gib[(at / GIB) as usize & 3];
             if fits(GIB) {
-                *slot = leaf(from, write, exec) | LARGE;
+                *slot = leaf_here(from, write, exec) | LARGE;
                 done += GIB;
                 continue;
             }
@@ -77,7 +83,7 @@ impl Tables {
             let directory: &mut Table = unsafe { paging::page(*slot & ADDRESS) };
             let entry = &mut directory[(at / MIB2) as usize & 511];
             if fits(MIB2) {
-                *entry = leaf(from, write, exec) | LARGE;
+                *entry = leaf_here(from, write, exec) | LARGE;
                 done += MIB2;
                 continue;
             }
@@ -86,7 +92,7 @@ impl Tables {
             }
             // SAFETY: as above.
             let table: &mut Table = unsafe { paging::page(*entry & ADDRESS) };
-            table[(at / PAGE) as usize & 511] = leaf(from, write, exec);
+            table[(at / PAGE) as usize & 511] = leaf_here(from, write, exec);
             done += PAGE;
         }
     }

@@ -95,6 +95,10 @@ const _: () = {
     assert!(offset_of!(Vmcb, iopm) == 0x40 && offset_of!(Vmcb, event) == 0xa8);
     assert!(offset_of!(Vmcb, segments) == 0x400 && offset_of!(Vmcb, efer) == 0x4d0);
     assert!(offset_of!(Vmcb, cr4) == 0x548 && offset_of!(Vmcb, rsp) == 0x5d8);
+    // The interface's bits are where the CPU has them, or as far apart ("Nested Page Faults",
+    // "IOIO Intercept").
+    assert!(vcpu::MEMORY_WRITE == 1 << 1 && vcpu::MEMORY_FETCH == 1 << 4);
+    assert!(vcpu::MEMORY_WALK == 1 << 33 >> 31 && vcpu::PORT_STRING == vcpu::PORT_IN << 2);
     assert!(offset_of!(Vmcb, rax) == 0x5f8 && offset_of!(Vmcb, pat) == 0x668);
 };
 
@@ -210,6 +214,7 @@ pub fn reset(own: &mut Own) {
 }
 
 /// Empties this vCPU's translation caches before its next instruction.
+#[inline(always)]
 pub fn flush(own: &mut Own) {
     vmcb().tlb_control = if own.by_identifier { FLUSH_ASID } else { FLUSH_ALL };
 }
@@ -321,10 +326,13 @@ pub fn apply(set: u32, state: &VcpuState) {
 }
 
 /// Prepares a single step: every exception ends it, no interrupt begins.
+#[inline(always)]
 pub fn begin_step(own: &mut Own) {
     let block = vmcb();
-    own.step_interrupt = block.virtual_interrupt & V_INTERRUPT;
-    block.virtual_interrupt &= !V_IRQ;
+    own.step_holds = block.virtual_interrupt & V_IRQ != 0;
+    if own.step_holds {
+        block.virtual_interrupt &= !V_IRQ;
+    }
     block.intercept_cr = 0;
     block.intercept_1 &= !INTERCEPT_IRET;
     own.step_trap = block.rflags & FLAG_TF != 0;
@@ -334,26 +342,35 @@ pub fn begin_step(own: &mut Own) {
 }
 
 /// Ends a single step, whatever came of it.
+#[inline(always)]
 pub fn end_step(own: &mut Own) {
     let block = vmcb();
     if !own.step_trap {
         block.rflags &= !FLAG_TF;
     }
     block.intercept_exceptions = EXCEPTIONS;
-    block.virtual_interrupt |= own.step_interrupt;
-    rank(block);
-    block.intercept_cr = if own.step_interrupt & V_IRQ != 0 { CR8_WRITE } else { 0 };
+    if own.step_holds {
+        // Everything else of the interrupt has stayed where it was.
+        block.virtual_interrupt |= V_IRQ;
+        rank(block);
+        block.intercept_cr = CR8_WRITE;
+    }
 }
 
 /// After the trap of a step: whether the guest itself is to get a debug exception.
+#[inline(always)]
 fn is_guests_trap(own: &Own) -> bool {
     let block = vmcb();
-    // Breakpoints that DR7 enables, for the local or the global bit.
-    let hits = (0..4).filter(|n| block.dr6 >> n & 1 != 0 && block.dr7 >> (2 * n) & 3 != 0).count();
     if !own.step_trap {
         block.dr6 = block.dr6 & !DR6_BS | own.step_dr6 & DR6_BS;
     }
-    own.step_trap || hits != 0
+    own.step_trap || block.dr6 & 0xf != 0 && is_breakpoint(block)
+}
+
+/// Whether DR6 tells of a breakpoint that DR7 enables, for the local or the global bit.
+#[cold]
+fn is_breakpoint(block: &Vmcb) -> bool {
+    (0..4).any(|n| block.dr6 >> n & 1 != 0 && block.dr7 >> (2 * n) & 3 != 0)
 }
 
 /// Lets the guest reach the debug registers, which are the kernel's until it asks for them.
@@ -367,6 +384,16 @@ pub fn save(state: &mut VcpuState) {
     let block = vmcb();
     state.registers[vcpu::RAX] = block.rax;
     (state.rip, state.rflags) = (block.rip, block.rflags);
+    let odd = (block.virtual_interrupt ^ V_INTR_MASKING) | block.interrupt_shadow | block.event;
+    (state.interrupt, state.flags, state.tpr) = (0, 0, 0);
+    if odd != 0 {
+        save_events(block, state);
+    }
+}
+
+/// What waits, holds or is under way.
+#[inline(never)]
+fn save_events(block: &Vmcb, state: &mut VcpuState) {
     let waits = block.virtual_interrupt & V_IRQ != 0;
     state.interrupt = if waits { (block.virtual_interrupt >> 32) as u32 & 0xff } else { 0 };
     state.tpr = (block.virtual_interrupt & V_TPR) as u32;
@@ -414,31 +441,23 @@ pub fn exit(core: &mut Core, own: &mut Own, state: &mut VcpuState) -> Outcome {
                 advance(info2);
                 return super::ring(core, bell);
             }
-            let kind = ((info & 1) * vcpu::PORT_IN) | ((info >> 2 & 1) * vcpu::PORT_STRING);
+            let kind = (info & 5) * vcpu::PORT_IN;
             state.info[0] = port | (info & 0x70) << 12 | kind;
             state.exit = Exit::Port as u32;
             state.next_rip = info2;
         }
         0x7c if info == 0 => tell(own, state, Exit::MsrRead, 2),
         0x7c => tell(own, state, Exit::MsrWrite, 2),
-        0x60 | 0x61 => return Outcome::Interrupt,
-        0x78 => tell(own, state, Exit::Halt, 1),
         0x400 => {
-            let walk = (info >> 33 & 1) * vcpu::MEMORY_WALK;
-            let access = info >> 1 & 1 | info >> 3 & vcpu::MEMORY_FETCH | walk;
-            (state.info[0], state.info[1]) = (info2, access);
+            let access = info & (vcpu::MEMORY_WRITE | vcpu::MEMORY_FETCH);
+            (state.info[0], state.info[1]) = (info2, access | info >> 31 & vcpu::MEMORY_WALK);
             tell(own, state, Exit::Memory, 0);
         }
-        0x40..=0x5f => {
-            if !exception(own, state, code - 0x40, block.exit_info) {
-                return Outcome::Again;
-            }
+        0x41 if own.is_stepping() => {
+            state.info[0] = if is_guests_trap(own) { vcpu::STEP_TRAP } else { 0 };
+            tell(own, state, Exit::Stepped, 0);
         }
-        _ => {
-            if !other(own, state, code) {
-                return Outcome::Again;
-            }
-        }
+        _ => return other(own, state, code),
     }
     Outcome::Monitor
 }
@@ -453,17 +472,20 @@ fn tell(own: &Own, state: &mut VcpuState, exit: Exit, len: u64) {
         if own.next_rip && len != 0 { block.next_rip } else { block.rip.wrapping_add(len) };
 }
 
-/// The exits that are not frequent. `false`: the guest goes on.
+/// The exits that are not frequent, and those that the monitor does not see.
 #[inline(never)]
-fn other(own: &mut Own, state: &mut VcpuState, code: u32) -> bool {
+fn other(own: &mut Own, state: &mut VcpuState, code: u32) -> Outcome {
     let (exit, len, info) = match code {
+        0x60 | 0x61 => return Outcome::Interrupt,
+        0x78 => (Exit::Halt, 1, 0),
         0x18 => (Exit::TaskPriority, 0, 0),
         0x20..=0x3f => {
             own.load_debug_registers();
-            return false;
+            return Outcome::Again;
         }
+        0x40..=0x5f => return exception(own, state, code - 0x40),
         // SMI and INIT are the machine's business.
-        0x62 | 0x63 => return false,
+        0x62 | 0x63 => return Outcome::Again,
         0x6f => (Exit::Forbidden, 0, 13),
         0x74 => (Exit::Iret, 0, 0),
         0x76 | 0x89 => (Exit::Cache, 2, 0),
@@ -478,7 +500,7 @@ fn other(own: &mut Own, state: &mut VcpuState, code: u32) -> bool {
     }
     state.info[0] = info;
     tell(own, state, exit, len);
-    true
+    Outcome::Monitor
 }
 
 /// An event whose delivery the exit cut short is delivered again. Those of instructions come back
@@ -495,25 +517,20 @@ fn unfinished(event: u64) -> u64 {
     }
 }
 
-/// An exception that is intercepted. `false`: the guest goes on.
-#[inline(never)]
-fn exception(own: &mut Own, state: &mut VcpuState, vector: u32, info: [u64; 2]) -> bool {
+/// An exception that is intercepted, but a step's end.
+fn exception(own: &mut Own, state: &mut VcpuState, vector: u32) -> Outcome {
+    let info = vmcb().exit_info;
     let has_error = matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30);
     if own.is_stepping() {
-        if vector == 1 {
-            state.info[0] = if is_guests_trap(own) { vcpu::STEP_TRAP } else { 0 };
-            tell(own, state, Exit::Stepped, 0);
-        } else {
-            let code = u64::from(vector) | if has_error { vcpu::EXCEPTION_ERROR } else { 0 };
-            state.info = [code, info[0], info[1]];
-            own.flags |= super::WANT_ALL;
-            tell(own, state, Exit::Exception, 0);
-        }
-        return true;
+        let code = u64::from(vector) | if has_error { vcpu::EXCEPTION_ERROR } else { 0 };
+        state.info = [code, info[0], info[1]];
+        own.flags |= super::WANT_ALL;
+        tell(own, state, Exit::Exception, 0);
+        return Outcome::Monitor;
     }
     assert!(vector != 18, "machine check in a guest");
     // The guest's own; DR6 and DR7 are set as its handler expects.
     let error = if has_error { vcpu::EVENT_ERROR | info[0] << 32 } else { 0 };
     vmcb().event = vcpu::EVENT_EXCEPTION | u64::from(vector) | error;
-    false
+    Outcome::Again
 }

@@ -67,7 +67,6 @@ svm_enter:
     xor r15d, r15d
     call kernel_svm_exit
     cmp eax, 1
-    jb return_to_monitor
     je reschedule
     cmp eax, 2
     je svm_enter

@@ -267,7 +267,8 @@ pub fn exit(core: &mut Core, own: &mut Own, state: &mut VcpuState) -> Outcome {
         }
         48 => {
             let walk = if qualification >> 7 & 3 == 1 { vcpu::MEMORY_WALK } else { 0 };
-            state.info[1] = qualification >> 1 & 1 | qualification >> 1 & vcpu::MEMORY_FETCH | walk;
+            let fetch = (qualification >> 2 & 1) * vcpu::MEMORY_FETCH;
+            state.info[1] = qualification & vcpu::MEMORY_WRITE | fetch | walk;
             tell(state, Exit::Memory, read(ro::GUEST_PHYSICAL_ADDR_FULL), 0)
         }
         basic => other(own, state, basic, qualification),

@@ -72,7 +72,6 @@ vmx_exit:
     xor r15d, r15d
     call kernel_vmx_exit
     cmp eax, 1
-    jb return_to_monitor
     je reschedule
     cmp eax, 2
     je vmx_enter
