@@ -11,12 +11,12 @@
 //!
 //! [`GUEST_DEVICES`]: cloister_abi::layout::GUEST_DEVICES
 
-use crate::apic::Mode;
+use crate::apic::{DFR, LDR, Mode, TPR};
 use crate::bus::{self, Bus, Env};
 use crate::num::{index, low32};
 use crate::request::{Op, Request};
 use crate::run::{Cpu, Host, NEVER, Stop};
-use crate::step::{Pages, Stuck, is_device};
+use crate::step::{Pages, is_device};
 use cloister_abi::layout::PAGE;
 use cloister_abi::vcpu;
 use cloister_guest_abi::platform;
@@ -37,36 +37,21 @@ impl<H: Host> Cpu<'_, '_, H> {
     /// Reads a port.
     #[inline(always)]
     pub(crate) fn port_in(&mut self, port: u16, width: u8) -> u32 {
-        if let Some(value) = self.with_bus(|bus, env| bus.read(port, width, env)) {
-            return value;
+        match bus::constant(port, self.config.flags) {
+            Some(value) => value,
+            None => low32(self.access(Op::PortIn, port.into(), width, [0; 2])[0]),
         }
-        self.port_in_elsewhere(port, width)
-    }
-
-    #[inline(never)]
-    fn port_in_elsewhere(&mut self, port: u16, width: u8) -> u32 {
-        if let Some(value) = bus::constant(port, self.config.flags) {
-            return value;
-        }
-        let [value, _] = self.access(Op::PortIn, u32::from(port), width, [0; 2]);
-        low32(value)
     }
 
     /// Writes a port.
     #[inline(always)]
     pub(crate) fn port_out(&mut self, port: u16, width: u8, value: u32) {
-        if matches!(port, platform::RESET | platform::SLEEP_CONTROL | platform::PANIC) {
-            return self.leave(port, width, value);
-        }
-        if self.with_bus(|bus, env| bus.write(port, width, value, env)).is_none() {
-            self.port_out_elsewhere(port, width, value);
-        }
-    }
-
-    #[inline(never)]
-    fn port_out_elsewhere(&mut self, port: u16, width: u8, value: u32) {
-        if bus::constant(port, self.config.flags).is_none() {
-            self.access(Op::PortOut, u32::from(port), width, [u64::from(value), 0]);
+        match (bus::constant(port, self.config.flags), port) {
+            (Some(_), platform::SLEEP_CONTROL | platform::PANIC) | (None, platform::RESET) => {
+                self.leave(port, width, value);
+            }
+            (Some(_), _) => {}
+            (None, _) => _ = self.access(Op::PortOut, port.into(), width, [value.into(), 0]),
         }
     }
 
@@ -76,11 +61,9 @@ impl<H: Host> Cpu<'_, '_, H> {
         let [byte, ..] = value.to_le_bytes();
         match port {
             platform::PANIC => self.stopped(stopped::STOPPED_PANIC, byte),
-            platform::SLEEP_CONTROL if byte == platform::SLEEP_OFF => {
-                self.stop = Some(Stop::PowerOff);
-            }
+            platform::SLEEP_CONTROL if byte == platform::SLEEP_OFF => self.end(Stop::PowerOff),
             // The bit below the one that resets only says how; some kernels set it first.
-            platform::RESET if width == 1 && byte & 4 != 0 => self.stop = Some(Stop::Reset),
+            platform::RESET if width == 1 && byte & 4 != 0 => self.end(Stop::Reset),
             _ => {}
         }
     }
@@ -88,7 +71,6 @@ impl<H: Host> Cpu<'_, '_, H> {
     /// An access to an address that is not RAM.
     #[inline(never)]
     pub(crate) fn memory(&mut self) {
-        self.dirty = true;
         let state = self.host.state();
         let ([address, kind, _], flags) = (state.info, state.flags);
         if kind & (vcpu::MEMORY_FETCH | vcpu::MEMORY_WALK) != 0 {
@@ -104,18 +86,15 @@ impl<H: Host> Cpu<'_, '_, H> {
             self.step.cancel();
             return self.refuse();
         }
-        match self.step.fault(address, kind & vcpu::MEMORY_WRITE != 0) {
-            Ok(slot) => self.fill(slot, address),
-            Err(Stuck::Pages | Stuck::Faults) => {
-                return self.stopped(stopped::STOPPED_TOO_MANY_PAGES, 0);
-            }
-        }
+        let Ok(slot) = self.step.fault(address, kind & vcpu::MEMORY_WRITE != 0) else {
+            return self.stopped(stopped::STOPPED_TOO_MANY_PAGES, 0);
+        };
+        self.fill(slot, address);
         self.arm_step();
     }
 
     /// Has the next turn run one instruction.
     pub(crate) fn arm_step(&mut self) {
-        self.dirty = true;
         let slots = self.step.addresses();
         let state = self.host.state();
         state.slots = slots;
@@ -128,13 +107,25 @@ impl<H: Host> Cpu<'_, '_, H> {
             Owner::Apic => {
                 self.store_task_priority();
                 let value = self.apic.read_mmio(low32(address & 0xff0), self.host.now());
+                // Reading what is not there is an error, which may interrupt.
+                self.attention |= self.apic.errors != 0;
                 Pages(self.host.slots()).fill(slot, address, [u64::from(value), 0]);
             }
-            Owner::Device => {
-                let values = self.access(Op::MemoryRead, low32(address), 16, [0; 2]);
-                Pages(self.host.slots()).fill(slot, address, values);
-            }
+            Owner::Device => self.fill_device(slot, address),
             Owner::Nobody => Pages(self.host.slots()).fill_ones(slot, address),
+        }
+    }
+
+    /// The slot hides a page of MSI-X that the guest reads by itself. An instruction that stores
+    /// into it may load from anywhere else in it (MOVS), so the slot shows all that is there.
+    fn fill_device(&mut self, slot: usize, address: u64) {
+        let page = address & !(PAGE - 1);
+        let device = self.config.devices.get(index(page.wrapping_sub(platform::MSIX) / PAGE));
+        let table = device.map(|device| (0..=u64::from(device.queues)).map(|entry| entry << 4));
+        let shown = table.into_iter().flat_map(|table| table.chain([platform::MSIX_PENDING]));
+        for line in shown.map(|offset| page | offset).chain([address]) {
+            let values = self.access(Op::MemoryRead, low32(line), 16, [0; 2]);
+            Pages(self.host.slots()).fill(slot, line, values);
         }
     }
 
@@ -159,9 +150,11 @@ impl<H: Host> Cpu<'_, '_, H> {
         if address & 0xf < 4 {
             let offset = low32(address & 0xff0);
             let effect = self.apic.write_mmio(offset, low32(value), self.host.now());
-            self.load_task_priority();
-            self.publish_route();
-            self.effect(effect);
+            match offset >> 4 {
+                TPR => self.load_task_priority(),
+                LDR | DFR => self.publish_route(),
+                _ => self.effect(effect),
+            }
         }
     }
 
@@ -201,7 +194,7 @@ impl<H: Host> Cpu<'_, '_, H> {
             self.host.signal(1);
         }
         // The bit that the answer comes with is the one that posted interrupts come with.
-        self.dirty = true;
+        self.attention = true;
         loop {
             if let Some(values) = self.machine.requests.answer(self.number) {
                 return values;

@@ -18,6 +18,7 @@ mod timer;
 mod vectors;
 
 pub use registers::BASE;
+pub(crate) use registers::{DFR, LDR, PPR, TPR};
 pub use route::{Destination, Kind, Message, Route};
 
 use crate::ensure;
@@ -68,7 +69,7 @@ pub struct LocalApic {
     /// What the error status register shows.
     shown: u32,
     /// Errors since the register was last written.
-    errors: u32,
+    pub(crate) errors: u32,
     command: u64,
     lvt: [u32; 6],
     timer: Timer,

@@ -27,6 +27,8 @@ pub const SIGNAL_WORKER: u32 = 8;
 /// In [`Env::signals`]: the console.
 pub const SIGNAL_CONSOLE: u64 = 1 << 16;
 
+/// No device has a port from here on.
+const PORTS_END: u16 = 0x1800;
 /// The interrupt pin of the timer, at either controller.
 const PIT_PIN: u8 = 0;
 
@@ -89,7 +91,7 @@ enum Part {
 fn part(port: u16) -> Part {
     match port {
         0x3f8..=0x3ff => Part::Uart,
-        0xcf8..=0xcff | 0x1000..=0x17ff => Part::Devices,
+        0xcf8..=0xcff | platform::VIRTIO..PORTS_END => Part::Devices,
         0x70 | 0x71 => Part::Rtc,
         0x40..=0x43 => Part::Pit,
         0x61 => Part::ControlB,
@@ -103,13 +105,16 @@ fn part(port: u16) -> Part {
 const _: () = {
     assert!(platform::UART == 0x3f8 && platform::RTC == 0x70 && platform::PM_TIMER == 0x508);
     assert!(platform::PCI_ADDRESS == 0xcf8 && platform::PCI_DATA == 0xcfc);
-    assert!(platform::VIRTIO == 0x1000 && platform::VIRTIO_LEN == 0x100);
+    assert!(PORTS_END - platform::VIRTIO == 8 * platform::VIRTIO_LEN && MAX_VM_DEVICES == 8);
 };
 
 /// What a port reads that has no device behind it, for a virtual machine with these flags; `None`
 /// if there is one.
 #[inline]
 pub fn constant(port: u16, flags: u32) -> Option<u32> {
+    if port >= PORTS_END {
+        return Some(u32::MAX);
+    }
     match part(port) {
         Part::Uart | Part::Rtc | Part::Devices => None,
         Part::Pit | Part::ControlB | Part::Pic | Part::PmTimer if flags & VM_LEGACY != 0 => None,
@@ -155,15 +160,14 @@ impl<'a> Bus<'a> {
         bits: u64,
         add: impl FnOnce(&mut Devices<'a>) -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
-        if let Some(worker) = self.worker_bits.get_mut(number) {
-            *worker = bits;
-        }
+        self.worker_bits.get_mut(number).into_iter().for_each(|worker| *worker = bits);
         add(&mut self.devices)
     }
 
-    /// Whether every worker has answered the first reset; the guest must not run before.
-    pub fn is_ready(&self) -> bool {
-        self.devices.are_ready()
+    /// A device whose worker has not answered the first reset. The guest must not run before there
+    /// is none.
+    pub fn unready(&self) -> Option<usize> {
+        self.devices.unready()
     }
 
     /// Reads a port.
@@ -209,8 +213,7 @@ impl<'a> Bus<'a> {
             (Part::ControlB, Some(legacy)) => legacy.pit.read_control(now),
             (Part::Pic, Some(legacy)) => legacy.pic.read(port),
             (Part::PmTimer, Some(legacy)) => {
-                let [a, b, c, d] = legacy.pm_timer.read(now).to_le_bytes();
-                [a, b, c, d].get(usize::from(port & 3)).copied().unwrap_or(0)
+                low8(u64::from(legacy.pm_timer.read(now)) >> ((port & 3) << 3))
             }
             _ => u8::MAX,
         }
@@ -265,6 +268,7 @@ impl<'a> Bus<'a> {
     }
 
     /// Carries out what a virtual CPU asks for.
+    #[inline(always)]
     pub fn carry_out(&mut self, request: &Request, env: &mut Env<'_>) -> [u64; 2] {
         let Request { op, address, width, values } = *request;
         let (port, [value, _]) = (crate::num::low16(u64::from(address)), values);

@@ -84,10 +84,9 @@ impl<'a> Devices<'a> {
         Ok(())
     }
 
-    /// Whether every worker has answered the newest reset. The guest must not be entered for the
-    /// first time before.
-    pub fn are_ready(&self) -> bool {
-        self.devices.iter().flatten().all(|device| device.virtio.is_ready())
+    /// The first device whose worker has not answered the newest reset.
+    pub fn unready(&self) -> Option<usize> {
+        self.devices.iter().position(|place| place.as_ref().is_some_and(|d| !d.virtio.is_ready()))
     }
 
     /// The worker of a device has signalled.

@@ -6,7 +6,7 @@
 //! Invariant: an exit either moves `rip` to the next instruction, or sets an event, or leaves both
 //! for the instruction to be executed again, or ends the virtual machine.
 
-use crate::apic::Effect;
+use crate::apic::{Effect, PPR, TPR};
 use crate::msr::{self, Gp, Policy};
 use crate::num::{low8, low16, low32};
 use crate::run::{Activity, Cpu, Host};
@@ -18,9 +18,6 @@ const DB: u64 = 1;
 const UD: u64 = 6;
 const GP: u64 = 13;
 const PF: u64 = 14;
-/// Task priority and processor priority among the x2APIC's registers.
-const TPR: u32 = 0x08;
-const PPR: u32 = 0x0a;
 /// CR0.PG.
 const PAGING: u64 = 1 << 31;
 
@@ -29,7 +26,6 @@ impl<H: Host> Cpu<'_, '_, H> {
     #[inline(always)]
     pub(crate) fn exit(&mut self) {
         let exit = Exit::from_code(self.host.state().exit);
-        self.has_all = core::mem::take(&mut self.wants_all);
         if self.step.is_active() && !self.goes_on(exit) {
             return;
         }
@@ -41,7 +37,7 @@ impl<H: Host> Cpu<'_, '_, H> {
             Some(Exit::Halt) => {
                 self.skip();
                 self.activity = Activity::Halted;
-                self.dirty = true;
+                self.attention = true;
             }
             Some(Exit::Memory) => self.memory(),
             other => self.rare(other),
@@ -55,14 +51,12 @@ impl<H: Host> Cpu<'_, '_, H> {
             Some(Exit::TaskPriority) => {
                 // The interrupt is withdrawn: the comparison with the new priority is the CPU's.
                 self.tell_interrupt(0);
-                self.step.begin();
-                self.arm_step();
+                self.step_alone();
             }
             Some(Exit::Iret) => {
                 // The next one may come after the IRET, not before.
                 self.nmi_blocked = false;
-                self.step.begin();
-                self.arm_step();
+                self.step_alone();
             }
             Some(Exit::Xsetbv) => self.xsetbv(),
             // Caches are coherent with everything that a guest can reach.
@@ -82,10 +76,17 @@ impl<H: Host> Cpu<'_, '_, H> {
         }
     }
 
+    /// Has the next turn run one instruction for another reason than a device page; afterwards
+    /// interrupts are to be settled.
+    fn step_alone(&mut self) {
+        self.attention = true;
+        self.step.begin();
+        self.arm_step();
+    }
+
     /// An exit during a step. Whether it is to be answered as any other.
     #[inline(never)]
     fn goes_on(&mut self, exit: Option<Exit>) -> bool {
-        self.dirty = true;
         match exit {
             Some(Exit::Memory) => return true,
             Some(Exit::Stepped) => self.stepped(),
@@ -205,7 +206,7 @@ impl<H: Host> Cpu<'_, '_, H> {
             msr::TSC_DEADLINE => {
                 let offset = state.tsc_offset;
                 self.apic.write_tsc_deadline(value, offset, self.host.now());
-                self.dirty = true;
+                self.attention = true;
                 Ok(true)
             }
             _ => self.write_other_msr(msr, value),
@@ -223,7 +224,7 @@ impl<H: Host> Cpu<'_, '_, H> {
     /// What a write to the APIC has done.
     #[inline(always)]
     pub(crate) fn effect(&mut self, effect: Effect) {
-        self.dirty = true;
+        self.attention = true;
         match effect {
             Effect::None => {}
             Effect::Eoi(vector) => self.end_of_interrupt(vector),
@@ -245,7 +246,7 @@ impl<H: Host> Cpu<'_, '_, H> {
             Policy::ApicBase => {
                 self.apic.write_base(value)?;
                 self.publish_route();
-                self.dirty = true;
+                self.attention = true;
             }
             Policy::Efer | Policy::Pat if !self.is_whole() => return Ok(false),
             Policy::Efer => {
@@ -312,7 +313,7 @@ impl<H: Host> Cpu<'_, '_, H> {
     /// Whether this exit has the whole state. If not, the next one will.
     fn is_whole(&mut self) -> bool {
         if !self.has_all {
-            self.wants_all = true;
+            (self.wants_all, self.attention) = (true, true);
             self.host.state().set |= vcpu::WANT_ALL;
         }
         self.has_all
@@ -356,7 +357,9 @@ impl<H: Host> Cpu<'_, '_, H> {
     pub(crate) fn load_task_priority(&mut self) {
         let tpr = self.apic.task_priority();
         let state = self.host.state();
-        state.tpr = tpr;
-        state.set |= vcpu::SET_TPR;
+        if state.tpr != tpr {
+            state.tpr = tpr;
+            state.set |= vcpu::SET_TPR;
+        }
     }
 }

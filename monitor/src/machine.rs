@@ -38,7 +38,8 @@ impl Machine {
     /// Before the guest's first instruction, on thread 0: its time starts at 0, and every virtual
     /// CPU can be addressed.
     pub fn start(&self, vcpus: usize, x2apic: bool, now: u64) {
-        self.tsc_offset.store(now.wrapping_neg(), Ordering::Release);
+        // Relaxed: others read it after a start-up message, which orders it.
+        self.tsc_offset.store(now.wrapping_neg(), Ordering::Relaxed);
         for (posted, id) in self.posted.iter().zip(0u32..).take(vcpus) {
             posted.set_route(if x2apic {
                 Route::x2apic(id)
@@ -50,7 +51,7 @@ impl Machine {
 
     /// What the guest's TSC is ahead of the machine's.
     pub fn tsc_offset(&self) -> u64 {
-        self.tsc_offset.load(Ordering::Acquire)
+        self.tsc_offset.load(Ordering::Relaxed)
     }
 
     /// Delivers a message. `sender` is the virtual CPU that sent it; devices are none. Returns the

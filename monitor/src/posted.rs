@@ -96,7 +96,7 @@ impl Posted {
         if self.outstanding.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        if self.outstanding.swap(0, Ordering::AcqRel) == 0 {
+        if self.outstanding.swap(0, Ordering::Acquire) == 0 {
             return None;
         }
         let mut taken = Taken { events: take(&self.events), ..Taken::default() };
@@ -111,19 +111,19 @@ impl Posted {
         Some(taken)
     }
 
-    /// Publishes how the owner's local APIC is addressed.
+    /// Publishes how the owner's local APIC is addressed. The word says all, so it orders nothing.
     pub fn set_route(&self, route: Route) {
-        self.route.store(route.to_word(), Ordering::Release);
+        self.route.store(route.to_word(), Ordering::Relaxed);
     }
 
     /// How the owner's local APIC is addressed.
     pub fn route(&self) -> Route {
-        Route::from_word(self.route.load(Ordering::Acquire))
+        Route::from_word(self.route.load(Ordering::Relaxed))
     }
 
     /// Marks the descriptor as not empty; whether it was not marked before.
     fn announce(&self) -> bool {
-        self.outstanding.swap(1, Ordering::AcqRel) == 0
+        self.outstanding.swap(1, Ordering::Release) == 0
     }
 }
 

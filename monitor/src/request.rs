@@ -97,8 +97,9 @@ impl Requests {
         let Some(place) = self.places.get(vcpu) else { return false };
         place.call.store(request.encode(), Ordering::Relaxed);
         place.store(request.values);
-        place.turn.store(ASKED, Ordering::Release);
-        self.asked.fetch_or(bit(vcpu), Ordering::AcqRel) == 0
+        place.turn.store(ASKED, Ordering::Relaxed);
+        // Release: thread 0 finds the request when it takes the bit.
+        self.asked.fetch_or(bit(vcpu), Ordering::Release) == 0
     }
 
     /// The answer to the virtual CPU's request, once.
@@ -120,9 +121,9 @@ impl Requests {
             return None;
         }
         let vcpu = index(u64::from(asked.trailing_zeros()));
-        self.asked.fetch_and(!bit(vcpu), Ordering::AcqRel);
+        self.asked.fetch_and(!bit(vcpu), Ordering::Acquire);
         let place = self.places.get(vcpu)?;
-        if place.turn.load(Ordering::Acquire) != ASKED {
+        if place.turn.load(Ordering::Relaxed) != ASKED {
             return None;
         }
         let request = Request::decode(place.call.load(Ordering::Relaxed), place.load());

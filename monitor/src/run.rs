@@ -6,8 +6,9 @@
 //! Neighbours: `apic` says which interrupt, `bus` has the devices of thread 0, [`Host`] is the
 //! kernel as `monitor/task` reaches it, or a script in tests.
 //!
-//! Invariant: [`Cpu::offered`] is what the kernel has been told, and it is compared with what the
-//! kernel says after each turn before anything else, so no interrupt is lost or taken twice.
+//! Invariants: [`Cpu::offered`] is what the kernel has been told, and it is compared with what the
+//! kernel says after each turn before anything else, so no interrupt is lost or taken twice. A turn
+//! begins with one look at [`Cpu::attention`], so whatever makes a turn other than plain sets it.
 
 use crate::apic::{LocalApic, Message};
 use crate::bus::{Bus, Env};
@@ -19,7 +20,7 @@ use crate::start::{self, Start};
 use crate::step::Step;
 use cloister_abi::vcpu::{self, VcpuState};
 use cloister_proto::stopped::Stopped;
-use cloister_proto::vm::{VM_XAPIC, VmConfig};
+use cloister_proto::vm::{VM_LEGACY, VM_XAPIC, VmConfig};
 use core::sync::atomic::AtomicU64;
 
 /// No deadline.
@@ -93,9 +94,10 @@ pub struct Cpu<'a, 'b, H> {
     pub(crate) bus: Option<&'a mut Bus<'b>>,
     pub(crate) step: Step,
     pub(crate) activity: Activity,
-    /// Interrupts, events or deadlines may have changed: [`Cpu::settle`] before the next turn.
-    pub(crate) dirty: bool,
-    pub(crate) stop: Option<Stop>,
+    /// The next turn is not a plain one: interrupts, events or deadlines may have changed, the
+    /// guest rests, IRET is waited for, the whole state was asked for, or there is a `stop`.
+    pub(crate) attention: bool,
+    stop: Option<Stop>,
     /// The next exit has the whole state.
     pub(crate) wants_all: bool,
     /// This exit has it.
@@ -138,7 +140,7 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
             bus,
             step: Step::default(),
             activity: Activity::Waiting,
-            dirty: true,
+            attention: true,
             stop: None,
             wants_all: false,
             has_all: false,
@@ -150,6 +152,9 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
             deadline: NEVER,
         };
         if is_boot {
+            if config.flags & VM_LEGACY != 0 {
+                cpu.apic.virtual_wire();
+            }
             cpu.begin(Start::Image);
         }
         cpu
@@ -168,21 +173,10 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
     /// One turn of the guest, and the answer to what ended it.
     #[inline(always)]
     pub fn turn(&mut self) -> Option<Stop> {
-        if self.dirty {
-            self.settle();
-            if self.stop.is_some() {
-                return self.stop;
-            }
+        if self.attention && !self.attend() {
+            return self.stop;
         }
-        let ran = if self.activity == Activity::Running {
-            if self.nmi_blocked && self.host.state().set & !vcpu::SET_INTERRUPT != 0 {
-                // With each group that it loads the kernel forgets that IRET is waited for.
-                self.host.state().set |= vcpu::SET_NMI_WINDOW;
-            }
-            self.host.run(self.deadline)
-        } else {
-            self.host.wait(self.deadline)
-        };
+        let ran = self.host.run(self.deadline);
         if self.offered != 0 && self.host.state().interrupt == 0 {
             self.accepted();
         }
@@ -191,7 +185,30 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
             Ran::Bits(bits) => self.wake(bits),
             Ran::Deadline => self.tick(),
         }
-        self.stop
+        None
+    }
+
+    /// Begins a turn that is not plain. Whether the guest runs in it; else it has rested, or the
+    /// virtual machine ends.
+    #[inline(never)]
+    fn attend(&mut self) -> bool {
+        // Only the exit of the turn for which the whole state was asked has it.
+        self.has_all = core::mem::take(&mut self.wants_all);
+        self.settle();
+        let (is_over, rests) = (self.stop.is_some(), self.activity != Activity::Running);
+        if rests && !is_over {
+            match self.host.wait(self.deadline) {
+                Ran::Bits(bits) => self.wake(bits),
+                Ran::Deadline => self.tick(),
+                Ran::Exit => {}
+            }
+        }
+        if self.nmi_blocked && self.host.state().set & !vcpu::SET_INTERRUPT != 0 {
+            // With each group that it loads the kernel forgets that IRET is waited for.
+            self.host.state().set |= vcpu::SET_NMI_WINDOW;
+        }
+        self.attention |= is_over || rests || self.nmi_blocked || self.has_all;
+        !is_over && !rests
     }
 
     /// The instruction pointer, for the report of a stop.
@@ -199,11 +216,16 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
         self.host.state().rip
     }
 
-    /// Ends the virtual machine for a reason of [`cloister_abi::fault`].
+    /// Ends the virtual machine.
+    pub(crate) fn end(&mut self, stop: Stop) {
+        (self.stop, self.attention) = (Some(stop), true);
+    }
+
+    /// Ends it for a reason of [`cloister_proto::stopped`].
     #[cold]
     pub(crate) fn stopped(&mut self, code: u8, byte: u8) {
         let rip = self.rip();
-        self.stop = Some(Stop::Stopped(Stopped { code, byte, rip }));
+        self.end(Stop::Stopped(Stopped { code, byte, rip }));
     }
 
     /// The guest has accepted the interrupt that waited.
@@ -213,13 +235,13 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
             _ => self.apic.taken(low8(u64::from(self.offered))),
         }
         self.offered = 0;
-        self.dirty = true;
+        self.attention = true;
     }
 
     /// Bits have come: a bit is only a hint, so everything that could have set one is looked at.
     #[inline(never)]
     fn wake(&mut self, bits: u64) {
-        self.dirty = true;
+        self.attention = true;
         self.serve();
         self.with_bus(|bus, env| bus.poll(bits, env));
     }
@@ -239,7 +261,7 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
     /// A timer is due.
     #[inline(never)]
     fn tick(&mut self) {
-        self.dirty = true;
+        self.attention = true;
         self.apic.tick(self.host.now());
         self.with_bus(|bus, env| bus.tick(env));
     }
@@ -254,7 +276,7 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
         let mut env = Env { machine: self.machine, now: self.host.now(), signals: 0 };
         let result = act(bus, &mut env);
         let signals = env.signals;
-        self.dirty |= bus.has_changed();
+        self.attention |= bus.has_changed();
         if signals != 0 {
             self.pass_on(signals);
         }
@@ -264,9 +286,7 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
     /// Signals others; what is for this thread itself it looks at before its next turn.
     pub(crate) fn pass_on(&mut self, signals: u64) {
         let own = 1u64 << (self.number & 7);
-        if signals & own != 0 {
-            self.dirty = true;
-        }
+        self.attention |= signals & own != 0;
         if signals & !own != 0 {
             self.host.signal(signals & !own);
         }
@@ -279,22 +299,19 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
     }
 
     /// Takes in what was posted and tells the kernel which interrupt waits.
-    #[inline(never)]
     fn settle(&mut self) {
-        self.dirty = false;
+        self.attention = false;
         if let Some(taken) = self.machine.posted.get(self.number).and_then(|own| own.drain()) {
             self.take(&taken);
         }
-        self.deadline = self.apic.deadline().unwrap_or(NEVER);
-        if let Some(bus) = &self.bus {
-            self.deadline = self.deadline.min(bus.deadline());
-        }
+        let bus = self.bus.as_ref().map_or(NEVER, |bus| bus.deadline());
+        self.deadline = self.apic.deadline().map_or(bus, |apic| apic.min(bus));
         if self.activity == Activity::Waiting {
             return;
         }
         if self.step.is_active() {
-            // Interrupts are held; the end of the step settles.
-            self.dirty = true;
+            // Interrupts are held; the turn after the step settles.
+            self.attention = true;
             return;
         }
         if self.nmi_pending && !self.nmi_blocked {
@@ -375,7 +392,7 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
     /// firmware does then is a reset.
     fn init(&mut self) {
         if self.number == 0 {
-            self.stop = Some(Stop::Reset);
+            self.end(Stop::Reset);
         }
         self.apic.init();
         self.step.cancel();

@@ -116,12 +116,9 @@ impl Pages<'_> {
     /// Fills what the widest access from an address on can reach, up to the end of the page, with
     /// ones: two lines of 64 bytes.
     pub fn fill_ones(&self, slot: usize, address: u64) {
-        let address = address & !0x3f;
-        let second = address.wrapping_add(64);
-        for line in [Some(address), (page_of(second) == page_of(address)).then_some(second)] {
-            for part in line.into_iter().flat_map(|line| [0, 16, 32, 48].map(|part| line | part)) {
-                self.fill(slot, part, ONES);
-            }
+        let parts = (0..128).step_by(16).map(|part| (address & !0x3f).wrapping_add(part));
+        for part in parts.filter(|part| page_of(*part) == page_of(address)) {
+            self.fill(slot, part, ONES);
         }
     }
 

@@ -37,9 +37,10 @@ impl Machine {
             machine.words.push(words);
         }
         for number in 0..2 {
+            assert_eq!(machine.devices.unready(), Some(number));
             machine.answer(number);
         }
-        assert!(machine.devices.are_ready());
+        assert_eq!(machine.devices.unready(), None);
         machine
     }
 
@@ -351,7 +352,7 @@ fn mistakes_of_the_manifest_are_errors() {
     assert_eq!(add(0, &device, 79, 512), Err(DeviceError::Virtio(VirtioError::Words(79))));
     assert_eq!(add(0, &device, 80, 511), Err(DeviceError::Page(511)));
     assert_eq!(add(7, &device, 80, 512), Ok(()));
-    assert!(!devices.are_ready());
+    assert_eq!(devices.unready(), Some(7));
 }
 
 /// Where a guest writes, and what: slot, register, first byte, width, value.

@@ -14,7 +14,7 @@ use cloister_monitor::run::{Ran, Stop};
 use cloister_proto::stopped::{
     STOPPED_DEVICE_PAGE, STOPPED_TOO_MANY_PAGES, STOPPED_TRIPLE_FAULT, Stopped,
 };
-use cloister_proto::vm::{VM_IOAPIC, VM_XAPIC};
+use cloister_proto::vm::{VM_IOAPIC, VM_LEGACY, VM_XAPIC};
 use support::{Guest, Script, Turn, play_with, turn};
 
 const APIC: u64 = 0xfee0_0000;
@@ -490,6 +490,29 @@ fn the_task_priority_register_and_cr8_are_one() {
         vec![off()],
     ];
     assert_eq!(play(parts), Stop::PowerOff);
+}
+
+/// A guest whose interrupts go by the 8259A alone programs no local APIC.
+#[test]
+fn interrupts_of_the_8259a_arrive_at_an_apic_that_nobody_has_programmed() {
+    let out = |port: u64, value| {
+        turn(move |guest: &mut Guest| {
+            guest.state.registers[RAX] = value;
+            guest.exit(Exit::Port, [port | 1 << 16, 0, 0])
+        })
+    };
+    // Vectors from 0x20 on, every line but the serial port's masked; its interrupt on.
+    let writes = [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xef)];
+    let serial = [(0x3f9, 2), (0x3fc, 8)];
+    for (flags, expected) in [(VM_LEGACY, 0x24), (VM_LEGACY | VM_XAPIC, 0x24), (0, 0)] {
+        let mut turns: Vec<Turn> =
+            writes.into_iter().chain(serial).map(|(port, value)| out(port, value)).collect();
+        turns.push(turn(move |guest| {
+            assert_eq!(guest.waiting, expected, "flags {flags:#x}");
+            guest.exit(Exit::Shutdown, [0; 3])
+        }));
+        assert!(matches!(play_with(flags, Script::new(turns)), Stop::Stopped(_)));
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use cloister_rt::FaultReport;
 use cloister_rt::abi::fault::BACKTRACE_LEN;
 use cloister_rt::proto::stopped::{
-    STOPPED_CONFIG, STOPPED_HOST, STOPPED_PANIC, STOPPED_WORKER, Stopped,
+    STOPPED_CONFIG, STOPPED_HOST, STOPPED_INVALID, STOPPED_PANIC, STOPPED_WORKER, Stopped,
 };
 use cloister_rt::{Clock, clock};
 use cloister_supervisor_core::{Cause, Next, RESETS_MAX, Stop, Then};
@@ -43,7 +43,7 @@ pub fn say_vm(name: &str, cause: &Cause, report: &FaultReport, next: Next, tries
             defmt::error!("vm {=str}: guest reset more than {} times{}", name, RESETS_MAX, then);
         }
         Cause::GuestReset => defmt::info!("vm {=str}: guest reset{}", name, then),
-        Cause::VmStopped(stopped) if stopped.code == STOPPED_PANIC => defmt::error!(
+        Cause::VmStopped(stopped) if has_byte(stopped) => defmt::error!(
             "vm {=str}: {=str} {=u8:#x} at rip {=u64:#x}{}",
             name,
             stopped.name(),
@@ -66,6 +66,11 @@ pub fn say_vm(name: &str, cause: &Cause, report: &FaultReport, next: Next, tries
             defmt::error!("vm {=str}: monitor fault: it{}{}", name, clause, then);
         }
     }
+}
+
+/// Whether the byte says more than the words: the guest's own, or of the CPU's code.
+fn has_byte(stopped: &Stopped) -> bool {
+    matches!(stopped.code, STOPPED_PANIC | STOPPED_INVALID)
 }
 
 /// Whether no instruction of the guest is to blame.

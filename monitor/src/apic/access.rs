@@ -85,7 +85,7 @@ impl LocalApic {
             // messages.
             0x03 => 5 << 16 | 0x14,
             reg::TPR => self.tpr,
-            0x0a => self.processor_priority(),
+            reg::PPR => self.processor_priority(),
             reg::LDR => self.logical,
             reg::DFR => self.format,
             reg::SVR => self.spurious,

@@ -14,10 +14,11 @@ pub(super) const BASE_X2APIC: u64 = 1 << 10;
 /// Base MSR: on.
 pub(super) const BASE_ENABLED: u64 = 1 << 11;
 
-pub(super) const TPR: u32 = 0x08;
+pub(crate) const TPR: u32 = 0x08;
+pub(crate) const PPR: u32 = 0x0a;
 pub(super) const EOI: u32 = 0x0b;
-pub(super) const LDR: u32 = 0x0d;
-pub(super) const DFR: u32 = 0x0e;
+pub(crate) const LDR: u32 = 0x0d;
+pub(crate) const DFR: u32 = 0x0e;
 pub(super) const SVR: u32 = 0x0f;
 pub(super) const ESR: u32 = 0x28;
 pub(super) const ICR: u32 = 0x30;

@@ -9,24 +9,29 @@ use crate::give_up;
 use crate::host::{Kernel, refuse};
 use cloister_monitor::bus::{Bus, Env};
 use cloister_monitor::machine::Machine;
-use cloister_monitor::run::{Host, NEVER, Ran};
+use cloister_monitor::run::{Host, Ran};
 use cloister_ring::{Side, Stream};
 use cloister_rt::abi::name_str;
-use cloister_rt::proto::stopped::STOPPED_CONFIG;
+use cloister_rt::proto::stopped::{STOPPED_CONFIG, STOPPED_WORKER};
 use cloister_rt::proto::vm::VmConfig;
 use cloister_rt::{Duration, Instant, clock, generation, grants, system};
 
-/// After this time a worker that does not answer is worth a line in the log.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long workers may take to answer the first reset. A restarted one answers after the delay of
+/// its restart policy, so this is longer than those are.
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The serial port, the clock and the legacy parts, as they are at the start.
+/// The serial port, the clock and the legacy parts, as they are at the start. Not inlined: the
+/// frame of thread 0 lasts, and is to hold them once.
+#[inline(never)]
 pub fn bus(config: &VmConfig) -> Bus<'static> {
     let since = Instant::from_tsc(system().tsc_sealed).elapsed().as_millis() / 1000;
     let unix = system().unix_seconds.saturating_add(since);
     Bus::new(config.flags, system().tsc_hz, unix, Instant::now().tsc())
 }
 
-/// Connects console and virtio devices, and returns when every worker has reset its device.
+/// Connects console and virtio devices, and returns when every worker has reset its device. A
+/// virtual machine whose worker never does is stopped, for its policy to decide.
+#[inline(never)]
 pub fn start(
     bus: &mut Bus<'static>,
     kernel: &mut Kernel,
@@ -35,8 +40,8 @@ pub fn start(
 ) {
     virtio(bus, kernel, config);
     console(bus, kernel);
-    let mut deadline = kernel.now().saturating_add(clock().ticks(PATIENCE));
-    while !bus.is_ready() {
+    let deadline = kernel.now().saturating_add(clock().ticks(PATIENCE));
+    while let Some(number) = bus.unready() {
         match kernel.wait(deadline) {
             Ran::Bits(bits) => {
                 let mut env = Env { machine, now: kernel.now(), signals: 0 };
@@ -44,8 +49,14 @@ pub fn start(
                 kernel.signal(env.signals);
             }
             Ran::Deadline | Ran::Exit => {
-                defmt::warn!("the guest waits for a task behind one of its devices to answer");
-                deadline = NEVER;
+                let name = config.devices.get(number).map_or("", |device| name_str(&device.name));
+                defmt::error!(
+                    "the task behind device {=str} has not answered a reset in {=u64} s; see why it \
+                     is at rest, and start the virtual machine again",
+                    name,
+                    PATIENCE.as_millis() / 1000
+                );
+                give_up(STOPPED_WORKER);
             }
         }
     }

@@ -31,6 +31,8 @@ cloister_rt::entry!(thread0, further = thread);
 /// What the threads share.
 static MACHINE: Machine = Machine::new();
 
+/// Thread 0. Inlined into one frame with [`thread`], its devices would be on every thread's stack.
+#[inline(never)]
 fn thread0() -> u32 {
     let config = config();
     let table = table(config);
@@ -39,13 +41,17 @@ fn thread0() -> u32 {
     }
     let (mut bus, mut kernel) = (devices::bus(config), host::Kernel::new(0));
     devices::start(&mut bus, &mut kernel, config, &MACHINE);
-    MACHINE.start(index(config.vcpus.into()), config.flags & VM_XAPIC == 0, Instant::now().tsc());
+    let now = Instant::now().tsc();
+    MACHINE.start(index(config.vcpus.into()), config.flags & VM_XAPIC == 0, now);
+    let since = now.wrapping_sub(system().tsc_checked);
+    defmt::info!("the guest's time begins {=u64} ticks after the image's check", since);
     let mut cpu = Cpu::new(kernel, 0, &MACHINE, config, &table, system().tsc_hz, Some(&mut bus));
     let stop = cpu.run();
     end(stop)
 }
 
 /// A further thread, from 1 on.
+#[inline(never)]
 fn thread(number: u32) -> u32 {
     let config = config();
     let table = table(config);
@@ -97,25 +103,11 @@ fn give_up(code: u8) -> ! {
     leave(LeaveReason::Stopped, Stopped { code, byte: 0, rip: 0 }.detail())
 }
 
-/// Ends with the guest, and says why in one line.
+/// Ends with the guest. The supervisor says why, in one line with what follows.
 fn end(stop: Stop) -> ! {
     match stop {
-        Stop::PowerOff => {
-            defmt::info!("the guest has powered off");
-            leave(LeaveReason::Exit, 0)
-        }
-        Stop::Reset => {
-            defmt::info!("the guest asks for a reset");
-            leave(LeaveReason::Reset, 0)
-        }
-        Stop::Stopped(stopped) => {
-            defmt::error!(
-                "the guest stops: {=str} ({=u8:#x}) at rip {=u64:#x}",
-                stopped.name(),
-                stopped.byte,
-                stopped.rip
-            );
-            leave(LeaveReason::Stopped, stopped.detail())
-        }
+        Stop::PowerOff => leave(LeaveReason::Exit, 0),
+        Stop::Reset => leave(LeaveReason::Reset, 0),
+        Stop::Stopped(stopped) => leave(LeaveReason::Stopped, stopped.detail()),
     }
 }

@@ -33,6 +33,7 @@ pub fn run(cases: &mut Cases, table: Option<&Table>) {
     cases.run("MSI-X entries keep what is written", || entries(table));
     cases.run("MSI-X stores of eight bytes", || eight_bytes(table));
     cases.run("a move from MSI-X to the APIC and back", || to_msix(table));
+    cases.run("a move inside of MSI-X", || inside_msix(table));
     cases.run("an access across MSI-X and its neighbour", || beside_msix(table));
 }
 
@@ -287,6 +288,25 @@ fn to_msix(table: &Table) -> Outcome {
     ran("MOVSD to the APIC", back)?;
     equal("the task priority", read(PRIORITY).into(), 0x50)?;
     write(PRIORITY, 0);
+    Ok(())
+}
+
+/// The load is from the page that the store has put a slot in the place of.
+fn inside_msix(table: &Table) -> Outcome {
+    ensure("entries", table.entries() > 1, table.entries().into())?;
+    let at = |entry, word| table.word(entry, word) as u64;
+    for (from, to) in [(0, 1), (1, 0)] {
+        write(at(from, 3), 1);
+        write(at(to, 3), 1);
+        write(at(from, 2), 0x5a);
+        write(at(to, 2), 0x66);
+        // Leaves other bytes where a slot has the entries: there is no register.
+        read(platform::APIC + at(from, 0) % 0x1000);
+        let moved = attempt!("movsd"; inout("rsi") at(from, 2) => _, inout("rdi") at(to, 2) => _);
+        ran("MOVSD", moved)?;
+        equal("the data", read(at(to, 2)).into(), 0x5a)?;
+        equal("the data it is from", read(at(from, 2)).into(), 0x5a)?;
+    }
     Ok(())
 }
 
