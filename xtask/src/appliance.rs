@@ -55,11 +55,12 @@ impl Appliance {
 
     /// What tells this kernel from every other: the head of the hash of its ELF.
     pub fn kernel_build_id(&self) -> Result<String> {
-        let kernel = self.programs()?.kernel;
-        let bytes =
-            std::fs::read(&kernel).with_context(|| format!("cannot read {}", kernel.display()))?;
-        let hash = Sha256::digest(&bytes);
-        Ok(hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+        hash_head(&self.programs()?.kernel)
+    }
+
+    /// The same for the monitor; none in an appliance without virtual machines.
+    pub fn monitor_build_id(&self) -> Result<Option<String>> {
+        self.programs()?.monitor.as_deref().map(hash_head).transpose()
     }
 
     /// A decoder for one run.
@@ -82,6 +83,18 @@ pub struct Programs {
     pub kernel: PathBuf,
     /// Name and ELF of every task.
     pub tasks: Vec<(String, PathBuf)>,
+    /// The monitor of its virtual machines, if it has any.
+    pub monitor: Option<PathBuf>,
+}
+
+/// The program of tasks that run a virtual machine.
+const MONITOR: &str = "monitor";
+
+/// The first eight bytes of a file's hash.
+fn hash_head(file: &Path) -> Result<String> {
+    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let hash = Sha256::digest(&bytes);
+    Ok(hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// `archive.json`, as far as it is needed here.
@@ -95,6 +108,7 @@ struct ArchiveFile {
 #[derive(Deserialize)]
 struct ArchiveTask {
     name: String,
+    program: String,
     elf: PathBuf,
 }
 
@@ -106,8 +120,10 @@ impl Programs {
             .with_context(|| format!("cannot read {}", path.display()))?;
         let file: ArchiveFile = serde_json::from_str(&text)
             .with_context(|| format!("{} is no archive of this version", path.display()))?;
+        let monitor = file.tasks.iter().find(|task| task.program == MONITOR);
+        let monitor = monitor.map(|task| archive.join(&task.elf));
         let tasks = file.tasks.into_iter().map(|task| (task.name, archive.join(task.elf)));
-        Ok(Self { kernel: archive.join(file.kernel), tasks: tasks.collect() })
+        Ok(Self { kernel: archive.join(file.kernel), tasks: tasks.collect(), monitor })
     }
 
     /// A task's ELF.

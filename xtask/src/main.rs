@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod appliance;
+mod bench;
 mod cargo_build;
 mod checks;
 mod commands;

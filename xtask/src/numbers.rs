@@ -41,7 +41,17 @@ pub struct Entry {
     #[serde(skip_serializing_if = "Option::is_none")]
     peer: Option<u64>,
     cores: u32,
-    kernel_build_id: String,
+    #[serde(flatten)]
+    builds: Builds,
+}
+
+/// What was measured: the builds of the parts whose instructions are counted, as `run` prints them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Builds {
+    /// The kernel.
+    pub kernel_build_id: String,
+    /// The monitor.
+    pub monitor_build_id: String,
 }
 
 /// Reads the table.
@@ -101,7 +111,7 @@ pub fn identical(runs: &[Values]) -> Result<Values> {
 
 /// The lines for people: key, value, aim, peer, met or missed.
 pub fn table(values: &Values, promises: &Promises) -> Vec<String> {
-    let head = format!("{:24} {:>12} {:>12} {:>8}  {}", "key", "value", "aim", "peer", "unit");
+    let head = format!("{:32} {:>12} {:>12} {:>8}  {}", "key", "value", "aim", "peer", "unit");
     let row = |(key, value): (&String, &u64)| {
         let promise = promises.get(key)?;
         let shown = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
@@ -111,7 +121,7 @@ pub fn table(values: &Values, promises: &Promises) -> Vec<String> {
             None => "",
         };
         let (aim, peer) = (shown(promise.aim), shown(promise.peer));
-        let row = format!("{key:24} {value:>12} {aim:>12} {peer:>8}  {:12} {met}", promise.unit);
+        let row = format!("{key:32} {value:>12} {aim:>12} {peer:>8}  {:12} {met}", promise.unit);
         Some(row.trim_end().to_owned())
     };
     std::iter::once(head).chain(values.iter().filter_map(row)).collect()
@@ -122,19 +132,19 @@ pub fn entries(
     values: &Values,
     promises: &Promises,
     cores: u32,
-    kernel_build_id: &str,
+    builds: &Builds,
 ) -> BTreeMap<String, Entry> {
     let entry = |(key, value): (&String, &u64)| {
         let Promise { unit, aim, peer } = promises.get(key)?.clone();
-        let kernel_build_id = kernel_build_id.to_owned();
-        Some((key.clone(), Entry { value: *value, unit, aim, peer, cores, kernel_build_id }))
+        let builds = builds.clone();
+        Some((key.clone(), Entry { value: *value, unit, aim, peer, cores, builds }))
     };
     values.iter().filter_map(entry).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Promises, Values, entries, identical, promises, table, values};
+    use super::{Builds, Promises, Values, entries, identical, promises, table, values};
     use crate::appliance::Number;
 
     fn two() -> Promises {
@@ -180,9 +190,12 @@ mod tests {
 
     #[test]
     fn an_entry_has_the_promised_form() {
-        let json = serde_json::to_string(&entries(&run(5), &two(), 4, "id")).unwrap();
-        let expected =
-            r#"{"a":{"value":5,"unit":"x","aim":5,"peer":9,"cores":4,"kernel_build_id":"id"}}"#;
+        let builds = Builds { kernel_build_id: "k".into(), monitor_build_id: "m".into() };
+        let json = serde_json::to_string(&entries(&run(5), &two(), 4, &builds)).unwrap();
+        let expected = concat!(
+            r#"{"a":{"value":5,"unit":"x","aim":5,"peer":9,"cores":4,"#,
+            r#""kernel_build_id":"k","monitor_build_id":"m"}}"#
+        );
         assert_eq!(json, expected);
     }
 }

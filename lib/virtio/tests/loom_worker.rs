@@ -154,6 +154,37 @@ fn no_doorbell_is_lost_between_looking_and_sleeping() {
 }
 
 #[test]
+fn no_doorbell_is_lost_that_comes_by_way_of_the_monitor() {
+    bounded(|| {
+        let (page, bells) = (words(wire::WORDS), words(2));
+        let (ring, signal) = (words(1), Arc::new(AtomicU64::new(0)));
+        let (guests, monitors, monitors_signal) = (ring.clone(), page.clone(), signal.clone());
+        let guest = thread::spawn(move || {
+            guests[0].store(1, Ordering::Relaxed);
+            monitors[wire::RINGS].fetch_add(1, Ordering::Release);
+            monitors_signal.fetch_or(1, Ordering::Release);
+        });
+        let mut worker = worker(&page, &bells);
+        let mut found = [0; 2];
+        let mut look = |worker: &mut Worker<'_>| {
+            for (queue, found) in found.iter_mut().enumerate() {
+                if worker.rung(queue) {
+                    *found += 1;
+                    assert_eq!(ring[0].load(Ordering::Relaxed), 1, "rung before it was written");
+                }
+            }
+        };
+        signal.swap(0, Ordering::Acquire);
+        look(&mut worker);
+        guest.join().unwrap();
+        if signal.swap(0, Ordering::Acquire) != 0 {
+            look(&mut worker);
+        }
+        assert_eq!(found, [1; 2], "every queue is rung once");
+    });
+}
+
+#[test]
 fn a_configuration_is_read_whole_or_known_to_be_torn() {
     bounded(|| {
         let (page, bells) = (words(wire::WORDS), words(1));

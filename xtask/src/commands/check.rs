@@ -92,7 +92,7 @@ fn clippy() -> Result<Verdict> {
 
 /// Packages of the host that use `std`. Features are shared by all that one command builds, so
 /// together with these the bare crates would get dependencies with `std`; `clippy` sees these.
-const HOSTED: [&str; 3] = ["cloister-logview", "cloister-manifest", "xtask"];
+const HOSTED: [&str; 4] = ["cloister-fuzz", "cloister-logview", "cloister-manifest", "xtask"];
 
 fn clippy_bare() -> Result<Verdict> {
     let mut arguments = vec!["clippy", "--quiet", "--workspace"];

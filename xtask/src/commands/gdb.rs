@@ -121,7 +121,7 @@ mod tests {
         let path = folder.path().join("elf");
         std::fs::write(&path, &elf).unwrap();
         let tasks = vec![("init".to_owned(), path.clone())];
-        let programs = Programs { kernel: path.clone(), tasks };
+        let programs = Programs { kernel: path.clone(), tasks, monitor: None };
         let commands = gdb_commands(&programs, Some("init"), 1234).unwrap();
         assert_eq!(commands.iter().filter(|c| *c == "hbreak *0x401000").count(), 2);
         assert!(commands.contains(&"target remote 127.0.0.1:1234".to_owned()));

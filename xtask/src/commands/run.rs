@@ -69,8 +69,10 @@ pub fn run(args: &Args) -> Result<()> {
         say(&format!("note: reduced on {reduced}"));
     }
     let on = format!("QEMU {}, {} processors", qemu.version, machine.cpus);
+    let monitor = appliance.monitor_build_id().ok().flatten();
+    let monitor = monitor.map_or_else(String::new, |monitor| format!(", monitor {monitor}"));
     match appliance.kernel_build_id() {
-        Ok(kernel) => say(&format!("booting {} (kernel {kernel}) on {on}", args.name())),
+        Ok(kernel) => say(&format!("booting {} (kernel {kernel}{monitor}) on {on}", args.name())),
         Err(_) => say(&format!("booting {} on {on}", args.name())),
     }
 

@@ -29,7 +29,7 @@ use crate::image::elf::Elf;
 use crate::install::Install;
 use file::{GuestFile, Kind};
 use layout::{Layout, PAGE};
-pub use linux::stock_sets;
+pub use linux::{Parts as LinuxParts, stock_sets};
 
 /// The package of the start code.
 const START_CODE: &str = "cloister-guest-start";
@@ -55,6 +55,16 @@ pub struct Request<'a> {
     pub devices: u32,
     /// Whether a kernel's package may be fetched.
     pub install: Install,
+}
+
+/// A Linux guest's kernel (the ELF that the layout is made of), initramfs and command line, for a
+/// machine without Cloister whose TSC has this frequency.
+pub fn linux_parts(guest_file: &Path, khz: u64, install: Install) -> Result<LinuxParts> {
+    let file = GuestFile::read(guest_file)?;
+    let Kind::Linux(linux) = &file.kind else {
+        bail!("{} is no guest of kind `linux`", guest_file.display());
+    };
+    linux::parts(&file, linux, khz, install)
 }
 
 /// The guest's image: whole pages, for `platform::SEGMENTS`.

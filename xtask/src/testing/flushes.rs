@@ -52,7 +52,7 @@ const KINDS: [Kind; 2] = [
     },
     // Requests to forget a guest's translations (docs/reviews/0002-guest-flushes.md).
     Kind {
-        calls: &["own.changed();", "flush(own);"],
+        calls: &["own.changed::<VMX>();", "flush(own);"],
         except: Some("vmx"),
         appliance: "test-guest-steps",
         cpus: 4,
@@ -104,9 +104,7 @@ pub fn run(options: &Options, place: &str, qemu: &Qemu, tally: &mut Tally) {
 fn all(qemu: &Qemu) -> Result<(usize, usize)> {
     let folder = tempfile::Builder::new().prefix("cloister-flushes-").tempdir()?;
     let tree = folder.path();
-    for part in PARTS {
-        copy(&paths::root().join(part), &tree.join(part))?;
-    }
+    copy_tree(tree)?;
     let (mut all, mut red) = (0, 0);
     for kind in &KINDS {
         let sites = sites(&tree.join("kernel/src"), kind)?;
@@ -149,6 +147,11 @@ fn without_each(tree: &Path, qemu: &Qemu, kind: &Kind, sites: &[Site]) -> Result
 
 fn last_line(text: &str) -> &str {
     text.lines().rfind(|line| line.contains("cloister")).unwrap_or("it says nothing")
+}
+
+/// Copies all that is needed to build appliances into a folder.
+pub fn copy_tree(to: &Path) -> Result<()> {
+    PARTS.iter().try_for_each(|part| copy(&paths::root().join(part), &to.join(part)))
 }
 
 /// Copies a file or a folder.
@@ -229,7 +232,8 @@ mod tests {
         let [spaces, guests] =
             KINDS.each_ref().map(|kind| sites(&paths::root().join("kernel/src"), kind).unwrap());
         let texts: Vec<&str> = guests.iter().map(|site| site.text.as_str()).collect();
-        assert_eq!(texts, ["own.changed();", "own.changed();", "flush(own);"], "review 0002");
+        let changed = "own.changed::<VMX>();";
+        assert_eq!(texts, [changed, changed, "flush(own);"], "review 0002");
         let sites = spaces;
         let calls = sites.iter().filter(|site| site.text == "boot.flush();");
         assert!(calls.count() >= 3, "map_firmware, add_ioapic, bind");

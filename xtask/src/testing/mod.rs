@@ -15,6 +15,8 @@ mod keys;
 pub mod tally;
 mod walk;
 
+pub use flushes::copy_tree;
+
 /// What a person asked of the tiers.
 #[derive(Clone, Debug)]
 pub struct Options {

@@ -7,6 +7,8 @@
 
 mod boot;
 mod bzimage;
+#[cfg(test)]
+mod fuzz;
 mod initramfs;
 mod modules;
 mod stock;
@@ -14,13 +16,14 @@ mod stock;
 use std::ops::Range;
 
 use anyhow::{Context, Result, bail};
-use cloister_guest_abi::image::PAGE_TABLES;
+use cloister_guest_abi::image::{KHZ_DIGITS, PAGE_TABLES};
 use toml::Spanned;
 
 use super::file::{GuestFile, Linux};
 use super::layout::{Entry, Layout, Piece, Start};
 use super::{Request, map, program};
 use crate::image::elf::Elf;
+use crate::install::Install;
 use bzimage::Kernel;
 pub use stock::sets as stock_sets;
 use stock::{RELEASE, Stock};
@@ -30,10 +33,12 @@ pub fn layout(file: &GuestFile, linux: &Linux, request: &Request<'_>) -> Result<
     let release = linux.release.as_ref().map_or(RELEASE, |release| release.get_ref());
     let at = |key: &Spanned<String>, error: anyhow::Error| file.refuse(key, &error);
     let (kernel, stock) =
-        kernel(file, linux, release, request).map_err(|error| at(&linux.kernel, error))?;
+        kernel(file, linux, release, request.install).map_err(|error| at(&linux.kernel, error))?;
     let initramfs = match &linux.initramfs {
-        Some(key) => initramfs(file, linux, key.get_ref(), release, stock.as_ref(), request)
-            .map_err(|error| at(key, error))?,
+        Some(key) => {
+            initramfs(file, linux, key.get_ref(), release, stock.as_ref(), request.install)
+                .map_err(|error| at(key, error))?
+        }
         None => Vec::new(),
     };
     let header = kernel.header.as_ref();
@@ -61,16 +66,44 @@ pub fn layout(file: &GuestFile, linux: &Linux, request: &Request<'_>) -> Result<
     Ok(Layout { memory, pieces, start })
 }
 
+/// What a Linux guest is made of.
+pub struct Parts {
+    /// The kernel's ELF.
+    pub kernel: Vec<u8>,
+    /// The first user space; empty if there is none.
+    pub initramfs: Vec<u8>,
+    /// The command line, with the frequency that the start code would write.
+    pub line: String,
+}
+
+/// The parts of a Linux guest, as [`layout`] puts them into place.
+pub fn parts(file: &GuestFile, linux: &Linux, khz: u64, install: Install) -> Result<Parts> {
+    let release = linux.release.as_ref().map_or(RELEASE, |release| release.get_ref());
+    let (kernel, stock) = kernel(file, linux, release, install)?;
+    let initramfs = match &linux.initramfs {
+        Some(key) => initramfs(file, linux, key.get_ref(), release, stock.as_ref(), install)?,
+        None => Vec::new(),
+    };
+    let line = boot::command_line(kernel.header.as_ref(), linux.cmdline.get_ref())?;
+    let mut bytes = line.bytes;
+    let at = usize::try_from(line.khz_at - map::BEHIND)?;
+    let digits = bytes.get_mut(at..at + KHZ_DIGITS).context("the command line has no digits")?;
+    digits.copy_from_slice(format!("{khz:<KHZ_DIGITS$}").as_bytes());
+    bytes.pop();
+    let line = String::from_utf8(bytes).context("the command line is no text")?;
+    Ok(Parts { kernel: kernel.vmlinux, initramfs, line })
+}
+
 /// The kernel, and the package that it came from.
 fn kernel(
     file: &GuestFile,
     linux: &Linux,
     release: &str,
-    request: &Request<'_>,
+    install: Install,
 ) -> Result<(Kernel, Option<Stock>)> {
     let text = linux.kernel.get_ref();
     if let Some(package) = text.strip_prefix("package:") {
-        let stock = Stock::ensure(package, release, request.install)?;
+        let stock = Stock::ensure(package, release, install)?;
         let path = stock.kernel()?;
         let bytes =
             std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -90,7 +123,7 @@ fn initramfs(
     text: &str,
     release: &str,
     stock: Option<&Stock>,
-    request: &Request<'_>,
+    install: Install,
 ) -> Result<Vec<u8>> {
     let names = linux.modules.get_ref();
     if let Some(path) = text.strip_prefix("path:") {
@@ -107,7 +140,7 @@ fn initramfs(
         Some(stock) => modules::with_dependencies(&stock.modules()?, names)?,
         None => bail!("`modules` come from the kernel's package, and this kernel is a file"),
     };
-    let path = stock::busybox(release, request.install)?;
+    let path = stock::busybox(release, install)?;
     let busybox =
         std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     initramfs::shell(&busybox, &modules)
