@@ -30,6 +30,8 @@ pub const PAGE_TABLES: u64 = 0x8_0000;
 /// The global descriptor table that the start code leaves: null, unused, code at 0x10, data at
 /// 0x18; behind the page tables.
 pub const GDT: u64 = 0x8_6000;
+/// Eight bytes behind the descriptors: the TSC at vCPU 0's first instruction.
+pub const STARTED: u64 = GDT + 0x20;
 /// Digits that `khz_at` has room for.
 pub const KHZ_DIGITS: usize = 10;
 

@@ -13,7 +13,7 @@ use core::mem::{offset_of, size_of};
 
 use cloister_guest_abi::cpuid::TIMING_LEAF;
 use cloister_guest_abi::image::{
-    GDT, HEADER, ImageHeader, KHZ_DIGITS, PAGE_TABLES, START, START_32, Segment,
+    GDT, HEADER, ImageHeader, KHZ_DIGITS, PAGE_TABLES, START, START_32, STARTED, Segment,
 };
 
 /// End of what the start code builds in RAM: the page of the descriptor table is the last.
@@ -23,6 +23,7 @@ global_asm!(
     include_str!("start.s"),
     PAGE_TABLES = const PAGE_TABLES,
     GDT = const GDT,
+    STARTED = const STARTED,
     BUILT_END = const BUILT_END,
     HEADER = const HEADER,
     HEADER_LEN = const size_of::<ImageHeader>(),

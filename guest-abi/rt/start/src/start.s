@@ -7,6 +7,9 @@
 guest_start:
     cli
     cld
+    rdtsc                           /* When the guest began, kept until there is a place for it. */
+    mov esi, eax
+    mov ebp, edx
 
     /* The pages that are built here are zeroed before they are used; the rest of RAM, which takes
        64-bit addresses and longer, afterwards. */
@@ -14,6 +17,8 @@ guest_start:
     mov edi, {PAGE_TABLES}
     mov ecx, ({BUILT_END} - {PAGE_TABLES}) / 4
     rep stosd
+    mov [{STARTED}], esi
+    mov [{STARTED} + 4], ebp
 
     /* One-to-one map of the first 4 GiB: top table, pointers, four directories of 2 MiB pages.
        Bits: 1 present, 2 writable, 0x80 large. */

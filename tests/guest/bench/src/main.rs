@@ -6,10 +6,11 @@
 #![no_std]
 #![no_main]
 
+mod completion;
 mod interrupt;
 mod memory;
 
-use cloister_guest_rt::abi::platform;
+use cloister_guest_rt::abi::{image, platform};
 use cloister_guest_rt::virtio::{self, Table};
 use cloister_guest_rt::{apic, cpu, port, println};
 use core::arch::asm;
@@ -23,6 +24,11 @@ const WARM_UP: u32 = 20;
 const ABSENT: u16 = 0x5000;
 
 fn main() {
+    let entered = cpu::tsc();
+    // SAFETY: the start code has written this word, and nothing uses its page yet.
+    let started = unsafe { (image::STARTED as *const u64).read_volatile() };
+    println!("bench started {started} {started}");
+    println!("bench entered {entered} {entered}");
     apic::start();
     let nothing = measure(0, || {}).0;
     let print = |key: &str, (min, max): (u64, u64)| println!("bench {key} {min} {max}");
@@ -47,6 +53,7 @@ fn main() {
     let table = virtio::devices().next().and_then(|device| Table::open(device.function).ok());
     memory::run(nothing, table.as_ref());
     interrupt::run(nothing);
+    completion::run(nothing);
     println!("bench done");
 }
 
