@@ -292,9 +292,15 @@ impl<'a> Bus<'a> {
         if bits & self.console_bits != 0 {
             self.exchange(env);
         }
+        let mut left = bits & !self.console_bits;
         for (number, worker) in self.worker_bits.iter().enumerate() {
-            if bits & worker != 0 {
+            if left & worker != 0 {
                 self.devices.poll(number, &mut |effect| apply(effect, env));
+                // Each bit is one worker's.
+                left &= !worker;
+            }
+            if left == 0 {
+                return;
             }
         }
     }

@@ -5,6 +5,7 @@
 //! thread is late.
 
 use crate::apic::{Destination, Kind, Message, Route};
+use crate::num::index;
 use crate::posted::{INIT, NMI, Posted, STARTUP, STARTUP_PAGE};
 use crate::request::Requests;
 use crate::sync::{AtomicU64, Ordering};
@@ -58,10 +59,15 @@ impl Machine {
     /// threads to be signalled.
     pub fn post(&self, message: &Message, sender: Option<usize>) -> Threads {
         let spared = if message.destination == Destination::Others { sender } else { None };
+        // The id of a local APIC is its virtual CPU's number for ever: it means one at most.
+        let (first, count) = match message.destination {
+            Destination::Physical(id) => (index(id.into()), 1),
+            _ => (0, MAX_VCPUS),
+        };
         let mut meant: Threads = 0;
-        for ((number, posted), bit) in self.posted.iter().enumerate().zip(0u32..) {
+        for (number, posted) in self.posted.iter().enumerate().skip(first).take(count) {
             if Some(number) != spared && posted.route().matches(message.destination) {
-                meant |= 1u32.wrapping_shl(bit);
+                meant |= 1 << (number & 7);
             }
         }
         if let Kind::LowestPriority(vector) = message.kind {
@@ -72,9 +78,11 @@ impl Machine {
             let chosen = if first != 0 { first } else { meant };
             meant = chosen & chosen.wrapping_neg();
         }
-        let mut signals = 0;
-        for (posted, bit) in self.posted.iter().zip((0u32..).map(|n| 1u32.wrapping_shl(n))) {
-            if meant & bit != 0 && deliver(posted, message) {
+        let (mut signals, mut left) = (0, meant);
+        while let Some(posted) = self.posted.get(index(left.trailing_zeros().into())) {
+            let bit = left & left.wrapping_neg();
+            left &= !bit;
+            if deliver(posted, message) {
                 signals |= bit;
             }
         }

@@ -186,8 +186,10 @@ impl<'a> Virtio<'a> {
         if !self.worker.is_live() {
             return action;
         }
-        for (number, queue) in (0u32..).zip(&self.registers.queues) {
-            if queue.enabled && pending & 1u64.unbounded_shl(number) != 0 {
+        let mut left = pending;
+        while let Some(queue) = self.registers.queues.get(index(left.trailing_zeros().into())) {
+            left &= left.wrapping_sub(1);
+            if queue.enabled {
                 action.vectors |= bit(queue.vector);
                 self.registers.isr |= if msix { 0 } else { ISR_QUEUE };
             }

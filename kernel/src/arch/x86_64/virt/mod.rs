@@ -563,7 +563,8 @@ pub fn leave(features: &Features, own: &mut Own) {
 
 /// A thread with a vCPU was put on the CPU, or its registers changed.
 pub fn arrive(core: &Core, own: &mut Own) {
-    if own.debug != [0; 4] && !own.debug_live {
+    let [a, b, c, d] = own.debug;
+    if a | b | c | d != 0 && !own.debug_live {
         // Its DR7 may enable them.
         own.load_debug_registers();
     }
