@@ -292,15 +292,9 @@ impl<'a> Bus<'a> {
         if bits & self.console_bits != 0 {
             self.exchange(env);
         }
-        let mut left = bits & !self.console_bits;
         for (number, worker) in self.worker_bits.iter().enumerate() {
-            if left & worker != 0 {
+            if bits & worker != 0 {
                 self.devices.poll(number, &mut |effect| apply(effect, env));
-                // Each bit is one worker's.
-                left &= !worker;
-            }
-            if left == 0 {
-                return;
             }
         }
     }
@@ -312,8 +306,7 @@ impl<'a> Bus<'a> {
 
     /// It is time.
     pub fn tick(&mut self, env: &mut Env<'_>) {
-        let Some(legacy) = &mut self.legacy else { return };
-        if legacy.pit.tick(env.now) {
+        if self.legacy.as_mut().is_some_and(|legacy| legacy.pit.tick(env.now)) {
             self.set_line(PIT_PIN, false, env);
             self.set_line(PIT_PIN, true, env);
         }
@@ -351,13 +344,10 @@ impl<'a> Bus<'a> {
                 }
                 let mut byte = [0];
                 while self.uart.can_take() && console.read(&mut byte) != 0 {
-                    let [byte] = byte;
-                    self.uart.received(byte);
+                    self.uart.received(byte[0]);
                     moved |= 1;
                 }
-                if moved != 0 {
-                    env.signals |= SIGNAL_CONSOLE;
-                }
+                env.signals |= if moved != 0 { SIGNAL_CONSOLE } else { 0 };
             }
             // Nobody listens: the line is open, and what is sent is gone.
             None => while self.uart.transmitted().is_some() {},

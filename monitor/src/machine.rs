@@ -42,11 +42,8 @@ impl Machine {
         // Relaxed: others read it after a start-up message, which orders it.
         self.tsc_offset.store(now.wrapping_neg(), Ordering::Relaxed);
         for (posted, id) in self.posted.iter().zip(0u32..).take(vcpus) {
-            posted.set_route(if x2apic {
-                Route::x2apic(id)
-            } else {
-                Route::xapic(id, 0, u32::MAX)
-            });
+            let xapic = Route::xapic(id, 0, u32::MAX);
+            posted.set_route(if x2apic { Route::x2apic(id) } else { xapic });
         }
     }
 
@@ -82,9 +79,7 @@ impl Machine {
         while let Some(posted) = self.posted.get(index(left.trailing_zeros().into())) {
             let bit = left & left.wrapping_neg();
             left &= !bit;
-            if deliver(posted, message) {
-                signals |= bit;
-            }
+            signals |= if deliver(posted, message) { bit } else { 0 };
         }
         signals
     }
