@@ -23,7 +23,7 @@ pub enum Call {
     VcpuRun = 2,
     /// `(cap)`: unmask an interrupt that was delivered to this task.
     IrqAck = 3,
-    /// `(cap, phase)`: reset a device function.
+    /// `(cap, phase)`: reset a device function, see [`ResetPhase`]. Needs [`RIGHT_RESET`].
     DeviceReset = 4,
     /// `(cap)`: start a parked task again from its first instruction. Needs [`RIGHT_RESTART`].
     Restart = 5,
@@ -119,6 +119,24 @@ pub const RIGHT_POWER_OFF: u8 = 1;
 /// Right to reset the machine.
 pub const RIGHT_REBOOT: u8 = 2;
 
+/// Right to reset a device function.
+pub const RIGHT_RESET: u8 = 1;
+
+/// The phases of [`Call::DeviceReset`]. The kernel never waits: between the phases the driver does,
+/// for the controller's own reset or for as long as a function-level reset takes (PCI Express Base
+/// Specification, "Function Level Reset (FLR)").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ResetPhase {
+    /// Bus mastering off, interrupts masked; the function's registers can still be used.
+    Begin = 0,
+    /// The same, then a function-level reset is started; refused where the function has none.
+    BeginFunction = 1,
+    /// The record that `bind` made is written back to configuration space and message table, then
+    /// bus mastering is on and interrupts are unmasked.
+    Finish = 2,
+}
+
 /// What [`Call::Power`] does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -133,7 +151,8 @@ pub enum PowerOp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Part {
-    /// An IOAPIC: `a` = physical address of its registers, `b` = first global interrupt.
+    /// An IOAPIC: `a` = physical address of its registers, `b` = first global interrupt |
+    /// its source id for the IOMMU << 32 | 1 << 48 if it has one.
     IoApic = 0,
     /// An interrupt source override for one device pin: `a` = the pin in the table (an ISA
     /// number), `b` = global interrupt | polarity low << 16 | level triggered << 17.
@@ -142,4 +161,13 @@ pub enum Part {
     PowerOff = 2,
     /// The reset register: `a` = I/O port, `b` = value to write.
     Reset = 3,
+    /// The memory-mapped configuration space of PCI segment 0 (PCI Firmware Specification, "MCFG
+    /// Table Description"): `a` = physical address for bus 0, `b` = first bus | last bus << 8.
+    Ecam = 4,
+    /// A VT-d remapping unit: `a` = physical address of its registers, `b` = 0. After all of the
+    /// machine's and before the first `bind` of a bus master.
+    VtdUnit = 5,
+    /// Memory that firmware wants a function to reach (RMRR): `a` = the function, `b` = 0. The
+    /// function cannot be bound as bus master.
+    Reserved = 6,
 }

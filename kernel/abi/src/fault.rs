@@ -3,6 +3,10 @@
 //! `fault_info(cap, index)` returns four words. Index 0: state, kind, thread, generation. Index 1:
 //! instruction pointer, address, error code, stack pointer. Index 2: reason and detail of `leave`,
 //! core, TSC of the fault. Index 3 and up: four return addresses each, zero where the chain ended.
+//!
+//! Index [`DMA_INDEX`] is of its own: what the IOMMU refused the task's functions, in whatever state
+//! the task is: how often, source id (bus << 8 | device << 3 | function) of the last one, its
+//! address, and its reason (VT-d: fault reason encodings) | 1 << 32 for a read.
 
 use zerocopy::TryFromBytes;
 
@@ -67,6 +71,9 @@ pub enum LeaveReason {
     /// `Stopped` of `lib/proto`.
     Stopped = 3,
 }
+
+/// Index of `fault_info` for refused DMA.
+pub const DMA_INDEX: u64 = 0x100;
 
 /// How many return addresses a fault record holds.
 pub const BACKTRACE_LEN: usize = 16;

@@ -211,6 +211,10 @@ pub const MAP_READ: u8 = 1;
 pub const MAP_WRITE: u8 = 2;
 /// A mapping is executable.
 pub const MAP_EXEC: u8 = 4;
+/// The task's bus masters reach the region too, at the same address and with the same rights to
+/// read and write, through their IOMMU domain. For [`RegionKind::Ram`] and
+/// [`RegionKind::GuestRam`] alone.
+pub const MAP_DMA: u8 = 8;
 
 /// A region at an address of a task; always the whole region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -287,6 +291,10 @@ pub const DEVICE_PCI_CLASS: u8 = 3;
 pub const DEVICE_BUS_MASTER: u8 = 1;
 /// The system runs without this device if it is not there; its task then does not start.
 pub const DEVICE_OPTIONAL: u8 = 2;
+/// A PCI function: it interrupts by MSI-X, [`Irq::pin`] is the entry of its table.
+pub const DEVICE_MSIX: u8 = 4;
+/// A PCI function: it interrupts by MSI; it has one [`Irq`], with pin 0.
+pub const DEVICE_MSI: u8 = 8;
 
 /// A device that the manifest grants to a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -318,7 +326,8 @@ pub struct Irq {
     pub device: u16,
     /// The thread that is signalled.
     pub thread: u16,
-    /// IOAPIC pin as the board file names it (an ISA number, before overrides).
+    /// Platform devices: IOAPIC pin as the board file names it (an ISA number, before overrides).
+    /// PCI functions: the number of the message, see [`DEVICE_MSIX`].
     pub pin: u16,
     /// The bit, [`crate::call::IRQ_BIT_FIRST`] and up.
     pub bit: u8,
