@@ -193,12 +193,15 @@ pub fn dma(core: &mut Core) {
 fn refused(core: &mut Core, what: iommu::Refused, now: u64) {
     let is_source = |f: &&FunctionShared| f.source() == Some(what.source);
     let owner = shared().functions.iter().find(is_source).and_then(FunctionShared::owner);
-    let in_second =
-        REFUSED[owner.unwrap_or(MAX_TASKS)].fetch_add(1, Ordering::Relaxed) + 1;
+    let in_second = REFUSED[owner.unwrap_or(MAX_TASKS)].fetch_add(1, Ordering::Relaxed) + 1;
     let Some(task) = owner else {
         // Nobody owns it, so it is no bus master: it is broken, or the machine is.
         if in_second.is_power_of_two() {
-            defmt::warn!("{=u16:04x}: DMA to {=u64:#x} refused; nobody's", what.source, what.address);
+            defmt::warn!(
+                "{=u16:04x}: DMA to {=u64:#x} refused; nobody's",
+                what.source,
+                what.address
+            );
         }
         if in_second > REFUSED_MAX {
             iommu::silence();
@@ -210,7 +213,10 @@ fn refused(core: &mut Core, what: iommu::Refused, now: u64) {
     if count.is_power_of_two() {
         defmt::warn!(
             "{=u16:04x}: DMA to {=u64:#x} refused (reason {=u64:#x}), {=u64} so far",
-            what.source, what.address, what.reason, count
+            what.source,
+            what.address,
+            what.reason,
+            count
         );
     }
     if in_second > REFUSED_MAX {

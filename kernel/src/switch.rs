@@ -135,7 +135,11 @@ impl Core {
             (self.index, usize::from(words.first.load(Ordering::Relaxed)) == global);
         let thread = self.thread(rank);
         // The functions come before the count: who sees all threads parked sees them quiet.
-        let quiet = || if is_first { device::park(index, task) };
+        let quiet = || {
+            if is_first {
+                device::park(index, task)
+            }
+        };
         let act = thread.park.catch_up_after(&words.park, quiet);
         if act.reset {
             thread.flags = RESET;

@@ -287,8 +287,7 @@ impl Boot {
             return Ok((state, None));
         }
         let (count, place) = (read(msix) >> 16 & 0x7ff, if msix == 0 { 7 } else { read(msix + 4) });
-        let (base, size) =
-            pci::memory_bar(function, place as u8 & 7).ok_or(Status::BadArgument)?;
+        let (base, size) = pci::memory_bar(function, place as u8 & 7).ok_or(Status::BadArgument)?;
         let offset = u64::from(place & !7);
         let at = base + offset;
         state.table = (at % PAGE) as u16;

@@ -154,10 +154,7 @@ impl Tables {
         let addresses = (capability >> 16 & 0x3f) + 1;
         // Queued invalidation and interrupt remapping.
         let fits = has(1) && has(3) && widths != 0 && addresses >= 39;
-        if !fits
-            || first + count * 16 > PAGE
-            || (unit > 0 && is_extended != self.is_extended)
-        {
+        if !fits || first + count * 16 > PAGE || (unit > 0 && is_extended != self.is_extended) {
             return false;
         }
         (self.widths, self.is_extended) = (widths, is_extended);
