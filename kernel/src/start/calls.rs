@@ -134,11 +134,12 @@ fn hand_over(core: &mut Core, boot: &mut Boot, kind: u64, a: u64, b: u64) -> Ans
 }
 
 fn add_ioapic(core: &mut Core, boot: &mut Boot, phys: u64, about: u64) -> Result<(), Status> {
-    let source = (about >> 48 & 1 != 0).then_some((about >> 32) as u16);
-    if !phys.is_multiple_of(PAGE) || phys >= 1 << 52 || !boot.is_free_for_device(phys, PAGE) {
+    // A source id comes with the bit that says so, and nothing stands above it.
+    let source = (about >> 48 == 1).then_some((about >> 32) as u16);
+    if source.is_none() && about >> 32 != 0 {
         return Err(Status::BadArgument);
     }
-    if about >> 49 != 0 {
+    if !phys.is_multiple_of(PAGE) || phys >= 1 << 52 || !boot.is_free_for_device(phys, PAGE) {
         return Err(Status::BadArgument);
     }
     let unit = core.ioapics.count();
