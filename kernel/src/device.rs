@@ -77,6 +77,7 @@ struct Handle(usize);
 
 impl Handle {
     /// The function of a device record, if it is a bus master of this core.
+    #[inline(never)]
     fn of(core: u32, device: usize) -> Option<Handle> {
         let mine = shared().cores[core as usize].functions.load(Ordering::Relaxed);
         (device < 64 && mine >> device & 1 != 0).then_some(Handle(device))
@@ -104,17 +105,20 @@ impl Handle {
         (window::CONFIG + self.0 as u64 * 2 * PAGE + u64::from(register & 0xffc)) as *mut u32
     }
 
+    #[inline(never)]
     fn read(self, register: u16) -> u32 {
         // SAFETY: the function's configuration space is mapped here, uncached, on this core.
         unsafe { self.register(register).read_volatile() }
     }
 
+    #[inline(never)]
     fn write(self, register: u16, value: u32) {
         // SAFETY: as for `read`. The function's addresses stay those of the record.
         unsafe { self.register(register).write_volatile(value) };
     }
 
     /// Writes a word of an MSI-X entry in the mapped page.
+    #[inline(never)]
     fn write_entry(self, entry: u16, word: u64, value: u32) {
         let table = window::CONFIG + (self.0 as u64 * 2 + 1) * PAGE;
         let at = table + u64::from(self.function().table) + u64::from(entry) * ENTRY + word * 4;
@@ -125,6 +129,7 @@ impl Handle {
 
     /// Lets the function master the bus or not; the upper half of the register keeps what it has,
     /// because it is cleared by ones.
+    #[inline(never)]
     fn set_master(self, on: bool) {
         if on {
             flush::tables_used();
@@ -207,6 +212,7 @@ impl Handle {
         }
     }
 
+    #[inline(never)]
     fn mask_msi(self, at: u16, masked: bool) {
         let head = self.read(at);
         if head & MSI_MASKS != 0 {

@@ -184,7 +184,7 @@ pub fn dma(core: &mut Core) {
         REFUSED_SINCE.store(now, Ordering::Relaxed);
         REFUSED.iter().for_each(|count| count.store(0, Ordering::Relaxed));
     }
-    if iommu::drain(REFUSED_AT_ONCE, |what| refused(core, what, now)) {
+    if iommu::drain(REFUSED_AT_ONCE, &mut |what| refused(core, what, now)) {
         // What is left makes no interrupt of its own.
         apic::send(core.apic_id, apic::IOMMU_VECTOR);
     }
@@ -194,22 +194,11 @@ fn refused(core: &mut Core, what: iommu::Refused, now: u64) {
     let is_source = |f: &&FunctionShared| f.source() == Some(what.source);
     let owner = shared().functions.iter().find(is_source).and_then(FunctionShared::owner);
     let in_second = REFUSED[owner.unwrap_or(MAX_TASKS)].fetch_add(1, Ordering::Relaxed) + 1;
-    let Some(task) = owner else {
-        // Nobody owns it, so it is no bus master: it is broken, or the machine is.
-        if in_second.is_power_of_two() {
-            defmt::warn!(
-                "{=u16:04x}: DMA to {=u64:#x} refused; nobody's",
-                what.source,
-                what.address
-            );
-        }
-        if in_second > REFUSED_MAX {
-            iommu::silence();
-        }
-        return;
-    };
     let record = [u64::from(what.source), what.address, what.reason];
-    let count = shared().task(task).set_refused(record);
+    let count = match owner {
+        Some(task) => shared().task(task).set_refused(record),
+        None => u64::from(in_second),
+    };
     if count.is_power_of_two() {
         defmt::warn!(
             "{=u16:04x}: DMA to {=u64:#x} refused (reason {=u64:#x}), {=u64} so far",
@@ -219,6 +208,13 @@ fn refused(core: &mut Core, what: iommu::Refused, now: u64) {
             count
         );
     }
+    let Some(task) = owner else {
+        // Nobody's, so it is no bus master: it is broken, or the machine is.
+        if in_second > REFUSED_MAX {
+            iommu::silence();
+        }
+        return;
+    };
     if in_second > REFUSED_MAX {
         let kind = FaultKind::DmaStorm as u64;
         let (address, error) = (what.address, u64::from(what.source));

@@ -92,8 +92,7 @@ pub struct TaskShared {
     refused: [AtomicU64; 4],
 }
 
-/// All shared words. Each part begins on a page of its own, and only the pages that a system
-/// needs have memory behind them.
+/// All shared words. Only the pages that a system needs have memory behind them.
 #[repr(C)]
 pub struct Shared {
     /// The cores.
@@ -102,7 +101,7 @@ pub struct Shared {
     pub functions: [FunctionShared; MAX_DEVICES],
     /// The system is sealed: cores start their threads.
     pub sealed: AtomicBool,
-    threads: PageAligned<[ThreadWord; MAX_THREADS]>,
+    threads: [ThreadWord; MAX_THREADS],
     tasks: PageAligned<[TaskShared; MAX_TASKS]>,
 }
 
@@ -113,7 +112,7 @@ impl Shared {
     /// The signal word of the thread of a valid index.
     #[inline(always)]
     pub fn thread(&self, index: usize) -> &ThreadWord {
-        &self.threads.0[index & (MAX_THREADS - 1)]
+        &self.threads[index & (MAX_THREADS - 1)]
     }
 
     /// The tasks.
@@ -136,9 +135,12 @@ pub fn pages(threads: usize, tasks: usize) -> impl Iterator<Item = u64> {
         (offset_of!(Shared, threads), threads * size_of::<ThreadWord>()),
         (offset_of!(Shared, tasks), tasks * size_of::<TaskShared>()),
     ];
-    parts.into_iter().flat_map(|(offset, len)| {
-        let first = offset as u64 / PAGE;
-        first..first + (len as u64).div_ceil(PAGE)
+    let mut next = 0;
+    parts.into_iter().flat_map(move |(offset, len)| {
+        // The first words of a part may share the last page of the one before.
+        let first = next.max(offset as u64 / PAGE);
+        next = ((offset + len) as u64).div_ceil(PAGE);
+        first..next
     })
 }
 
@@ -166,7 +168,7 @@ pub unsafe fn init(threads: usize, tasks: usize) {
     }
     for index in 0..threads {
         // SAFETY: inside the mapped pages.
-        let word = unsafe { &raw mut (*shared).threads.0[index] };
+        let word = unsafe { &raw mut (*shared).threads[index] };
         // SAFETY: as above.
         unsafe { word.write(ThreadWord::new()) };
     }

@@ -102,13 +102,13 @@ impl Boot {
         self.set_window(0, window::IOMMU + iommu::units() as u64 * PAGE, phys | UNCACHED);
         self.flush();
         let (carver, extra) = (&mut self.carver, &mut self.nested_pages);
-        let carve = || {
+        let mut carve = || {
             *extra += 1;
             carver.page()
         };
         // A pin's interrupts would be lost, or could be forged, without a source.
         let is_taken =
-            core.ioapics.has_sources() && self.pci.iommu.add_vtd(core.clock.tsc_hz, carve);
+            core.ioapics.has_sources() && self.pci.iommu.add_vtd(core.clock.tsc_hz, &mut carve);
         let is_usable = self.pci.iommu.is_usable();
         let page = self.system_page();
         page.cpu = page.cpu & !NO_IOMMU | if is_usable { 0 } else { NO_IOMMU };
@@ -116,6 +116,7 @@ impl Boot {
     }
 
     /// Sets an entry of a core's window, which was absent.
+    #[inline(never)]
     pub(super) fn set_window(&mut self, core: usize, va: u64, phys: u64) {
         // SAFETY: the window was built; entries that were not present are not cached.
         let table: &mut paging::Table = unsafe { paging::page(self.windows[core]) };
@@ -244,7 +245,7 @@ impl Boot {
             }
         });
         let (carver, extra) = (&mut self.carver, &mut self.nested_pages);
-        self.pci.iommu.attach(function, task, mappings, || {
+        self.pci.iommu.attach(function, task, mappings, &mut || {
             *extra += 1;
             carver.page()
         })

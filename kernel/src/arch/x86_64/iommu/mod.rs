@@ -76,9 +76,9 @@ impl Iommu {
 
     /// Takes over the VT-d unit that was just mapped at the next page: from now on it refuses
     /// everything. `false`: it lacks something, or does not answer within `patience` TSC ticks.
-    pub fn add_vtd(&mut self, patience: u64, mut carve: impl FnMut() -> u64) -> bool {
+    pub fn add_vtd(&mut self, patience: u64, carve: &mut dyn FnMut() -> u64) -> bool {
         let unit = units();
-        let tables = self.tables.get_or_insert_with(|| Tables::new(patience, &mut carve));
+        let tables = self.tables.get_or_insert_with(|| Tables::new(patience, carve));
         let done = tables.take_over(unit, carve());
         if done {
             UNITS.store(unit + 1, Ordering::Relaxed);
@@ -95,12 +95,12 @@ impl Iommu {
         function: u16,
         task: usize,
         maps: impl Iterator<Item = Mapping>,
-        mut carve: impl FnMut() -> u64,
+        carve: &mut dyn FnMut() -> u64,
     ) -> bool {
         let Some(tables) = &mut self.tables else { return true };
         if self.domains[task].1 == 0 {
-            let Some(domain) = tables.new_domain(&mut carve) else { return false };
-            maps.for_each(|mapping| tables.map(domain.0, mapping, &mut carve));
+            let Some(domain) = tables.new_domain(carve) else { return false };
+            maps.for_each(|mapping| tables.map(domain.0, mapping, carve));
             self.domains[task] = domain;
         }
         tables.attach(function, self.domains[task], carve);
@@ -136,9 +136,9 @@ pub fn message(index: usize, apic_id: u32) -> (u32, u32) {
 
 /// Core 0: reads and clears what the units have refused, at most `most` records in all. Whether
 /// more are left.
-pub fn drain(most: usize, mut each: impl FnMut(Refused)) -> bool {
+pub fn drain(most: usize, each: &mut dyn FnMut(Refused)) -> bool {
     let mut left = most;
-    (0..units()).fold(false, |more, unit| vtd::drain(unit, &mut left, &mut each) | more)
+    (0..units()).fold(false, |more, unit| vtd::drain(unit, &mut left, each) | more)
 }
 
 /// Core 0: has the units report nothing any more. They go on refusing.

@@ -95,6 +95,7 @@ fn records(capability: u64) -> (u64, u64) {
 }
 
 /// Writes an entry that units read, and writes its line back.
+#[inline(never)]
 fn put(entry: &mut u64, value: u64) {
     flush::table_changed();
     *entry = value;
@@ -102,7 +103,8 @@ fn put(entry: &mut u64, value: u64) {
 }
 
 /// A fresh table, as absent entries.
-fn fresh(carve: &mut impl FnMut() -> u64) -> u64 {
+#[inline(never)]
+fn fresh(carve: &mut dyn FnMut() -> u64) -> u64 {
     let page = carve();
     // SAFETY: just carved.
     let table: &mut Table = unsafe { paging::page(page) };
@@ -130,7 +132,7 @@ pub struct Tables {
 
 impl Tables {
     /// Tables that refuse everything.
-    pub fn new(patience: u64, carve: &mut impl FnMut() -> u64) -> Tables {
+    pub fn new(patience: u64, carve: &mut dyn FnMut() -> u64) -> Tables {
         Tables {
             root: fresh(carve),
             interrupts: fresh(carve),
@@ -206,11 +208,13 @@ impl Tables {
         true
     }
 
+    #[inline(never)]
     fn turn_on(&self, unit: usize, bit: u32) -> bool {
         write(unit, COMMAND, read(unit, STATUS) & LASTING | bit);
         self.wait(|| read(unit, STATUS) & bit != 0)
     }
 
+    #[inline(never)]
     fn turn_off(&self, unit: usize, bit: u32) -> bool {
         write(unit, COMMAND, read(unit, STATUS) & LASTING & !bit);
         self.wait(|| read(unit, STATUS) & bit == 0)
@@ -250,7 +254,7 @@ impl Tables {
     }
 
     /// A domain without mappings: its top table and number.
-    pub fn new_domain(&mut self, carve: &mut impl FnMut() -> u64) -> Option<(u64, u16)> {
+    pub fn new_domain(&mut self, carve: &mut dyn FnMut() -> u64) -> Option<(u64, u16)> {
         self.domains += 1;
         (self.domains < self.domains_max).then(|| (fresh(carve), self.domains as u16))
     }
@@ -261,7 +265,7 @@ impl Tables {
     }
 
     /// Maps into a domain that is not attached yet ("Second-Level Translation").
-    pub fn map(&self, domain: u64, mapping: Mapping, carve: &mut impl FnMut() -> u64) {
+    pub fn map(&self, domain: u64, mapping: Mapping, carve: &mut dyn FnMut() -> u64) {
         let is_large = mapping.is_large && self.has_large;
         let (size, depth, more) = if is_large { (LARGE_PAGE, 1, LARGE) } else { (PAGE, 0, 0) };
         let rights = READ | if mapping.write { WRITE } else { 0 };
@@ -283,12 +287,12 @@ impl Tables {
     }
 
     /// Puts a function into a domain ("Root-Table", "Context-Table").
-    pub fn attach(&self, function: u16, domain: (u64, u16), mut carve: impl FnMut() -> u64) {
+    pub fn attach(&self, function: u16, domain: (u64, u16), carve: &mut dyn FnMut() -> u64) {
         // SAFETY: the root table; one table at a time is looked at.
         let root: &mut Table = unsafe { paging::page(self.root) };
         let entry = &mut root[usize::from(function >> 8) * 2];
         if *entry == 0 {
-            put(entry, fresh(&mut carve) | 1);
+            put(entry, fresh(carve) | 1);
         }
         // SAFETY: as above.
         let contexts: &mut Table = unsafe { paging::page(*entry & ADDRESS) };
@@ -317,7 +321,8 @@ pub fn message_address(index: usize) -> u32 {
 }
 
 /// Reads and clears a unit's fault records, at most `left`. Whether there are more.
-pub fn drain(unit: usize, left: &mut usize, each: &mut impl FnMut(Refused)) -> bool {
+#[inline(never)]
+pub fn drain(unit: usize, left: &mut usize, each: &mut dyn FnMut(Refused)) -> bool {
     let (first, count) = records(read_wide(unit, CAPABILITY));
     // A record that comes behind the walk tells nobody, as long as one is there.
     while read(unit, FAULT_STATUS) & (PENDING | OVERFLOW) != 0 {
