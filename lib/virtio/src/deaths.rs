@@ -282,13 +282,17 @@ fn work(memory: &Memory, guest: &mut Guest) {
         readopt(memory, guest, &mut device, &mut held);
     }
     guest.go_on(memory);
+    let mut owed = change == Change::Adopted;
     loop {
         // Doorbells, and what is there before sleeping, are all that a worker goes by.
         let mut again = false;
         for queue in 0..QUEUES {
-            again |= device.rung(queue);
+            let rung = device.rung(queue);
+            assert!(rung || !owed, "a doorbell that an earlier instance may have missed");
+            again |= rung;
             device.hush(queue);
         }
+        owed = false;
         if again {
             drain(memory, guest, &mut device, &mut held);
         }
