@@ -142,6 +142,12 @@ impl Format for Clause<'_> {
                 " made system call {=u64}, which does not exist (any more)",
                 *number
             ),
+            Cause::DmaStorm { source, address } => defmt::write!(
+                f,
+                ": its device {=u64:04x} went on reaching for memory that is not its own, {=u64:#x} at last",
+                *source,
+                *address
+            ),
             Cause::InterruptStorm { interrupt } => defmt::write!(
                 f,
                 ": its interrupt {=u64} comes more often than the board file allows",
