@@ -265,6 +265,8 @@ fn platform(judge: &mut Judge<'_>, name: &Spanned<String>, raw: &raw::Device) ->
         raw::Device { bus_master: true, .. } => "bus-master",
         raw::Device { iommu: Some(_), .. } => "iommu",
         raw::Device { vectors: Some(_), .. } => "vectors",
+        raw::Device { nth: Some(_), .. } => "nth",
+        raw::Device { bars, .. } if !bars.is_empty() => "bars",
         _ => match messages(raw) {
             Some(word) => &format!("interrupts = \"{}\"", word.get_ref()),
             None => return Some(Place::Platform),
