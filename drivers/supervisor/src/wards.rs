@@ -8,7 +8,7 @@ use cloister_rt::abi::call::CLIENT_BITS;
 use cloister_rt::abi::fault::TaskState;
 use cloister_rt::abi::name_str;
 use cloister_rt::proto::policy::{
-    FLAG_ESSENTIAL, FLAG_VM, RestartPolicy, THEN_POWER_OFF, THEN_REBOOT,
+    FLAG_DMA, FLAG_ESSENTIAL, FLAG_VM, RestartPolicy, THEN_POWER_OFF, THEN_REBOOT,
 };
 use cloister_rt::{Bits, Duration, Grants, Instant, Signal, Supervised, clock};
 use cloister_supervisor_core::{Act, Agenda, Cause, Limits, Look, Next, Then, Watch};
@@ -33,6 +33,8 @@ pub struct Wards {
     watched: [Option<Watched>; MAX],
     agenda: Agenda<MAX>,
     bits: Bits,
+    /// How often each task's devices were refused, as far as it was told.
+    refused: [u64; MAX],
 }
 
 impl Default for Wards {
@@ -42,6 +44,7 @@ impl Default for Wards {
             watched: [const { None }; MAX],
             agenda: Agenda::default(),
             bits: Bits::NONE,
+            refused: [0; MAX],
         }
     }
 }
@@ -106,9 +109,13 @@ impl Wards {
     /// Looks at every task whose bit is set. What a policy wants for the whole machine, if it does.
     pub fn attend(&mut self, woken: Bits) -> Option<How> {
         let mut asked = None;
-        for (index, task) in self.tasks.iter().enumerate() {
+        let refused = self.refused.iter_mut();
+        for ((index, task), refused) in self.tasks.iter().enumerate().zip(refused) {
             let Some(task) = task else { continue };
             if task.bits.intersects(woken) {
+                if task.policy.flags & FLAG_DMA != 0 {
+                    tell_dma(task, refused);
+                }
                 asked = asked.or(stopped(&mut self.agenda, index, task));
             }
         }
@@ -175,6 +182,17 @@ impl Wards {
                 self.agenda.give_up(index);
             }
         }
+    }
+}
+
+/// The task's devices may have been refused memory: says so, once for all that came since it was
+/// last said.
+fn tell_dma(task: &Supervised, told: &mut u64) {
+    // Without the right to ask there is nothing to tell; the kernel confines them all the same.
+    let Ok(faults) = task.control.dma_faults() else { return };
+    let before = core::mem::replace(told, faults.count);
+    if faults.count != before {
+        words::say_dma(name_of(task.policy), &faults, faults.count.wrapping_sub(before));
     }
 }
 
