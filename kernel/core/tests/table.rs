@@ -215,7 +215,10 @@ const WRONG: &[Wrong] = &[
     (Rule::IrqBit, 1, |b| b.irqs[1].bit = 56),
     (Rule::IrqBitTwice, 1, |b| b.irqs[1].bit = 48),
     (Rule::IrqPin, 1, |b| b.irqs[1] = Irq { bit: 55, ..b.irqs[0] }),
-    (Rule::IrqPin, 2, |b| b.irqs.push(Irq { bit: 54, ..b.irqs[1] })),
+    (Rule::IrqPin, 2, |b| {
+        b.devices.push(Device { name: name("x"), ..b.devices[1] });
+        b.irqs.push(Irq { device: 2, bit: 54, ..b.irqs[1] });
+    }),
     (Rule::IrqMessage, 0, |b| b.irqs[0].pin = 256),
     (Rule::IrqMessage, 0, |b| b.devices[0].flags = DEVICE_BUS_MASTER),
     (Rule::IrqMessage, 0, |b| b.devices[0].flags = DEVICE_BUS_MASTER | DEVICE_MSI),
