@@ -53,6 +53,25 @@ fn the_sample_with_a_virtual_machine_is_valid_and_has_it() {
     assert_eq!(table.doorbells_of(&table.vms[0]), build.doorbells);
 }
 
+/// The client, which is on core 1 alone, gets a device with an interrupt.
+fn far_device(build: &mut Build, kind: u8) {
+    let flags = if kind == DEVICE_PLATFORM { 0 } else { DEVICE_BUS_MASTER | DEVICE_MSI };
+    let device = Device { name: name("far"), select: 0, kind, flags, owner: 3, ..build.devices[1] };
+    build.devices.push(device);
+    build.irqs.push(Irq { device: 2, thread: 4, pin: 0, ..build.irqs[0] });
+}
+
+#[test]
+fn a_bus_master_may_be_anywhere_and_reach_what_it_was_granted() {
+    let mut build = Build::sample();
+    far_device(&mut build, DEVICE_PCI_POSITION);
+    build.maps[20].rights |= MAP_DMA;
+    build.maps[30].rights |= MAP_DMA;
+    let bytes = build.bytes();
+    assert_eq!(validate(bytes.bytes()), Ok(()));
+    support::slow::check(bytes.bytes(), PAYLOAD_PAGES);
+}
+
 /// Wrong records and the answer they must get. Map 14 is the driver's text, 20 its mailbox.
 const WRONG: &[Wrong] = &[
     (Rule::Header, 0, |b| b.header.magic ^= 1),
@@ -196,11 +215,15 @@ const WRONG: &[Wrong] = &[
     (Rule::IrqBit, 1, |b| b.irqs[1].bit = 56),
     (Rule::IrqBitTwice, 1, |b| b.irqs[1].bit = 48),
     (Rule::IrqPin, 1, |b| b.irqs[1] = Irq { bit: 55, ..b.irqs[0] }),
-    (Rule::IrqPin, 2, |b| b.irqs.push(Irq { bit: 54, ..b.irqs[1] })),
+    (Rule::IrqPin, 2, |b| {
+        b.devices.push(Device { name: name("x"), ..b.devices[1] });
+        b.irqs.push(Irq { device: 2, bit: 54, ..b.irqs[1] });
+    }),
     (Rule::IrqMessage, 0, |b| b.irqs[0].pin = 256),
     (Rule::IrqMessage, 0, |b| b.devices[0].flags = DEVICE_BUS_MASTER),
     (Rule::IrqMessage, 0, |b| b.devices[0].flags = DEVICE_BUS_MASTER | DEVICE_MSI),
     (Rule::IrqCore, 1, |b| b.irqs[1].thread = 3),
+    (Rule::IrqCore, 2, |b| far_device(b, DEVICE_PLATFORM)),
     (Rule::DeviceMaster, 0, |b| b.devices[0].flags = DEVICE_MSIX),
     (Rule::DeviceMaster, 0, |b| b.devices[0].flags |= DEVICE_MSI),
     (Rule::DeviceMaster, 0, |b| b.devices[0].owner = 0),
@@ -211,7 +234,7 @@ const WRONG: &[Wrong] = &[
     (Rule::MapDma, 18, |b| b.maps[18].rights |= MAP_DMA),
     (Rule::MapDma, 21, |b| b.maps[21].rights |= MAP_DMA),
     (Rule::MapDma, 22, |b| b.maps[22].rights |= MAP_DMA),
-    (Rule::MapDma, 24, |b| b.maps[24].rights |= MAP_DMA),
+    (Rule::MapDma, 30, |b| b.maps[30].rights |= MAP_DMA),
     (Rule::MapRights, 20, |b| b.maps[20].rights |= 16),
     (Rule::Flags, 0, |b| b.devices[0].flags |= 16),
     (Rule::IrqRate, 0, |b| b.irqs[0].rate_max = 0),
