@@ -99,6 +99,12 @@ impl<'a, M: Ram, const Q: usize> Device<'a, M, Q> {
         self.queues.get(queue).is_some_and(Option::is_some)
     }
 
+    /// Whether there is a new order to be followed. A device whose requests reach guest memory
+    /// without the CPU waits until all of them have ended before it follows.
+    pub fn has_order(&self) -> bool {
+        self.worker.has_order()
+    }
+
     /// Follows the monitor's order, if there is a new one.
     pub fn follow(&mut self) -> Change {
         let Some(order) = self.worker.order() else {

@@ -61,7 +61,7 @@ const DISCARDS: Made = made(DISCARD, 0, 16, 0);
 const WRITES_ZEROES: Made = made(ZEROES, 0, 16, 0);
 
 /// What the device makes of it, with a segment at the data, and its chain.
-fn parse(made: &Made, segment: (u64, u32, u32)) -> (Result<Parsed, Rule>, TestRam, Chain<34>) {
+fn parse(made: &Made, segment: Segment) -> (Result<Parsed, Rule>, TestRam, Chain<34>) {
     let ram = TestRam::new(RAM);
     ram.poke(HEADER, &made.kind.to_le_bytes());
     ram.poke(HEADER + 8, &made.sector.to_le_bytes());
@@ -86,7 +86,7 @@ fn parse(made: &Made, segment: (u64, u32, u32)) -> (Result<Parsed, Rule>, TestRa
     (parsed, ram, chain)
 }
 
-fn is_work(made: &Made, segment: (u64, u32, u32)) -> bool {
+fn is_work(made: &Made, segment: Segment) -> bool {
     matches!(parse(made, segment).0, Ok(Parsed::Work(_)))
 }
 
@@ -137,9 +137,12 @@ const REQUESTS: &[(&str, Result<Parsed, Rule>, Made)] = &[
     ("zeroes on a device that is read-only", ERROR, Made { shape: &READ_ONLY, ..WRITES_ZEROES }),
 ];
 
-/// Segments that are refused: sector, sectors, flags.
+/// Sector, sectors, flags.
+type Segment = (u64, u32, u32);
+
+/// Segments that are refused.
 #[rustfmt::skip]
-const SEGMENTS: &[(&str, Result<Parsed, Rule>, Made, (u64, u32, u32))] = &[
+const SEGMENTS: &[(&str, Result<Parsed, Rule>, Made, Segment)] = &[
     ("a discard of nothing", ERROR, DISCARDS, (8, 0, 0)),
     ("a discard of more than is allowed", ERROR, DISCARDS, (8, 65 * 8, 0)),
     ("zeroes of more than is allowed", ERROR, WRITES_ZEROES, (8, 33 * 8, 0)),
@@ -153,7 +156,7 @@ const SEGMENTS: &[(&str, Result<Parsed, Rule>, Made, (u64, u32, u32))] = &[
     ("zeroes with an unknown flag", UNSUPPORTED, WRITES_ZEROES, (8, 8, 3)),
 ];
 
-const SEGMENT: (u64, u32, u32) = (16, 24, 0);
+const SEGMENT: Segment = (16, 24, 0);
 
 #[test]
 fn every_request_that_is_refused_is_refused_by_its_name() {

@@ -8,7 +8,7 @@
 
 use cloister_virtio::block::{Kind, Parsed, Request, Shape, Status};
 use cloister_virtio::record::QUEUE_WORDS;
-use cloister_virtio::{Chain, Change, Device, Head, Offer, Worker, features};
+use cloister_virtio::{Chain, Change, Device, Head, Offer, Rule, Worker, features};
 use cloister_virtio_testing::{Driver, Monitor, PackedDriver, TestRam, page};
 use core::sync::atomic::AtomicU64;
 
@@ -49,6 +49,8 @@ enum Side {
 /// The guest: its driver, and whether something else wrote to its memory.
 struct Guest {
     side: Side,
+    /// Where the last request has its header.
+    place: u64,
     is_disturbed: bool,
 }
 
@@ -76,7 +78,7 @@ pub fn run(bytes: &[u8]) {
         records: (0..QUEUE_WORDS).map(|_| AtomicU64::new(0)).collect(),
         ram: TestRam::new(RAM as usize),
     };
-    let mut guest = Guest { side, is_disturbed: false };
+    let mut guest = Guest { side, place: 0, is_disturbed: false };
     monitor(&memory).live(SHAPE.features() | rings | given, &[record]);
     let mut held: Vec<Held> = Vec::new();
     // Each turn is a life of the worker.
@@ -114,7 +116,11 @@ fn live(memory: &Memory, guest: &mut Guest, held: &mut Vec<Held>, input: &mut In
         for (head, before) in held.iter_mut() {
             assert!(device.fetch(0, &mut chain).is_none(), "a new chain before the old ones");
             let (_, again) = device.readopt(&mut chain).expect("a chain was lost");
-            assert_eq!(format!("{chain:?}"), format!("{before:?}"), "another chain");
+            let ranges = |chain: &Chain<8>| -> Vec<_> {
+                chain.readable(0, u64::MAX).chain(chain.writable(0, u64::MAX)).collect()
+            };
+            assert_eq!(ranges(&chain), ranges(before), "another chain");
+            assert_eq!(chain.readable_len(), before.readable_len());
             *head = again;
             mark("readopted");
         }
@@ -137,7 +143,9 @@ fn live(memory: &Memory, guest: &mut Guest, held: &mut Vec<Held>, input: &mut In
             6 if !held.is_empty() => {
                 let (head, chain) = held.remove(usize::from(input.byte()) % held.len());
                 answer(&mut device, &memory.ram, head, &chain);
-                guest.collect(&memory.ram);
+                if device.is_live(0) {
+                    guest.collect(&memory.ram);
+                }
             }
             6 => {
                 device.interrupt(0);
@@ -146,7 +154,9 @@ fn live(memory: &Memory, guest: &mut Guest, held: &mut Vec<Held>, input: &mut In
             _ => return !device.is_live(0),
         }
         if let Some(rule) = device.take_broken() {
-            assert!(guest.is_disturbed, "{rule:?}, and the guest did nothing");
+            // A header that is written again before it is read may not fit its chain.
+            let is_late = matches!(rule, Rule::BlockDirection);
+            assert!(guest.is_disturbed || is_late, "{rule:?}, and the guest did nothing");
             return true;
         }
     }
@@ -197,8 +207,10 @@ impl Guest {
     /// Makes a request, good in most of its fields.
     fn ask(&mut self, ram: &TestRam, input: &mut Input<'_>) {
         let kind = input.pick(&[0u32, 1, 4, 8, 11, 13, 2]);
-        let (place, sector) = (u64::from(input.byte() & 7), u64::from(input.byte() % 20));
-        let header = DATA + 0x40 * place;
+        let sector = u64::from(input.byte() % 20);
+        // With bad luck the last one there is still in flight.
+        self.place = (self.place + 1) % u64::from(SIZE);
+        let header = DATA + 0x40 * self.place;
         ram.poke(header, &kind.to_le_bytes());
         ram.poke(header + 8, &sector.to_le_bytes());
         ram.poke(header + 16, &sector.to_le_bytes());
