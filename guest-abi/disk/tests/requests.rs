@@ -136,3 +136,16 @@ fn a_completion_of_nothing_in_flight_is_seen() {
         assert!(bench.queue.poll().is_err(), "{options:?}");
     }
 }
+
+#[test]
+fn a_slot_has_another_token_each_time() {
+    for options in all_options() {
+        let arena = arena(1);
+        let mut bench = Bench::new(&arena, 8, options, 4);
+        let first = bench.queue.submit(Request::Flush, None).expect("room");
+        assert_eq!(done(&mut bench), (None, Ok(())));
+        let second = bench.queue.submit(Request::Flush, None).expect("room");
+        assert_eq!(first.slot(), second.slot());
+        assert_ne!(first, second);
+    }
+}

@@ -21,6 +21,8 @@ enum Step {
     Write(u64, u8),
     Flush,
     Ring,
+    /// The device looks by itself, as one does that is awake for another queue.
+    Look,
     Complete(usize),
     Poll,
 }
@@ -31,6 +33,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (0..BLOCKS, any::<u8>()).prop_map(|(block, byte)| Step::Write(block, byte)),
         1 => Just(Step::Flush),
         2 => Just(Step::Ring),
+        1 => Just(Step::Look),
         4 => (0usize..64).prop_map(Step::Complete),
         2 => Just(Step::Poll),
     ];
@@ -55,6 +58,7 @@ impl<'m> Program<'m> {
                 self.bench.ring_if_wanted();
                 self.bench.device_fetches();
             }
+            Step::Look => self.bench.device_looks(),
             Step::Complete(which) => {
                 let count = self.bench.pending.len();
                 if count > 0 {

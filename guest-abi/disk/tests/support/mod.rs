@@ -101,9 +101,13 @@ impl<'m> Bench<'m> {
 
     /// The device takes what there is, if its doorbell was rung, and goes to sleep again.
     pub fn device_fetches(&mut self) {
-        if !core::mem::take(&mut self.rung) {
-            return;
+        if core::mem::take(&mut self.rung) {
+            self.device_looks();
         }
+    }
+
+    /// The device takes what there is and goes to sleep.
+    pub fn device_looks(&mut self) {
         loop {
             while let Some(fetched) = self.fetch() {
                 self.pending.push_back(fetched);
