@@ -176,7 +176,7 @@ proptest! {
 #[test]
 fn rings_go_round() {
     for options in all_options() {
-        let steps: Vec<Step> = (0..70_000u32)
+        let steps: Vec<Step> = (0..34_000u32)
             .flat_map(|n| {
                 [Step::Flush, Step::Flush, Step::Ring, Step::Complete(n as usize), Step::Poll]
             })
