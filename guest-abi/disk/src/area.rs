@@ -29,6 +29,11 @@ impl<'m> Area<'m> {
         self.words.len() * 8
     }
 
+    /// Makes all of it zero.
+    pub fn clear(&self) {
+        self.words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+
     /// A piece of whole words of it; less where it ends.
     pub(crate) fn part(&self, offset: usize, bytes: usize) -> Area<'m> {
         let end = (offset + bytes).div_ceil(8).min(self.words.len());

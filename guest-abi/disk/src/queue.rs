@@ -229,9 +229,10 @@ impl<'m, B> Queue<'m, B> {
         self.ring.hush();
     }
 
-    /// The buffers of all requests in flight. The device has been reset: it uses them no more.
-    pub fn abandon(self) -> impl Iterator<Item = B> {
-        self.slots.into_iter().filter_map(|slot| slot.buffer)
+    /// The next buffer of a request in flight. The device has been reset: it uses them no more,
+    /// and the queue is made anew before it is used again.
+    pub fn abandon(&mut self) -> Option<B> {
+        self.slots.iter_mut().find_map(|slot| slot.buffer.take())
     }
 
     fn slot(&self, number: u16) -> Area<'m> {
