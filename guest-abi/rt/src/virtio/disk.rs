@@ -124,18 +124,20 @@ impl Disk {
         self.places.get(queue)?.as_deref().map(|place| place.queue.areas())
     }
 
-    /// Makes a request; [`Disk::ring`] tells the device of it. A queue that is not there is full.
+    /// Makes a request, whose data are so many bytes of the buffer; [`Disk::ring`] tells the device
+    /// of it. A queue that is not there is full.
     pub fn submit(
         &mut self,
         queue: usize,
         request: Request,
-        buffer: Option<Buffer>,
+        data: Option<(Buffer, usize)>,
     ) -> Result<Token, (Refused, Option<Buffer>)> {
         let Some(place) = self.places.get_mut(queue).and_then(Option::as_deref_mut) else {
-            return Err((Refused::Full, buffer));
+            return Err((Refused::Full, data.map(|(buffer, _)| buffer)));
         };
-        let data = buffer.map(|buffer| {
-            let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
+        let data = data.map(|(buffer, len)| {
+            // More than there is cannot be lent: no request has this length.
+            let len = u32::try_from(len).ok().filter(|_| len <= buffer.len()).unwrap_or(u32::MAX);
             let lent = Lent::new(buffer);
             Data { at: lent.at.as_ptr() as u64, len, buffer: lent }
         });

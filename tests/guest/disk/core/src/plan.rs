@@ -1,5 +1,7 @@
 //! What to ask of the disk next: [`Plan`].
 
+use core::ops::Range;
+
 /// What a request is to be. Blocks lie inside [`Limits::blocks`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
@@ -13,6 +15,30 @@ pub enum Choice {
     Discard(u64, u32),
     /// Keep what was completed.
     Flush,
+}
+
+impl Choice {
+    /// The blocks that it is about; none of a flush.
+    pub fn blocks(&self) -> Range<u64> {
+        match *self {
+            Self::Write(at, run)
+            | Self::Read(at, run)
+            | Self::Zeroes(at, run)
+            | Self::Discard(at, run) => at..at + u64::from(run),
+            Self::Flush => 0..0,
+        }
+    }
+
+    /// Its name in messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Write(..) => "a write",
+            Self::Read(..) => "a read",
+            Self::Zeroes(..) => "a write of zeroes",
+            Self::Discard(..) => "a discard",
+            Self::Flush => "a flush",
+        }
+    }
 }
 
 /// Bounds of the requests.

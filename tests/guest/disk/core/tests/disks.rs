@@ -43,7 +43,7 @@ impl Run {
             Choice::Zeroes(..) => Kind::Zero,
             _ => Kind::Discard,
         };
-        for block in blocks(choice) {
+        for block in choice.blocks() {
             match choice {
                 Choice::Read(..) => reads.push(self.model.read(block)),
                 _ => self.model.write(block, self.sequence, kind),
@@ -55,7 +55,7 @@ impl Run {
     /// Completes a request; whether all is well.
     fn complete(&mut self, which: usize, fault: Fault) -> bool {
         let (sequence, choice, reads) = self.in_flight.swap_remove(which);
-        for (index, block) in blocks(choice).enumerate() {
+        for (index, block) in choice.blocks().enumerate() {
             let at = block as usize;
             match choice {
                 Choice::Write(..) => {
@@ -105,16 +105,6 @@ impl Run {
             self.submit(Choice::Read(block, 1));
             self.complete(0, Fault::None)
         })
-    }
-}
-
-fn blocks(choice: Choice) -> std::ops::Range<u64> {
-    match choice {
-        Choice::Write(at, run)
-        | Choice::Read(at, run)
-        | Choice::Zeroes(at, run)
-        | Choice::Discard(at, run) => at..at + u64::from(run),
-        Choice::Flush => 0..0,
     }
 }
 
