@@ -12,9 +12,11 @@
 extern crate alloc;
 
 mod bench;
+mod hostile;
 mod options;
 mod rate;
 mod reset;
+mod rules;
 mod verify;
 
 use cloister_guest_rt::virtio::{self, disk::Disk};
@@ -50,6 +52,7 @@ fn main() {
         "verify" => verify::run(&mut disk, &options),
         "rate" => rate::run(&mut disk, &options),
         "reset" => reset::run(&mut disk, &options),
+        "hostile" => hostile::run(&mut disk, &options),
         "bench" => bench::run(&mut disk, &options),
         role => {
             println!("FAILED disk: no role is called {role}");

@@ -70,7 +70,7 @@ impl Run<'_> {
         while self.writes < self.options.writes {
             while self.in_flight < self.options.depth {
                 let queue = plan.below(self.pending.len() as u64) as usize;
-                if !self.submit(queue, plan.next())? {
+                if !self.submit(queue, plan.choose())? {
                     break;
                 }
             }

@@ -72,7 +72,7 @@ impl<R: FnMut() -> u64> Plan<R> {
     }
 
     /// The next request: of a hundred 50 write, 40 read, 6 zero and 4 discard.
-    pub fn next(&mut self) -> Choice {
+    pub fn choose(&mut self) -> Choice {
         self.since_flush += 1;
         if self.limits.flush != 0 && self.since_flush >= self.limits.flush {
             self.since_flush = 0;

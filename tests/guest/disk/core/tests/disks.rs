@@ -138,7 +138,7 @@ proptest! {
         let mut run = begun();
         for _ in 0..200 {
             while run.in_flight.len() < depth {
-                let choice = plan.next();
+                let choice = plan.choose();
                 run.submit(choice);
             }
             let which = plan.below(depth as u64) as usize;
