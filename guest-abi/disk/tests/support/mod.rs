@@ -6,15 +6,13 @@
 #![allow(dead_code)]
 
 pub mod arena;
-pub mod packed;
 
 use std::collections::VecDeque;
 
 use arena::Arena;
 use cloister_guest_abi::disk::{BLOCK, SECTORS, features, request, status};
 use cloister_guest_disk::{Area, Data, Layout, Options, Queue, RING_BYTES, SLOT_BYTES};
-use cloister_virtio::{Chain, Head, Queue as SplitSide, Record};
-use packed::PackedSide;
+use cloister_virtio::{Chain, Head, Queue as Side, Record};
 
 /// Where things lie in the arena.
 const RING: u64 = 0x1000;
@@ -28,19 +26,10 @@ pub const BUFFER: u64 = 4 * BLOCK;
 
 /// A request as a device sees it.
 pub struct Fetched {
-    handle: Handle,
+    head: Head,
+    chain: Box<Chain<128>>,
     pub readable: Vec<u8>,
     pub writable: u64,
-}
-
-enum Handle {
-    Split(Head, Box<Chain<128>>),
-    Packed(packed::Taken),
-}
-
-enum Side {
-    Split(SplitSide),
-    Packed(PackedSide),
 }
 
 /// A driver's queue and the device behind it.
@@ -66,17 +55,13 @@ impl<'m> Bench<'m> {
         let (ring, slots) = (area(RING, RING_BYTES), area(SLOTS, SLOT_BYTES));
         let queue = Queue::with_size(size, ring, slots, options).expect("enough memory");
         let [descriptors, driver, device] = queue.areas();
-        let side = match options.layout {
-            Layout::Split => {
-                let record = Record { size: size.into(), descriptors, driver, device };
-                let mut accepted = 0;
-                accepted |= if options.is_indirect { features::INDIRECT } else { 0 };
-                accepted |= if options.has_event_idx { features::EVENT_IDX } else { 0 };
-                let side = SplitSide::new(&record, accepted, size, 1, arena);
-                Side::Split(side.expect("a good queue"))
-            }
-            Layout::Packed => Side::Packed(PackedSide::new(size, [descriptors, driver, device])),
-        };
+        let record = Record { size: size.into(), descriptors, driver, device };
+        let mut accepted = 0;
+        accepted |= if options.is_indirect { features::INDIRECT } else { 0 };
+        accepted |= if options.has_event_idx { features::EVENT_IDX } else { 0 };
+        let is_packed = options.layout == Layout::Packed;
+        accepted |= if is_packed { features::RING_PACKED } else { 0 };
+        let side = Side::new(&record, accepted, size, 1, arena).expect("a good queue");
         let disk = vec![0; (blocks * BLOCK) as usize];
         let pending = VecDeque::new();
         let mut bench = Self { arena, queue, side, disk, pending, rung: false, interrupted: false };
@@ -120,28 +105,16 @@ impl<'m> Bench<'m> {
 
     /// Whether there is something to fetch after all.
     fn sleep(&mut self) -> bool {
-        match &mut self.side {
-            Side::Split(side) => side.listen(self.arena).expect("a good ring"),
-            Side::Packed(side) => side.listen(self.arena),
-        }
+        self.side.listen(self.arena).expect("a good ring")
     }
 
     fn fetch(&mut self) -> Option<Fetched> {
-        match &mut self.side {
-            Side::Split(side) => {
-                let mut chain = Box::new(Chain::default());
-                let head = side.fetch(self.arena, &mut chain).expect("a good ring")?;
-                let mut readable = vec![0; chain.readable_len() as usize];
-                chain.read(self.arena, 0, &mut readable).expect("in memory");
-                let writable = chain.writable_len();
-                Some(Fetched { handle: Handle::Split(head, chain), readable, writable })
-            }
-            Side::Packed(side) => {
-                let taken = side.fetch(self.arena)?;
-                let (readable, writable) = (taken.read(self.arena), taken.writable());
-                Some(Fetched { handle: Handle::Packed(taken), readable, writable })
-            }
-        }
+        let mut chain = Box::new(Chain::default());
+        let head = self.side.fetch(self.arena, &mut chain).expect("a good ring")?;
+        let mut readable = vec![0; chain.readable_len() as usize];
+        chain.read(self.arena, 0, &mut readable).expect("in memory");
+        let writable = chain.writable_len();
+        Some(Fetched { head, chain, readable, writable })
     }
 
     /// The device does one of its pending requests and completes it.
@@ -155,18 +128,9 @@ impl<'m> Bench<'m> {
     /// The device completes a request with these bytes, the status last.
     pub fn answer(&mut self, fetched: Fetched, answer: &mut [u8]) {
         let written = answer.len() as u32;
-        let wants = match (&mut self.side, fetched.handle) {
-            (Side::Split(side), Handle::Split(head, chain)) => {
-                chain.write(self.arena, 0, answer).expect("in memory");
-                side.complete(self.arena, head, written).expect("a good ring");
-                side.wants_interrupt(self.arena).expect("a good ring")
-            }
-            (Side::Packed(side), Handle::Packed(taken)) => {
-                taken.write(self.arena, answer);
-                side.complete(self.arena, &taken, written)
-            }
-            _ => unreachable!("a handle of the other layout"),
-        };
+        fetched.chain.write(self.arena, 0, answer).expect("in memory");
+        self.side.complete(self.arena, fetched.head, written).expect("a good ring");
+        let wants = self.side.wants_interrupt(self.arena).expect("a good ring");
         self.interrupted |= wants;
     }
 
