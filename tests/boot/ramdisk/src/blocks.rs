@@ -20,13 +20,21 @@ static WORD: [AtomicU64; WORDS * BLOCKS as usize] =
     [const { AtomicU64::new(0) }; WORDS * BLOCKS as usize];
 
 /// The disk.
-#[derive(Default)]
-pub struct Blocks(());
+pub struct Blocks {
+    /// Which writes are lost: one in so many, 0 for none.
+    lose: u64,
+    writes: u64,
+}
 
 impl Blocks {
+    /// A disk that loses one write in so many; none if that is 0.
+    pub fn new(lose: u64) -> Self {
+        Self { lose, writes: 0 }
+    }
+
     /// Does what a request wants; the bytes that were written to the guest.
     pub fn carry_out<M: Ram>(
-        &self,
+        &mut self,
         ram: &M,
         chain: &Buffers,
         shape: &Shape,
@@ -42,7 +50,7 @@ impl Blocks {
         Request::finish(ram, chain, status)
     }
 
-    fn work<M: Ram>(&self, ram: &M, chain: &Buffers, request: &Request) -> Result<(), Rule> {
+    fn work<M: Ram>(&mut self, ram: &M, chain: &Buffers, request: &Request) -> Result<(), Rule> {
         let mut bytes = [0; BYTES];
         let blocks = (request.block..).take(request.count as usize);
         match request.kind {
@@ -52,6 +60,7 @@ impl Blocks {
                     chain.write(ram, at, &bytes)?;
                 }
             }
+            Kind::Write if self.loses() => {}
             Kind::Write => {
                 for (block, at) in blocks.zip(offsets(&request.data)) {
                     chain.read(ram, at, &mut bytes)?;
@@ -67,6 +76,13 @@ impl Blocks {
             Kind::Flush => {}
         }
         Ok(())
+    }
+}
+
+impl Blocks {
+    fn loses(&mut self) -> bool {
+        self.writes = self.writes.wrapping_add(1);
+        self.lose != 0 && self.writes.is_multiple_of(self.lose)
     }
 }
 

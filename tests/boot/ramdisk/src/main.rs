@@ -2,7 +2,8 @@
 //!
 //! It is what the guest's side of a disk is tested with where no controller is: monitor, rings and
 //! requests are those of every disk ([`cloister_virtio`]), only the blocks are bytes here. Requests
-//! are held back and completed the newest first, so a guest that counts on their order is found.
+//! are held back and completed the newest first, so a guest that counts on their order is found. With
+//! `numbers = { lose = 300 }` every 300th write is completed and not made, which a guest has to find.
 
 #![no_std]
 #![no_main]
@@ -57,13 +58,14 @@ fn main() -> u32 {
         return STATUS_TOO_SMALL;
     };
     let mut device = Device::new(worker, ram, disk::QUEUE_SIZE);
-    let (blocks, mut held) = (Blocks::default(), Held::default());
+    let lose = grants().number("lose").unwrap_or(0);
+    let (mut blocks, mut held) = (Blocks::new(lose), Held::default());
     loop {
         if device.follow() != Change::None {
             // What was in flight is the old life's.
             held.forget();
         }
-        let again = work(&mut device, &blocks, &mut held);
+        let again = work(&mut device, &mut blocks, &mut held);
         if let Some(rule) = device.take_broken() {
             held.forget();
             defmt::info!("ramdisk: {=str}; the device needs a reset", rule.text());
@@ -78,7 +80,7 @@ fn main() -> u32 {
 }
 
 /// Takes what is there and completes it. Whether there is more.
-fn work(device: &mut Disk, blocks: &Blocks, held: &mut Held) -> bool {
+fn work(device: &mut Disk, blocks: &mut Blocks, held: &mut Held) -> bool {
     let mut again = false;
     for queue in 0..QUEUES {
         while !held.is_full() {
