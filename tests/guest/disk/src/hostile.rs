@@ -15,7 +15,7 @@ use guest_disk_core::BLOCK;
 use virtio_drivers::transport::Transport;
 
 use crate::options::{Failed, Options};
-use crate::rules::{Broken, CASES, Case, Memory, SIZE};
+use crate::rules::{Broken, CASES, Case, Memory, NEXT, SIZE};
 
 /// How long the device may take to find a rule broken, or to complete a request.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -27,7 +27,8 @@ const TABLE: usize = 128;
 const HEADER: usize = 256;
 const STATUS: usize = 264;
 const DATA: usize = 512;
-const AVAIL: u64 = 1 << 7;
+/// A descriptor of a packed ring is available, in the first turn.
+const AVAIL: u16 = 1 << 7;
 
 /// Memory of a ring that is written by hand.
 struct Ring {
@@ -97,15 +98,19 @@ impl Ring {
         self.store(STATUS, 0xff);
         for (place, entry) in broken.table.iter().enumerate() {
             self.store(TABLE + place * 2, entry.at);
-            let next = if is_packed { 0 } else { u64::from(entry.next) };
-            let flags = if is_packed { entry.flags & !1 } else { entry.flags };
-            self.store(TABLE + place * 2 + 1, second(entry.len, flags, next));
+            // The order in a packed ring's table is that of its entries.
+            let word = if is_packed {
+                packed(entry.len, entry.flags & !NEXT)
+            } else {
+                second(entry.len, entry.flags, entry.next.into())
+            };
+            self.store(TABLE + place * 2 + 1, word);
         }
         let chain = broken.chain.iter().enumerate().filter(|(_, entry)| entry.at != 0);
         for (place, entry) in chain.rev() {
             self.store(place * 2, entry.at);
             let word = if is_packed {
-                u64::from(entry.len) | (u64::from(entry.flags) | AVAIL) << 48
+                packed(entry.len, entry.flags | AVAIL)
             } else {
                 second(entry.len, entry.flags, entry.next.into())
             };
@@ -148,6 +153,10 @@ impl Ring {
 
 fn second(len: u32, flags: u16, next: u64) -> u64 {
     u64::from(len) | u64::from(flags) << 32 | next << 48
+}
+
+fn packed(len: u32, flags: u16) -> u64 {
+    u64::from(len) | u64::from(flags) << 48
 }
 
 /// One read, to its end.
