@@ -3,7 +3,7 @@
 //! It is what the guest's side of a disk is tested with where no controller is: monitor, rings and
 //! requests are those of every disk ([`cloister_virtio`]), only the blocks are bytes here. Requests
 //! are held back and completed the newest first, so a guest that counts on their order is found. With
-//! `numbers = { lose = 300 }` every 300th write is completed and not made, which a guest has to find.
+//! `numbers = { lose = 100 }` every 100th write is completed and not made, which a guest has to find.
 
 #![no_std]
 #![no_main]

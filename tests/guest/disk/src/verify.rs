@@ -1,5 +1,6 @@
-//! `role=verify`: random writes, reads, zeroes, discards and flushes with many in flight; every
-//! block that is read is checked against the model, and at the end all of them are.
+//! `role=verify`: random writes, reads, zeroes, discards and flushes with many in flight. What was
+//! written is read back at once, and at the end all of it; every block that is read is checked
+//! against the model.
 
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -33,6 +34,8 @@ struct Run<'d> {
     model: Model,
     free: Vec<Buffer>,
     pending: Vec<Vec<Option<Pending>>>,
+    /// Written and to be read back.
+    unread: Vec<(u64, u32)>,
     in_flight: usize,
     sequence: u64,
     writes: u64,
@@ -52,7 +55,9 @@ pub fn run(disk: &mut Disk, options: &Options) -> Result<(), Failed> {
     let model = Model::new(blocks as usize);
     let (in_flight, sequence, writes, reads) = (0, 0, 0, 0);
     let options = *options;
-    let mut run = Run { disk, options, model, free, pending, in_flight, sequence, writes, reads };
+    let unread = Vec::new();
+    let mut run =
+        Run { disk, options, model, free, pending, unread, in_flight, sequence, writes, reads };
     run.work(blocks)?;
     run.drain()?;
     run.sweep(blocks)?;
@@ -70,8 +75,13 @@ impl Run<'_> {
         while self.writes < self.options.writes {
             while self.in_flight < self.options.depth {
                 let queue = plan.below(self.pending.len() as u64) as usize;
-                if !self.submit(queue, plan.choose())? {
+                // Before anything else may be written there.
+                let again = self.unread.last().map(|(block, run)| Choice::Read(*block, *run));
+                if !self.submit(queue, again.unwrap_or_else(|| plan.choose()))? {
                     break;
+                }
+                if again.is_some() {
+                    self.unread.pop();
                 }
             }
             self.collect()?;
@@ -184,7 +194,10 @@ impl Run<'_> {
                 for block in choice.blocks() {
                     self.model.written(block, sequence).map_err(wrong(block))?;
                 }
-                self.writes += u64::from(matches!(choice, Choice::Write(..)));
+                if let Choice::Write(block, run) = choice {
+                    self.writes += 1;
+                    self.unread.push((block, run));
+                }
             }
         }
         self.free.extend(done.buffer);
