@@ -13,6 +13,7 @@ const MOST: usize = 8;
 pub struct Held {
     all: [Option<(usize, Head, Buffers)>; MOST],
     len: usize,
+    last: Buffers,
 }
 
 impl Held {
@@ -33,6 +34,16 @@ impl Held {
     pub fn pop(&mut self) -> Option<(usize, Head, Buffers)> {
         self.len = self.len.checked_sub(1)?;
         self.all.get_mut(self.len)?.take()
+    }
+
+    /// The last request that was carried out.
+    pub fn last(&self) -> &Buffers {
+        &self.last
+    }
+
+    /// This is the last one.
+    pub fn remember(&mut self, chain: &Buffers) {
+        self.last.clone_from(chain);
     }
 
     /// There are none any more.

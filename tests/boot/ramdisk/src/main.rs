@@ -3,7 +3,8 @@
 //! It is what the guest's side of a disk is tested with where no controller is: monitor, rings and
 //! requests are those of every disk ([`cloister_virtio`]), only the blocks are bytes here. Requests
 //! are held back and completed the newest first, so a guest that counts on their order is found. With
-//! `numbers = { lose = 100 }` every 100th write is completed and not made, which a guest has to find.
+//! `numbers = { lose = 100 }` every 100th write is completed and not made, which a guest has to find; with
+//! `late = 1` the last read is made once more after a reset was answered, which no device may do.
 
 #![no_std]
 #![no_main]
@@ -15,10 +16,10 @@ mod held;
 use blocks::{BLOCKS, Blocks};
 use cloister_guest_abi::disk;
 use cloister_guestmem::GuestMemory;
-use cloister_rt::{Deadline, DeviceExport, grants, wait};
+use cloister_rt::{Bits, Deadline, DeviceExport, Duration, grants, wait};
 use cloister_virtio::block::Shape;
 use cloister_virtio::{Chain, Change, Device, Offer, Worker, features};
-use held::Held;
+use held::{Buffers, Held};
 
 cloister_rt::entry!(main);
 
@@ -26,6 +27,8 @@ cloister_rt::entry!(main);
 const STATUS_NO_CLIENT: u32 = 1;
 const STATUS_TOO_SMALL: u32 = 2;
 
+/// How late that is: the guest has seen the reset by then.
+const LATE: Duration = Duration::from_millis(2);
 const QUEUES: usize = disk::QUEUES as usize;
 
 /// What the disk looks like to its guest.
@@ -59,9 +62,11 @@ fn main() -> u32 {
     };
     let mut device = Device::new(worker, ram, disk::QUEUE_SIZE);
     let lose = grants().number("lose").unwrap_or(0);
+    let is_late = grants().number("late").unwrap_or(0) != 0;
     let (mut blocks, mut held) = (Blocks::new(lose), Held::default());
     loop {
-        if device.follow() != Change::None {
+        let change = device.follow();
+        if change != Change::None {
             // What was in flight is the old life's.
             held.forget();
         }
@@ -73,9 +78,21 @@ fn main() -> u32 {
         if device.take_wake() {
             mailbox.peer.wake();
         }
+        if is_late && change == Change::Reset {
+            write_late(&device, &mut blocks, held.last());
+        }
         if !again {
             wait(mailbox.bits, Deadline::Never);
         }
+    }
+}
+
+/// Does what an answered reset forbids: touches a buffer of the life before.
+fn write_late(device: &Disk, blocks: &mut Blocks, chain: &Buffers) {
+    wait(Bits::NONE, Deadline::after(LATE));
+    let features = SHAPE.features();
+    if blocks.carry_out(device.ram(), chain, &SHAPE, features).is_err() {
+        defmt::info!("ramdisk: there is no request to be late with");
     }
 }
 
@@ -93,6 +110,7 @@ fn work(device: &mut Disk, blocks: &mut Blocks, held: &mut Held) -> bool {
         again |= held.is_full();
     }
     while let Some((queue, head, chain)) = held.pop() {
+        held.remember(&chain);
         match blocks.carry_out(device.ram(), &chain, &SHAPE, device.features()) {
             Ok(written) => device.complete(queue, head, written),
             Err(rule) => device.fail(rule),
