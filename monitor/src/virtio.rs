@@ -275,8 +275,7 @@ impl<'a> Virtio<'a> {
     fn start(&mut self) -> Action {
         let queues = self.registers.queues.map(Queue::words);
         let accepted = join(self.registers.accepted);
-        let parts = if accepted & features::RING_PACKED == 0 { PARTS } else { PACKED };
-        if !queues.iter().all(|words| is_valid(words, parts, self.memory)) {
+        if !queues.iter().all(|words| is_valid(words, accepted, self.memory)) {
             self.registers.status |= NEEDS_RESET;
             return Action { vectors: self.registers.config_event(), ..NOTHING };
         }
@@ -351,11 +350,11 @@ impl Queue {
 }
 
 /// Whether each part of a queue is aligned and ends inside the guest's RAM. An unused one is.
-fn is_valid([size, starts @ ..]: &QueueWords, parts: [(u64, u64, u64); 3], memory: u64) -> bool {
+fn is_valid([size, starts @ ..]: &QueueWords, accepted: u64, memory: u64) -> bool {
+    let parts = if accepted & features::RING_PACKED == 0 { PARTS } else { PACKED };
     starts.iter().zip(parts).all(|(start, (align, each, more))| {
-        let len = size.saturating_mul(each).saturating_add(more);
-        let is_inside = start.checked_add(len).is_some_and(|end| end <= memory);
-        start & align.wrapping_sub(1) == 0 && is_inside
+        let end = start.checked_add(size.saturating_mul(each).saturating_add(more));
+        start & align.wrapping_sub(1) == 0 && end.is_some_and(|end| end <= memory)
     })
 }
 
