@@ -274,12 +274,11 @@ impl<'a> Virtio<'a> {
     /// mistake, and the worker never hears of the device.
     fn start(&mut self) -> Action {
         let queues = self.registers.queues.map(Queue::words);
-        let accepted = join(self.registers.accepted);
-        if !queues.iter().all(|words| is_valid(words, accepted, self.memory)) {
+        if !queues.iter().all(|q| is_valid(q, join(self.registers.accepted), self.memory)) {
             self.registers.status |= NEEDS_RESET;
             return Action { vectors: self.registers.config_event(), ..NOTHING };
         }
-        self.worker.order_live(accepted, queues);
+        self.worker.order_live(join(self.registers.accepted), queues);
         SIGNAL
     }
 
