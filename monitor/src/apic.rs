@@ -107,6 +107,7 @@ impl LocalApic {
     }
 
     /// The mode that the base MSR has selected.
+    #[inline(always)]
     pub fn mode(&self) -> Mode {
         match (self.base & reg::BASE_ENABLED != 0, self.base & reg::BASE_X2APIC != 0) {
             (false, _) => Mode::Off,
@@ -159,7 +160,7 @@ impl LocalApic {
 
     /// An interrupt arrives. A vector below 16 is an error; an APIC that software has disabled
     /// takes none.
-    #[inline]
+    #[inline(always)]
     pub fn accept(&mut self, vector: u8, is_level: bool) {
         if self.spurious & reg::SPURIOUS_ENABLED == 0 || !self.is_enabled() {
             return;
@@ -171,8 +172,15 @@ impl LocalApic {
         self.level.set(vector, is_level);
     }
 
+    /// Whether any interrupt is requested, deliverable or not.
+    #[inline(always)]
+    pub fn has_requests(&self) -> bool {
+        !self.requested.is_empty()
+    }
+
     /// The requested vector that is to be injected: the highest, if its class is above every one
     /// in service. The task priority is not looked at: the CPU compares it by itself.
+    #[inline(always)]
     pub fn highest(&self) -> Option<u8> {
         let requested = self.requested.highest()?;
         match self.in_service.highest() {
@@ -182,6 +190,7 @@ impl LocalApic {
     }
 
     /// The CPU has accepted this interrupt.
+    #[inline(always)]
     pub fn taken(&mut self, vector: u8) {
         if self.requested.has(vector) {
             self.requested.set(vector, false);
@@ -190,7 +199,7 @@ impl LocalApic {
     }
 
     /// The guest ends the highest interrupt in service.
-    #[inline]
+    #[inline(always)]
     pub fn eoi(&mut self) -> Effect {
         let Some(vector) = self.in_service.highest() else { return Effect::None };
         self.in_service.set(vector, false);

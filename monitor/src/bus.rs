@@ -11,7 +11,7 @@
 use crate::devices::{self, DeviceError, Devices};
 use crate::ioapic::IoApic;
 use crate::machine::Machine;
-use crate::num::low8;
+use crate::num::{index, low8};
 use crate::pic::Pic;
 use crate::pit::Pit;
 use crate::pm_timer::PmTimer;
@@ -61,9 +61,11 @@ pub struct Bus<'a> {
     legacy: Option<Legacy>,
     ioapic: Option<IoApic>,
     devices: Devices<'a>,
-    /// The bits of thread 0's signal word that the console and each device's worker set.
+    /// The bits of thread 0's signal word that the console sets, and that workers do.
     console_bits: u64,
-    worker_bits: [u64; MAX_VM_DEVICES],
+    worker_bits: u64,
+    /// By the number of such a bit: the device whose worker sets it.
+    workers: [u8; 64],
     /// The legacy parts have changed something that only the virtual CPU itself can see.
     changed: bool,
 }
@@ -142,7 +144,8 @@ impl<'a> Bus<'a> {
             ioapic: (flags & VM_IOAPIC != 0).then(IoApic::new),
             devices: Devices::new(),
             console_bits: 0,
-            worker_bits: [0; MAX_VM_DEVICES],
+            worker_bits: 0,
+            workers: [0; 64],
             changed: false,
         }
     }
@@ -156,17 +159,20 @@ impl<'a> Bus<'a> {
     /// signalled.
     pub fn add_device(
         &mut self,
-        number: usize,
+        number: u8,
         bits: u64,
         add: impl FnOnce(&mut Devices<'a>) -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
-        self.worker_bits.get_mut(number).into_iter().for_each(|worker| *worker = bits);
+        self.worker_bits |= bits;
+        for (worker, bit) in self.workers.iter_mut().zip(0..) {
+            *worker = if bits >> bit & 1 != 0 { number } else { *worker };
+        }
         add(&mut self.devices)
     }
 
     /// A device whose worker has not answered the first reset. The guest must not run before there
     /// is none.
-    pub fn unready(&self) -> Option<usize> {
+    pub fn unready(&mut self) -> Option<usize> {
         self.devices.unready()
     }
 
@@ -287,15 +293,28 @@ impl<'a> Bus<'a> {
         [0; 2]
     }
 
-    /// Peers have signalled.
-    pub fn poll(&mut self, bits: u64, env: &mut Env<'_>) {
+    /// Whether nobody but workers has set these bits.
+    #[inline(always)]
+    pub fn are_workers(&self, bits: u64) -> bool {
+        bits & !self.worker_bits == 0
+    }
+
+    /// The console has signalled, or may have.
+    pub fn poll_console(&mut self, bits: u64, env: &mut Env<'_>) {
         if bits & self.console_bits != 0 {
             self.exchange(env);
         }
-        for (number, worker) in self.worker_bits.iter().enumerate() {
-            if bits & worker != 0 {
-                self.devices.poll(number, &mut |effect| apply(effect, env));
-            }
+    }
+
+    /// Workers have signalled. What interrupts virtual CPU 0 alone goes to `own` as its vector: a
+    /// completion for the CPU of this thread needs no post.
+    #[inline(always)]
+    pub fn poll_workers(&mut self, bits: u64, env: &mut Env<'_>, mut own: impl FnMut(u8)) {
+        let mut left = bits & self.worker_bits;
+        while left != 0 {
+            let number = self.workers.get(index(left.trailing_zeros().into())).copied();
+            left &= left.wrapping_sub(1);
+            self.devices.poll(number.unwrap_or(0), &mut own, &mut |effect| apply(effect, env));
         }
     }
 
@@ -316,6 +335,12 @@ impl<'a> Bus<'a> {
     #[inline(always)]
     pub fn has_changed(&mut self) -> bool {
         core::mem::take(&mut self.changed)
+    }
+
+    /// Whether there is an 8259A.
+    #[inline(always)]
+    pub fn has_legacy(&self) -> bool {
+        self.legacy.is_some()
     }
 
     /// The vector that the 8259A would give.

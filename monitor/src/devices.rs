@@ -85,15 +85,22 @@ impl<'a> Devices<'a> {
     }
 
     /// The first device whose worker has not answered the newest reset.
-    pub fn unready(&self) -> Option<usize> {
-        self.devices.iter().position(|place| place.as_ref().is_some_and(|d| !d.virtio.is_ready()))
+    pub fn unready(&mut self) -> Option<usize> {
+        let mut places = self.devices.iter_mut();
+        places.position(|place| place.as_mut().is_some_and(|device| !device.virtio.is_ready()))
     }
 
-    /// The worker of a device has signalled.
-    pub fn poll(&mut self, number: usize, out: Out) {
+    /// The worker of a device has signalled. A vector that virtual CPU 0 alone is to get goes to
+    /// `own`, everything else out.
+    #[inline(always)]
+    pub fn poll(&mut self, number: u8, own: &mut impl FnMut(u8), out: Out) {
+        let number = usize::from(number);
         if let Some(device) = self.device(number) {
             let action = device.virtio.poll(device.msix.is_enabled());
-            device.apply(number, action, out);
+            match device.msix.own(action.vectors) {
+                Some(vector) => own(vector),
+                None => device.apply(number, action, out),
+            }
         }
     }
 
@@ -182,6 +189,7 @@ impl<'a> Devices<'a> {
 }
 
 impl Device<'_> {
+    #[inline(never)]
     fn apply(&mut self, number: usize, action: Action, out: Out) {
         if action.forget {
             self.msix.forget();

@@ -9,7 +9,7 @@
 //! that is raised while it may not send is pending, and is sent exactly once when it may.
 
 use crate::apic::{Destination, Kind, Message};
-use crate::num::{index, low8, low32};
+use crate::num::{index, low8, low16, low32};
 use crate::sync::{AtomicU64, Ordering};
 use cloister_guest_abi::platform;
 
@@ -52,6 +52,7 @@ impl<'a> Msix<'a> {
     }
 
     /// Whether vectors send messages at all.
+    #[inline(always)]
     pub fn is_enabled(&self) -> bool {
         self.enabled
     }
@@ -77,6 +78,18 @@ impl<'a> Msix<'a> {
     pub fn set_control(&mut self, enabled: bool, masked: bool, send: &mut dyn FnMut(Message)) {
         (self.enabled, self.masked) = (enabled, masked);
         self.send_pending(u64::MAX, send);
+    }
+
+    /// The interrupt vector, if what the device has to say is one message which may be sent at once,
+    /// and all that it does is a fixed, edge-triggered interrupt of the virtual CPU whose APIC has
+    /// the id 0: its address then has no other bit. That is what a completion mostly is, so it
+    /// takes one look at the entry; for everything else there is [`Msix::raise`].
+    #[inline(always)]
+    pub fn own(&self, vectors: u64) -> Option<u8> {
+        let may_send = self.enabled && !self.masked && vectors.is_power_of_two();
+        let entry = self.entry(low16(vectors.trailing_zeros().into())).filter(|_| may_send)?;
+        let [address, data] = entry.each_ref().map(|word| word.load(Ordering::Relaxed));
+        if address == platform::MSI.start { u8::try_from(data).ok() } else { None }
     }
 
     /// The device has something to say by these vectors.
@@ -114,6 +127,7 @@ impl<'a> Msix<'a> {
         }
     }
 
+    #[inline(always)]
     fn entry(&self, vector: u16) -> Option<&'a [AtomicU64; 2]> {
         let (entries, _) = self.page.as_chunks::<2>();
         entries.get(usize::from(vector)).filter(|_| vector < self.vectors)

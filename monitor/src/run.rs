@@ -228,22 +228,54 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
         self.end(Stop::Stopped(Stopped { code, byte, rip }));
     }
 
-    /// The guest has accepted the interrupt that waited.
+    /// The guest has accepted the interrupt that waited. If no other is requested there is none to
+    /// offer in its place.
+    #[inline(always)]
     fn accepted(&mut self) {
-        match &mut self.bus {
-            Some(bus) if self.offered_external => bus.acknowledge(),
-            _ => self.apic.taken(low8(u64::from(self.offered))),
+        if self.offered_external {
+            self.acknowledge();
+        } else {
+            self.apic.taken(low8(u64::from(self.offered)));
         }
         self.offered = 0;
+        self.attention |= self.apic.has_requests();
+    }
+
+    /// It was the 8259A's, which may have another one.
+    #[inline(never)]
+    fn acknowledge(&mut self) {
+        self.bus.as_mut().into_iter().for_each(|bus| bus.acknowledge());
         self.attention = true;
     }
 
-    /// Bits have come: a bit is only a hint, so everything that could have set one is looked at.
-    #[inline(never)]
+    /// Bits have come. Those of workers say that there are completions; where nothing else is to be
+    /// looked at, what comes of them is offered at once.
+    #[inline(always)]
     fn wake(&mut self, bits: u64) {
+        let Some(bus) = &mut self.bus else { return self.attention = true };
+        let is_plain = !self.attention && bus.are_workers(bits);
+        if !is_plain {
+            self.wake_oddly(bits);
+        }
+        let Some(bus) = &mut self.bus else { return };
+        let mut env = Env { machine: self.machine, now: 0, signals: 0 };
+        let apic = &mut self.apic;
+        bus.poll_workers(bits, &mut env, |vector| apic.accept(vector, false));
+        let signals = env.signals;
+        if signals != 0 {
+            self.pass_on(signals);
+        }
+        if is_plain {
+            self.offer();
+        }
+    }
+
+    /// Somebody else has set a bit, which is only a hint: everybody who could have is looked at.
+    #[inline(never)]
+    fn wake_oddly(&mut self, bits: u64) {
         self.attention = true;
         self.serve();
-        self.with_bus(|bus, env| bus.poll(bits, env));
+        self.with_bus(|bus, env| bus.poll_console(bits, env));
     }
 
     /// Carries out what other virtual CPUs ask of the devices.
@@ -324,9 +356,10 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
     }
 
     /// Tells the kernel of the interrupt that waits, if it is another than before.
+    #[inline(always)]
     fn offer(&mut self) {
         let external = match &self.bus {
-            Some(bus) if self.apic.accepts_external() => bus.external(),
+            Some(bus) if bus.has_legacy() && self.apic.accepts_external() => bus.external(),
             _ => None,
         };
         let vector = external.or_else(|| self.apic.highest()).map_or(0, u32::from);
@@ -337,6 +370,7 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
     }
 
     /// Tells the kernel of an interrupt; 0 for none.
+    #[inline(always)]
     pub(crate) fn tell_interrupt(&mut self, vector: u32) {
         self.offered = vector;
         let state = self.host.state();

@@ -116,7 +116,11 @@ impl<'a> Virtio<'a> {
     }
 
     /// Whether the worker has answered the newest reset.
-    pub fn is_ready(&self) -> bool {
+    #[inline(never)]
+    pub fn is_ready(&mut self) -> bool {
+        if self.resetting && self.worker.has_answered() {
+            self.finish_reset();
+        }
         !self.resetting
     }
 
@@ -173,14 +177,13 @@ impl<'a> Virtio<'a> {
 
     /// The worker has signalled: looks at everything that it may have written. `msix` tells whether
     /// interrupts are messages.
+    #[inline(always)]
     pub fn poll(&mut self, msix: bool) -> Action {
         if self.resetting {
-            if self.worker.has_answered() {
-                self.finish_reset();
-            }
+            self.is_ready();
             return NOTHING;
         }
-        let changed = self.worker.copy_config();
+        let changed = self.worker.has_config() && self.worker.copy_config();
         let pending = self.worker.take_pending();
         let mut action = NOTHING;
         if !self.worker.is_live() {
@@ -194,13 +197,20 @@ impl<'a> Virtio<'a> {
                 self.registers.isr |= if msix { 0 } else { ISR_QUEUE };
             }
         }
-        let breaks = self.worker.is_broken() && self.registers.status & NEEDS_RESET == 0;
-        self.registers.status |= if breaks { NEEDS_RESET } else { 0 };
-        if breaks || changed {
-            action.vectors |= self.registers.config_event();
+        if changed || self.worker.is_broken() {
+            action.vectors |= self.news(changed);
         }
         action
     }
+
+    /// The worker has changed the configuration, or cannot go on: the vector that says so.
+    #[inline(never)]
+    fn news(&mut self, changed: bool) -> u64 {
+        let breaks = self.worker.is_broken() && self.registers.status & NEEDS_RESET == 0;
+        self.registers.status |= if breaks { NEEDS_RESET } else { 0 };
+        if breaks || changed { self.registers.config_event() } else { 0 }
+    }
+
 
     /// A field of the common configuration (virtio 1.3, "Common configuration structure layout").
     /// Of 64-bit fields each half is accessed by itself, as port I/O demands.
@@ -364,6 +374,7 @@ fn join([low, high]: [u32; 2]) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
+#[inline(always)]
 fn bit(vector: u16) -> u64 {
     1u64.unbounded_shl(u32::from(vector))
 }

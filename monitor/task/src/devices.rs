@@ -7,8 +7,7 @@
 
 use crate::give_up;
 use crate::host::{Kernel, refuse};
-use cloister_monitor::bus::{Bus, Env};
-use cloister_monitor::machine::Machine;
+use cloister_monitor::bus::Bus;
 use cloister_monitor::run::{Host, Ran};
 use cloister_ring::{Side, Stream};
 use cloister_rt::abi::name_str;
@@ -36,28 +35,20 @@ pub fn start(
     bus: &mut Bus<'static>,
     kernel: &mut Kernel,
     config: &'static VmConfig,
-    machine: &Machine,
 ) {
     virtio(bus, kernel, config);
     console(bus, kernel);
     let deadline = kernel.now().saturating_add(clock().ticks(PATIENCE));
     while let Some(number) = bus.unready() {
-        match kernel.wait(deadline) {
-            Ran::Bits(bits) => {
-                let mut env = Env { machine, now: kernel.now(), signals: 0 };
-                bus.poll(bits, &mut env);
-                kernel.signal(env.signals);
-            }
-            Ran::Deadline | Ran::Exit => {
-                let name = config.devices.get(number).map_or("", |device| name_str(&device.name));
-                defmt::error!(
-                    "the task behind device {=str} has not answered a reset in {=u64} s; see why it \
-                     is at rest, and start the virtual machine again",
-                    name,
-                    PATIENCE.as_millis() / 1000
-                );
-                give_up(STOPPED_WORKER);
-            }
+        if kernel.wait(deadline) == Ran::Deadline {
+            let name = config.devices.get(number).map_or("", |device| name_str(&device.name));
+            defmt::error!(
+                "the task behind device {=str} has not answered a reset in {=u64} s; see why it is \
+                 at rest, and start the virtual machine again",
+                name,
+                PATIENCE.as_millis() / 1000
+            );
+            give_up(STOPPED_WORKER);
         }
     }
 }
@@ -65,7 +56,7 @@ pub fn start(
 /// The virtio devices; their workers are told to reset them.
 fn virtio(bus: &mut Bus<'static>, kernel: &mut Kernel, config: &'static VmConfig) {
     let grants = grants();
-    for (number, device) in config.devices.iter().enumerate() {
+    for (number, device) in (0..).zip(&config.devices) {
         let name = name_str(&device.name);
         if name.is_empty() {
             break;
@@ -74,7 +65,7 @@ fn virtio(bus: &mut Bus<'static>, kernel: &mut Kernel, config: &'static VmConfig
         let page = grants.msix_page(name).unwrap_or_else(|missing| refuse(missing));
         let (words, page) = (mailbox.memory.words(), page.words());
         let added = bus.add_device(number, mailbox.bits.word(), |devices| {
-            devices.add(number, device, words, page, config.memory)
+            devices.add(usize::from(number), device, words, page, config.memory)
         });
         if added.is_err() {
             defmt::error!(
@@ -88,7 +79,7 @@ fn virtio(bus: &mut Bus<'static>, kernel: &mut Kernel, config: &'static VmConfig
             give_up(STOPPED_CONFIG);
         }
         mailbox.peer.wake();
-        kernel.add_worker(number, mailbox.peer, mailbox.bits);
+        kernel.add_worker(usize::from(number), mailbox.peer, mailbox.bits);
     }
 }
 
