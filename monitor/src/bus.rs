@@ -61,10 +61,9 @@ pub struct Bus<'a> {
     legacy: Option<Legacy>,
     ioapic: Option<IoApic>,
     devices: Devices<'a>,
-    /// The bits of thread 0's signal word that the console sets, and that workers do.
+    /// The bits of thread 0's signal word that the console sets.
     console_bits: u64,
-    worker_bits: u64,
-    /// By the number of such a bit: the device whose worker sets it.
+    /// By the number of a bit: the device whose worker sets it.
     workers: [u8; 64],
     /// The legacy parts have changed something that only the virtual CPU itself can see.
     changed: bool,
@@ -144,8 +143,7 @@ impl<'a> Bus<'a> {
             ioapic: (flags & VM_IOAPIC != 0).then(IoApic::new),
             devices: Devices::new(),
             console_bits: 0,
-            worker_bits: 0,
-            workers: [0; 64],
+            workers: [u8::MAX; 64],
             changed: false,
         }
     }
@@ -163,7 +161,6 @@ impl<'a> Bus<'a> {
         bits: u64,
         add: impl FnOnce(&mut Devices<'a>) -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
-        self.worker_bits |= bits;
         for (worker, bit) in self.workers.iter_mut().zip(0..) {
             *worker = if bits >> bit & 1 != 0 { number } else { *worker };
         }
@@ -293,29 +290,25 @@ impl<'a> Bus<'a> {
         [0; 2]
     }
 
-    /// Whether nobody but workers has set these bits.
-    #[inline(always)]
-    pub fn are_workers(&self, bits: u64) -> bool {
-        bits & !self.worker_bits == 0
-    }
-
-    /// The console has signalled, or may have.
-    pub fn poll_console(&mut self, bits: u64, env: &mut Env<'_>) {
+    /// Peers have signalled.
+    pub fn poll(&mut self, bits: u64, env: &mut Env<'_>) {
         if bits & self.console_bits != 0 {
             self.exchange(env);
         }
+        let mut left = bits;
+        while let Some(number) = self.workers.get(index(left.trailing_zeros().into())) {
+            left &= left.wrapping_sub(1);
+            self.devices.poll(usize::from(*number), &mut |effect| apply(effect, env));
+        }
     }
 
-    /// Workers have signalled. What interrupts virtual CPU 0 alone goes to `own` as its vector: a
-    /// completion for the CPU of this thread needs no post.
+    /// If these bits tell of a completion that interrupts virtual CPU 0 and of nothing else: the
+    /// vector. It is that of this thread, and needs no post. Otherwise [`Bus::poll`] is to follow.
     #[inline(always)]
-    pub fn poll_workers(&mut self, bits: u64, env: &mut Env<'_>, mut own: impl FnMut(u8)) {
-        let mut left = bits & self.worker_bits;
-        while left != 0 {
-            let number = self.workers.get(index(left.trailing_zeros().into())).copied();
-            left &= left.wrapping_sub(1);
-            self.devices.poll(number.unwrap_or(0), &mut own, &mut |effect| apply(effect, env));
-        }
+    pub fn completion(&mut self, bits: u64) -> Option<u8> {
+        let number = self.workers.get(index(bits.trailing_zeros().into()))?;
+        let is_one = bits & bits.wrapping_sub(1) == 0;
+        if is_one { self.devices.completion(usize::from(*number)) } else { None }
     }
 
     /// When [`Bus::tick`] is to be called.

@@ -90,18 +90,25 @@ impl<'a> Devices<'a> {
         places.position(|place| place.as_mut().is_some_and(|device| !device.virtio.is_ready()))
     }
 
-    /// The worker of a device has signalled. A vector that virtual CPU 0 alone is to get goes to
-    /// `own`, everything else out.
-    #[inline(always)]
-    pub fn poll(&mut self, number: u8, own: &mut impl FnMut(u8), out: Out) {
-        let number = usize::from(number);
+    /// The worker of a device has signalled.
+    pub fn poll(&mut self, number: usize, out: Out) {
         if let Some(device) = self.device(number) {
             let action = device.virtio.poll(device.msix.is_enabled());
-            match device.msix.own(action.vectors) {
-                Some(vector) => own(vector),
-                None => device.apply(number, action, out),
-            }
+            device.apply(number, action, out);
         }
+    }
+
+    /// The same if all that it tells is a completion, and all that comes of that an interrupt of
+    /// virtual CPU 0: its vector. Otherwise nothing has happened.
+    #[inline(always)]
+    pub fn completion(&mut self, number: usize) -> Option<u8> {
+        let Device { virtio, msix, .. } = self.device(number)?;
+        let pending = virtio.take_completions()?;
+        let own = virtio.completion(pending).and_then(|vector| msix.own(vector));
+        if own.is_none() {
+            virtio.put_back(pending);
+        }
+        own
     }
 
     /// Reads the port of a BAR or of the configuration; `None` if the port is neither.
@@ -145,6 +152,7 @@ impl<'a> Devices<'a> {
         true
     }
 
+    #[inline(always)]
     fn device(&mut self, number: usize) -> Option<&mut Device<'a>> {
         self.devices.get_mut(number)?.as_mut()
     }
@@ -189,7 +197,6 @@ impl<'a> Devices<'a> {
 }
 
 impl Device<'_> {
-    #[inline(never)]
     fn apply(&mut self, number: usize, action: Action, out: Out) {
         if action.forget {
             self.msix.forget();

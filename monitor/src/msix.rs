@@ -9,7 +9,7 @@
 //! that is raised while it may not send is pending, and is sent exactly once when it may.
 
 use crate::apic::{Destination, Kind, Message};
-use crate::num::{index, low8, low16, low32};
+use crate::num::{index, low8, low32};
 use crate::sync::{AtomicU64, Ordering};
 use cloister_guest_abi::platform;
 
@@ -31,8 +31,8 @@ pub struct Msix<'a> {
     vectors: u16,
     /// Message control: vectors send messages; the device's own interrupt pin is off.
     enabled: bool,
-    /// The function mask, or the function may not write to memory.
-    masked: bool,
+    /// They may: there is no function mask, and the function may write to memory.
+    sends: bool,
 }
 
 impl<'a> Msix<'a> {
@@ -48,11 +48,10 @@ impl<'a> Msix<'a> {
             let is_control = at & 1 != 0 && at >> 1 < usize::from(vectors);
             word.store(if is_control { MASKED } else { 0 }, Ordering::Relaxed);
         }
-        Some(Msix { page, vectors, enabled: false, masked: false })
+        Some(Msix { page, vectors, enabled: false, sends: false })
     }
 
     /// Whether vectors send messages at all.
-    #[inline(always)]
     pub fn is_enabled(&self) -> bool {
         self.enabled
     }
@@ -76,20 +75,18 @@ impl<'a> Msix<'a> {
 
     /// The guest has changed the capability's control bits.
     pub fn set_control(&mut self, enabled: bool, masked: bool, send: &mut dyn FnMut(Message)) {
-        (self.enabled, self.masked) = (enabled, masked);
+        (self.enabled, self.sends) = (enabled, enabled && !masked);
         self.send_pending(u64::MAX, send);
     }
 
-    /// The interrupt vector, if what the device has to say is one message which may be sent at once,
-    /// and all that it does is a fixed, edge-triggered interrupt of the virtual CPU whose APIC has
-    /// the id 0: its address then has no other bit. That is what a completion mostly is, so it
-    /// takes one look at the entry; for everything else there is [`Msix::raise`].
+    /// The interrupt vector, if this one may send at once and its message is a fixed, edge-triggered
+    /// interrupt of the local APIC with the id 0: the address then has no other bit. That is what a
+    /// completion mostly is; for everything else there is [`Msix::raise`].
     #[inline(always)]
-    pub fn own(&self, vectors: u64) -> Option<u8> {
-        let may_send = self.enabled && !self.masked && vectors.is_power_of_two();
-        let entry = self.entry(low16(vectors.trailing_zeros().into())).filter(|_| may_send)?;
-        let [address, data] = entry.each_ref().map(|word| word.load(Ordering::Relaxed));
-        if address == platform::MSI.start { u8::try_from(data).ok() } else { None }
+    pub fn own(&self, vector: u16) -> Option<u8> {
+        let [address, data] = self.entry(vector).filter(|_| self.sends)?;
+        let is_own = address.load(Ordering::Relaxed) == platform::MSI.start;
+        u8::try_from(data.load(Ordering::Relaxed)).ok().filter(|_| is_own)
     }
 
     /// The device has something to say by these vectors.
@@ -110,7 +107,7 @@ impl<'a> Msix<'a> {
 
     /// Sends those of `vectors` that are pending and may send.
     fn send_pending(&mut self, vectors: u64, send: &mut dyn FnMut(Message)) {
-        if !self.enabled || self.masked {
+        if !self.sends {
             return;
         }
         let mut left = self.pending() & vectors;

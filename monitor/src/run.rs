@@ -248,34 +248,26 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
         self.attention = true;
     }
 
-    /// Bits have come. Those of workers say that there are completions; where nothing else is to be
-    /// looked at, what comes of them is offered at once.
+    /// Bits have come. Mostly one says that a device is done with something for which the guest
+    /// wants an interrupt; where nothing else is to be done, that is offered at once.
     #[inline(always)]
     fn wake(&mut self, bits: u64) {
-        let Some(bus) = &mut self.bus else { return self.attention = true };
-        let is_plain = !self.attention && bus.are_workers(bits);
-        if !is_plain {
-            self.wake_oddly(bits);
-        }
-        let Some(bus) = &mut self.bus else { return };
-        let mut env = Env { machine: self.machine, now: 0, signals: 0 };
-        let apic = &mut self.apic;
-        bus.poll_workers(bits, &mut env, |vector| apic.accept(vector, false));
-        let signals = env.signals;
-        if signals != 0 {
-            self.pass_on(signals);
-        }
-        if is_plain {
+        if !self.attention
+            && let Some(vector) = self.bus.as_mut().and_then(|bus| bus.completion(bits))
+        {
+            self.apic.accept(vector, false);
             self.offer();
+        } else {
+            self.wake_oddly(bits);
         }
     }
 
-    /// Somebody else has set a bit, which is only a hint: everybody who could have is looked at.
+    /// A bit is only a hint, so everything that could have set one is looked at.
     #[inline(never)]
     fn wake_oddly(&mut self, bits: u64) {
         self.attention = true;
         self.serve();
-        self.with_bus(|bus, env| bus.poll_console(bits, env));
+        self.with_bus(|bus, env| bus.poll(bits, env));
     }
 
     /// Carries out what other virtual CPUs ask of the devices.

@@ -116,7 +116,6 @@ impl<'a> Virtio<'a> {
     }
 
     /// Whether the worker has answered the newest reset.
-    #[inline(never)]
     pub fn is_ready(&mut self) -> bool {
         if self.resetting && self.worker.has_answered() {
             self.finish_reset();
@@ -177,13 +176,12 @@ impl<'a> Virtio<'a> {
 
     /// The worker has signalled: looks at everything that it may have written. `msix` tells whether
     /// interrupts are messages.
-    #[inline(always)]
     pub fn poll(&mut self, msix: bool) -> Action {
         if self.resetting {
             self.is_ready();
             return NOTHING;
         }
-        let changed = self.worker.has_config() && self.worker.copy_config();
+        let changed = self.worker.copy_config();
         let pending = self.worker.take_pending();
         let mut action = NOTHING;
         if !self.worker.is_live() {
@@ -197,20 +195,33 @@ impl<'a> Virtio<'a> {
                 self.registers.isr |= if msix { 0 } else { ISR_QUEUE };
             }
         }
-        if changed || self.worker.is_broken() {
-            action.vectors |= self.news(changed);
+        let breaks = self.worker.is_broken() && self.registers.status & NEEDS_RESET == 0;
+        self.registers.status |= if breaks { NEEDS_RESET } else { 0 };
+        if breaks || changed {
+            action.vectors |= self.registers.config_event();
         }
         action
     }
 
-    /// The worker has changed the configuration, or cannot go on: the vector that says so.
-    #[inline(never)]
-    fn news(&mut self, changed: bool) -> u64 {
-        let breaks = self.worker.is_broken() && self.registers.status & NEEDS_RESET == 0;
-        self.registers.status |= if breaks { NEEDS_RESET } else { 0 };
-        if breaks || changed { self.registers.config_event() } else { 0 }
+    /// The queues with used buffers, a bit each, if that is all that the worker has to say. What is
+    /// not dealt with is to be put back.
+    #[inline(always)]
+    pub fn take_completions(&mut self) -> Option<u64> {
+        if self.worker.is_plain() { Some(self.worker.take_pending()) } else { None }
     }
 
+    /// The vector, if it is one queue.
+    #[inline(always)]
+    pub fn completion(&self, pending: u64) -> Option<u16> {
+        let queue = self.registers.queues.get(index(pending.trailing_zeros().into()))?;
+        let is_one = pending & pending.wrapping_sub(1) == 0;
+        if is_one && queue.enabled { Some(queue.vector) } else { None }
+    }
+
+    /// [`Virtio::poll`] is to find these.
+    pub fn put_back(&mut self, pending: u64) {
+        self.worker.taken = pending;
+    }
 
     /// A field of the common configuration (virtio 1.3, "Common configuration structure layout").
     /// Of 64-bit fields each half is accessed by itself, as port I/O demands.
@@ -374,7 +385,6 @@ fn join([low, high]: [u32; 2]) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-#[inline(always)]
 fn bit(vector: u16) -> u64 {
     1u64.unbounded_shl(u32::from(vector))
 }

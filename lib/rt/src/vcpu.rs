@@ -68,12 +68,11 @@ impl Vcpu {
     #[inline(always)]
     pub fn run(&mut self, mask: Bits, deadline: Deadline) -> Ran {
         let reply = call(Call::VcpuRun, u64::from(self.slot), mask.word(), deadline.ticks());
-        if reply.status == Status::Exit as u64 {
-            return Ran::Exit;
-        }
-        match Status::from_code(reply.status) {
-            Some(Status::Ok) => Ran::Bits(Bits::from_word(reply.values[0])),
-            Some(Status::Deadline) => Ran::Deadline,
+        // One comparison for what is frequent.
+        match reply.status {
+            status if status == Status::Exit as u64 => Ran::Exit,
+            status if status == Status::Ok as u64 => Ran::Bits(Bits::from_word(reply.values[0])),
+            status if status == Status::Deadline as u64 => Ran::Deadline,
             // The capability comes from the manifest; a refusal means a wrong system table.
             _ => leave(LeaveReason::Panic, u64::from(line!())),
         }

@@ -36,13 +36,13 @@ impl Vectors {
     /// The highest vector.
     #[inline(always)]
     pub(super) fn highest(&self) -> Option<u8> {
-        let [a, b, c, d] = self.0;
-        for (word, base) in [(d, 192u8), (c, 128), (b, 64), (a, 0)] {
-            if let Some(bit) = word.checked_ilog2() {
-                return Some(base | crate::num::low8(u64::from(bit)));
-            }
-        }
-        None
+        let (word, base) = match self.0 {
+            [.., d] if d != 0 => (d, 192),
+            [.., c, _] if c != 0 => (c, 128),
+            [_, b, ..] if b != 0 => (b, 64),
+            [a, ..] => (a, 0),
+        };
+        word.checked_ilog2().map(|bit| base | crate::num::low8(u64::from(bit)))
     }
 
     /// One of the eight 32-bit registers that show the set.

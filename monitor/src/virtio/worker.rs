@@ -28,6 +28,8 @@ pub struct Worker<'a> {
     pub generation: u8,
     /// The worker's generation of the copy; an odd one before there is a copy.
     seen: u64,
+    /// Queues with used buffers that were taken and put back.
+    pub taken: u64,
 }
 
 impl<'a> Worker<'a> {
@@ -37,7 +39,7 @@ impl<'a> Worker<'a> {
         let words = words.first_chunk::<{ wire::WORDS }>()?;
         let order = words[wire::ORDER].load(Ordering::Relaxed);
         let config = [0; CONFIG_BYTES];
-        let mut worker = Worker { words, order, config, generation: 0, seen: 1 };
+        let mut worker = Worker { words, order, config, generation: 0, seen: 1, taken: 0 };
         worker.order(0);
         Some(worker)
     }
@@ -74,10 +76,18 @@ impl<'a> Worker<'a> {
         self.words[wire::BROKEN].load(Ordering::Relaxed) == self.order
     }
 
+    /// Whether the worker works, and can have nothing to say but which queues have used buffers.
+    #[inline(always)]
+    pub fn is_plain(&self) -> bool {
+        // Relaxed: what a change of the generation orders is read by `copy_config`.
+        let generation = self.words[wire::CONFIG_GENERATION].load(Ordering::Relaxed);
+        self.is_live() && generation == self.seen && !self.is_broken()
+    }
+
     /// Takes the queues with used buffers, a bit each. Whoever learns of a bit sees the buffers.
     #[inline(always)]
     pub fn take_pending(&mut self) -> u64 {
-        self.words[wire::PENDING].swap(0, Ordering::Acquire)
+        self.words[wire::PENDING].swap(0, Ordering::Acquire) | core::mem::take(&mut self.taken)
     }
 
     /// After an answered reset: takes over what the worker says of itself, and forgets used buffers
@@ -92,15 +102,7 @@ impl<'a> Worker<'a> {
         (offers, size.ok().filter(is_size).unwrap_or(0))
     }
 
-    /// Whether the worker's configuration may be another one than the copy.
-    #[inline(always)]
-    pub fn has_config(&self) -> bool {
-        // Relaxed: nothing else is read for it.
-        self.words[wire::CONFIG_GENERATION].load(Ordering::Relaxed) != self.seen
-    }
-
     /// Copies the configuration if there is a new one and it is whole; whether it did.
-    #[inline(never)]
     pub fn copy_config(&mut self) -> bool {
         let before = self.words[wire::CONFIG_GENERATION].load(Ordering::Acquire);
         if self.seen == before || before & 1 != 0 {

@@ -384,7 +384,9 @@ pub fn save(state: &mut VcpuState) {
     let block = vmcb();
     state.registers[vcpu::RAX] = block.rax;
     (state.rip, state.rflags) = (block.rip, block.rflags);
-    let odd = (block.virtual_interrupt ^ V_INTR_MASKING) | block.interrupt_shadow | block.event;
+    // What an interrupt that was accepted leaves behind does not count.
+    let waits = block.virtual_interrupt & (V_IRQ | V_TPR);
+    let odd = waits | block.interrupt_shadow | block.event;
     (state.interrupt, state.flags, state.tpr) = (0, 0, 0);
     if odd != 0 {
         save_events(block, state);
