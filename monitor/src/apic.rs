@@ -178,15 +178,17 @@ impl LocalApic {
         !self.requested.is_empty()
     }
 
-    /// The requested vector that is to be injected: the highest, if its class is above every one
-    /// in service. The task priority is not looked at: the CPU compares it by itself.
-    #[inline(always)]
+    /// The requested vector that is to be injected: the highest, if it can be delivered.
     pub fn highest(&self) -> Option<u8> {
-        let requested = self.requested.highest()?;
-        match self.in_service.highest() {
-            Some(serviced) if requested >> 4 <= serviced >> 4 => None,
-            _ => Some(requested),
-        }
+        self.requested.highest().filter(|&vector| self.can_deliver(vector))
+    }
+
+    /// Whether this vector is requested, of a class above every one in service. The task priority is
+    /// not looked at: the CPU compares it by itself.
+    #[inline(always)]
+    pub fn can_deliver(&self, vector: u8) -> bool {
+        let is_above = |serviced: u8| vector >> 4 > serviced >> 4;
+        self.requested.has(vector) && self.in_service.highest().is_none_or(is_above)
     }
 
     /// The CPU has accepted this interrupt.

@@ -330,12 +330,6 @@ impl<'a> Bus<'a> {
         core::mem::take(&mut self.changed)
     }
 
-    /// Whether there is an 8259A.
-    #[inline(always)]
-    pub fn has_legacy(&self) -> bool {
-        self.legacy.is_some()
-    }
-
     /// The vector that the 8259A would give.
     pub fn external(&self) -> Option<u8> {
         self.legacy.as_ref().and_then(|legacy| legacy.pic.pending())

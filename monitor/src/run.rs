@@ -176,14 +176,19 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
         if self.attention && !self.attend() {
             return self.stop;
         }
-        let ran = self.host.run(self.deadline);
-        if self.offered != 0 && self.host.state().interrupt == 0 {
-            self.accepted();
-        }
-        match ran {
-            Ran::Exit => self.exit(),
-            Ran::Bits(bits) => self.wake(bits),
-            Ran::Deadline => self.tick(),
+        match self.host.run(self.deadline) {
+            Ran::Exit => {
+                self.look_at_interrupt();
+                self.exit();
+            }
+            Ran::Bits(bits) => {
+                self.look_at_interrupt();
+                self.wake(bits);
+            }
+            Ran::Deadline => {
+                self.look_at_interrupt();
+                self.tick();
+            }
         }
         None
     }
@@ -228,10 +233,13 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
         self.end(Stop::Stopped(Stopped { code, byte, rip }));
     }
 
-    /// The guest has accepted the interrupt that waited. If no other is requested there is none to
-    /// offer in its place.
+    /// The guest may have accepted the interrupt that waited. If no other is requested there is none
+    /// to offer in its place.
     #[inline(always)]
-    fn accepted(&mut self) {
+    fn look_at_interrupt(&mut self) {
+        if self.offered == 0 || self.host.state().interrupt != 0 {
+            return;
+        }
         if self.offered_external {
             self.acknowledge();
         } else {
@@ -256,7 +264,11 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
             && let Some(vector) = self.bus.as_mut().and_then(|bus| bus.completion(bits))
         {
             self.apic.accept(vector, false);
-            self.offer();
+            // What is offered was right before, so this one or nothing takes its place.
+            let is_higher = !self.offered_external && u32::from(vector) > self.offered;
+            if is_higher && self.apic.can_deliver(vector) {
+                self.tell_interrupt(u32::from(vector));
+            }
         } else {
             self.wake_oddly(bits);
         }
@@ -275,8 +287,7 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
         while self.bus.is_some()
             && let Some((vcpu, request)) = self.machine.requests.next()
         {
-            let act = |bus: &mut Bus<'_>, env: &mut Env<'_>| bus.carry_out(&request, env);
-            let values = self.with_bus(act).unwrap_or_default();
+            let values = self.carry_out(&request).unwrap_or_default();
             self.machine.requests.reply(vcpu, values);
             self.host.signal(1u64.unbounded_shl(u32::try_from(vcpu).unwrap_or(u32::MAX)));
         }
@@ -348,10 +359,9 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
     }
 
     /// Tells the kernel of the interrupt that waits, if it is another than before.
-    #[inline(always)]
     fn offer(&mut self) {
         let external = match &self.bus {
-            Some(bus) if bus.has_legacy() && self.apic.accepts_external() => bus.external(),
+            Some(bus) if self.apic.accepts_external() => bus.external(),
             _ => None,
         };
         let vector = external.or_else(|| self.apic.highest()).map_or(0, u32::from);
