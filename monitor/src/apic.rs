@@ -158,18 +158,20 @@ impl LocalApic {
         Ok(())
     }
 
-    /// An interrupt arrives. A vector below 16 is an error; an APIC that software has disabled
-    /// takes none.
+    /// An interrupt arrives; whether it is requested now. A vector below 16 is an error; an APIC that
+    /// software has disabled takes none.
     #[inline(always)]
-    pub fn accept(&mut self, vector: u8, is_level: bool) {
+    pub fn accept(&mut self, vector: u8, is_level: bool) -> bool {
         if self.spurious & reg::SPURIOUS_ENABLED == 0 || !self.is_enabled() {
-            return;
+            return false;
         }
         if vector < reg::VECTOR_MIN {
-            return self.error(reg::ERROR_RECEIVED_ILLEGAL);
+            self.error(reg::ERROR_RECEIVED_ILLEGAL);
+            return false;
         }
         self.requested.set(vector, true);
         self.level.set(vector, is_level);
+        true
     }
 
     /// Whether any interrupt is requested, deliverable or not.
@@ -183,12 +185,12 @@ impl LocalApic {
         self.requested.highest().filter(|&vector| self.can_deliver(vector))
     }
 
-    /// Whether this vector is requested, of a class above every one in service. The task priority is
-    /// not looked at: the CPU compares it by itself.
+    /// Whether a vector's class is above every one in service. The task priority is not looked at:
+    /// the CPU compares it by itself.
     #[inline(always)]
     pub fn can_deliver(&self, vector: u8) -> bool {
         let is_above = |serviced: u8| vector >> 4 > serviced >> 4;
-        self.requested.has(vector) && self.in_service.highest().is_none_or(is_above)
+        self.in_service.highest().is_none_or(is_above)
     }
 
     /// The CPU has accepted this interrupt.

@@ -263,10 +263,12 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
         if !self.attention
             && let Some(vector) = self.bus.as_mut().and_then(|bus| bus.completion(bits))
         {
-            self.apic.accept(vector, false);
             // What is offered was right before, so this one or nothing takes its place.
-            let is_higher = !self.offered_external && u32::from(vector) > self.offered;
-            if is_higher && self.apic.can_deliver(vector) {
+            if self.apic.accept(vector, false)
+                && u32::from(vector) > self.offered
+                && !self.offered_external
+                && self.apic.can_deliver(vector)
+            {
                 self.tell_interrupt(u32::from(vector));
             }
         } else {

@@ -218,9 +218,9 @@ impl<'a> Virtio<'a> {
         if is_one && queue.enabled { Some(queue.vector) } else { None }
     }
 
-    /// [`Virtio::poll`] is to find these.
+    /// [`Virtio::poll`], which is to follow, will find these.
     pub fn put_back(&mut self, pending: u64) {
-        self.worker.taken = pending;
+        self.worker.put_back(pending);
     }
 
     /// A field of the common configuration (virtio 1.3, "Common configuration structure layout").

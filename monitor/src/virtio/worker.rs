@@ -28,8 +28,6 @@ pub struct Worker<'a> {
     pub generation: u8,
     /// The worker's generation of the copy; an odd one before there is a copy.
     seen: u64,
-    /// Queues with used buffers that were taken and put back.
-    pub taken: u64,
 }
 
 impl<'a> Worker<'a> {
@@ -39,7 +37,7 @@ impl<'a> Worker<'a> {
         let words = words.first_chunk::<{ wire::WORDS }>()?;
         let order = words[wire::ORDER].load(Ordering::Relaxed);
         let config = [0; CONFIG_BYTES];
-        let mut worker = Worker { words, order, config, generation: 0, seen: 1, taken: 0 };
+        let mut worker = Worker { words, order, config, generation: 0, seen: 1 };
         worker.order(0);
         Some(worker)
     }
@@ -87,7 +85,13 @@ impl<'a> Worker<'a> {
     /// Takes the queues with used buffers, a bit each. Whoever learns of a bit sees the buffers.
     #[inline(always)]
     pub fn take_pending(&mut self) -> u64 {
-        self.words[wire::PENDING].swap(0, Ordering::Acquire) | core::mem::take(&mut self.taken)
+        self.words[wire::PENDING].swap(0, Ordering::Acquire)
+    }
+
+    /// Puts back what was taken, to be taken again at once: a worker that finds it there meanwhile
+    /// does not signal for what it adds.
+    pub fn put_back(&self, pending: u64) {
+        self.words[wire::PENDING].fetch_or(pending, Ordering::Relaxed);
     }
 
     /// After an answered reset: takes over what the worker says of itself, and forgets used buffers
