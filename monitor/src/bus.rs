@@ -21,6 +21,7 @@ use crate::uart::Uart;
 use cloister_guest_abi::platform;
 use cloister_proto::vm::{MAX_VM_DEVICES, VM_IOAPIC, VM_LEGACY};
 use cloister_ring::Stream;
+use core::num::NonZeroU64;
 
 /// In [`Env::signals`]: the first of a bit for each device's worker, behind those of the threads.
 pub const SIGNAL_WORKER: u32 = 8;
@@ -306,7 +307,8 @@ impl<'a> Bus<'a> {
     /// vector. It is that of this thread, and needs no post. Otherwise [`Bus::poll`] is to follow.
     #[inline(always)]
     pub fn completion(&mut self, bits: u64) -> Option<u8> {
-        let number = self.workers.get(index(bits.trailing_zeros().into()))?;
+        let first = NonZeroU64::new(bits)?.trailing_zeros();
+        let number = self.workers.get(index(first.into()))?;
         let is_one = bits & bits.wrapping_sub(1) == 0;
         if is_one { self.devices.completion(usize::from(*number)) } else { None }
     }

@@ -201,11 +201,10 @@ impl<H: Host> Cpu<'_, '_, H> {
         let state = self.host.state();
         let [rax, rcx, rdx, ..] = state.registers;
         let (msr, value) = (low32(rcx), u64::from(low32(rax)) | rdx << 32);
+        if msr == msr::X2APIC_EOI && self.apic.mode() == Mode::X2Apic && value == 0 {
+            return self.end_interrupt();
+        }
         let done = match msr {
-            msr::X2APIC_EOI if value == 0 && self.apic.mode() == Mode::X2Apic => {
-                self.end_interrupt();
-                Ok(true)
-            }
             msr::X2APIC_ICR | msr::X2APIC_TIMER => self.write_apic(msr, value),
             msr::TSC_DEADLINE => {
                 let offset = state.tsc_offset;
@@ -233,6 +232,7 @@ impl<H: Host> Cpu<'_, '_, H> {
             self.end_of_interrupt(vector);
         }
         self.attention |= self.apic.has_requests();
+        self.skip();
     }
 
     /// What a write to the APIC has done.
