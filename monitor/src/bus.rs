@@ -158,12 +158,13 @@ impl<'a> Bus<'a> {
     /// signalled.
     pub fn add_device(
         &mut self,
-        number: u8,
+        number: usize,
         bits: u64,
         add: impl FnOnce(&mut Devices<'a>) -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
+        let own = u8::try_from(number).unwrap_or(u8::MAX);
         for (worker, bit) in self.workers.iter_mut().zip(0..) {
-            *worker = if bits >> bit & 1 != 0 { number } else { *worker };
+            *worker = if bits >> bit & 1 != 0 { own } else { *worker };
         }
         add(&mut self.devices)
     }

@@ -56,7 +56,7 @@ pub fn start(
 /// The virtio devices; their workers are told to reset them.
 fn virtio(bus: &mut Bus<'static>, kernel: &mut Kernel, config: &'static VmConfig) {
     let grants = grants();
-    for (number, device) in (0..).zip(&config.devices) {
+    for (number, device) in config.devices.iter().enumerate() {
         let name = name_str(&device.name);
         if name.is_empty() {
             break;
@@ -65,7 +65,7 @@ fn virtio(bus: &mut Bus<'static>, kernel: &mut Kernel, config: &'static VmConfig
         let page = grants.msix_page(name).unwrap_or_else(|missing| refuse(missing));
         let (words, page) = (mailbox.memory.words(), page.words());
         let added = bus.add_device(number, mailbox.bits.word(), |devices| {
-            devices.add(usize::from(number), device, words, page, config.memory)
+            devices.add(number, device, words, page, config.memory)
         });
         if added.is_err() {
             defmt::error!(
@@ -79,7 +79,7 @@ fn virtio(bus: &mut Bus<'static>, kernel: &mut Kernel, config: &'static VmConfig
             give_up(STOPPED_CONFIG);
         }
         mailbox.peer.wake();
-        kernel.add_worker(usize::from(number), mailbox.peer, mailbox.bits);
+        kernel.add_worker(number, mailbox.peer, mailbox.bits);
     }
 }
 
