@@ -31,11 +31,7 @@ pub fn bus(config: &VmConfig) -> Bus<'static> {
 /// Connects console and virtio devices, and returns when every worker has reset its device. A
 /// virtual machine whose worker never does is stopped, for its policy to decide.
 #[inline(never)]
-pub fn start(
-    bus: &mut Bus<'static>,
-    kernel: &mut Kernel,
-    config: &'static VmConfig,
-) {
+pub fn start(bus: &mut Bus<'static>, kernel: &mut Kernel, config: &'static VmConfig) {
     virtio(bus, kernel, config);
     console(bus, kernel);
     let deadline = kernel.now().saturating_add(clock().ticks(PATIENCE));
