@@ -7,6 +7,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod apic;
 pub mod cpuid;
 pub mod disk;
 pub mod image;

@@ -120,7 +120,10 @@ impl<'a> Virtio<'a> {
     }
 
     /// Whether the worker has answered the newest reset.
-    pub fn is_ready(&self) -> bool {
+    pub fn is_ready(&mut self) -> bool {
+        if self.resetting && self.worker.has_answered() {
+            self.finish_reset();
+        }
         !self.resetting
     }
 
@@ -179,9 +182,7 @@ impl<'a> Virtio<'a> {
     /// interrupts are messages.
     pub fn poll(&mut self, msix: bool) -> Action {
         if self.resetting {
-            if self.worker.has_answered() {
-                self.finish_reset();
-            }
+            self.is_ready();
             return NOTHING;
         }
         let changed = self.worker.copy_config();
@@ -204,6 +205,26 @@ impl<'a> Virtio<'a> {
             action.vectors |= self.registers.config_event();
         }
         action
+    }
+
+    /// The queues with used buffers, a bit each, if that is all that the worker has to say. What is
+    /// not dealt with is to be put back.
+    #[inline(always)]
+    pub fn take_completions(&mut self) -> Option<u64> {
+        if self.worker.is_plain() { Some(self.worker.take_pending()) } else { None }
+    }
+
+    /// The vector, if it is one queue.
+    #[inline(always)]
+    pub fn completion(&self, pending: u64) -> Option<u16> {
+        let queue = self.registers.queues.get(index(pending.trailing_zeros().into()))?;
+        let is_one = pending & pending.wrapping_sub(1) == 0;
+        if is_one && queue.enabled { Some(queue.vector) } else { None }
+    }
+
+    /// [`Virtio::poll`], which is to follow, will find these.
+    pub fn put_back(&mut self, pending: u64) {
+        self.worker.put_back(pending);
     }
 
     /// A field of the common configuration (virtio 1.3, "Common configuration structure layout").
