@@ -10,6 +10,7 @@ mod bench;
 mod cargo_build;
 mod checks;
 mod commands;
+mod disk;
 mod emulators;
 mod guest;
 mod image;
@@ -46,6 +47,7 @@ enum Task {
     Gdb(commands::gdb::Args),
     Audit(commands::audit::Args),
     Bench(commands::bench::Args),
+    Volume(commands::volume::Args),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Task::Gdb(args) => commands::gdb::run(&args),
         Task::Audit(args) => commands::audit::run(&args),
         Task::Bench(args) => commands::bench::run(&args),
+        Task::Volume(args) => commands::volume::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

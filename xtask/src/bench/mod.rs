@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::appliance::{Appliance, Line};
 use crate::checks::lines;
+use crate::disk::make::Keep;
 use crate::emulators::Qemu;
 use crate::install::{Install, say};
 use crate::machine::{End, Flow};
@@ -80,7 +81,9 @@ impl Group {
 impl Bench {
     /// An appliance on the reference machine, its instructions counted.
     pub fn appliance(&self, name: &str) -> Result<Appliance> {
-        self.counted(Appliance::build(name, self.install)?)
+        let mut appliance = Appliance::build(name, self.install)?;
+        appliance.attach_disks("bench-disks", Keep::Fresh, self.install)?;
+        self.counted(appliance)
     }
 
     /// The same for an appliance that was built.

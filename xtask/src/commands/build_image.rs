@@ -10,6 +10,7 @@ use cloister_manifest::system::{self as manifest, System};
 use cloister_proto::vm::{VM_IOAPIC, VM_LEGACY, VM_XAPIC};
 
 use crate::cargo_build;
+use crate::disk::file::MachineFile;
 use crate::guest;
 use crate::image::archive::{self, Archive, Size, Task};
 use crate::image::elf::Elf;
@@ -49,6 +50,8 @@ pub struct BuiltImage {
     pub cores: u32,
     /// Memory that the manifest asks for.
     pub memory_mib: u32,
+    /// What `machine.toml` beside the manifest says.
+    pub machine_file: MachineFile,
 }
 
 /// Runs the command.
@@ -71,7 +74,10 @@ pub fn build(appliance: &str, install: Install) -> Result<BuiltImage> {
 
 /// Builds an appliance with features of bare-metal packages, like `cloister-kernel/flush-checker`.
 pub fn build_with(appliance: &str, features: &[&str], install: Install) -> Result<BuiltImage> {
-    store(&seal(appliance, features, install)?, None)
+    // Read first: a mistake in it is told before anything is built.
+    let machine_file = MachineFile::beside(&manifest(appliance)?)?;
+    let built = store(&seal(appliance, features, install)?, None)?;
+    Ok(BuiltImage { machine_file, ..built })
 }
 
 /// The manifest that an argument names: a folder below `images/`, a folder, or a file.
@@ -260,5 +266,6 @@ fn store(sealed: &Sealed, output: Option<&Path>) -> Result<BuiltImage> {
         archive: folder,
         cores: sealed.system.cores,
         memory_mib: sealed.system.board.memory_mib,
+        machine_file: MachineFile::default(),
     })
 }
