@@ -20,6 +20,8 @@ mod uart;
 use cloister_console_core::wire::{Head, KIND_HELLO, KIND_TERMINAL};
 use cloister_console_core::{FILL_MIN, Key, Keys, Mux, Notice, Outgoing, Rings};
 use cloister_ring::log::Reader;
+use cloister_ring::orders::Operation;
+use cloister_rt::abi::name_str;
 use cloister_rt::{Bits, Deadline, Duration, Grants, Instant, clock, grants, system, wait};
 use static_cell::StaticCell;
 

@@ -149,7 +149,8 @@ mod tests {
         name[..6].copy_from_slice(b"nvme-0");
         assert_eq!(keys(b"\x1dtnvme-0\rx"), [Key::Naming, Key::Kill(name), Key::Typed(b'x')]);
         // An empty name, a byte that no name has, and one too long kill nothing.
-        for wrong in [&b"\x1dt\r"[..], b"\x1dta\x1d", b"\x1dtA", &[b"\x1dt", &[b'a'; 32][..]].concat()]
+        for wrong in
+            [&b"\x1dt\r"[..], b"\x1dta\x1d", b"\x1dtA", &[b"\x1dt", &[b'a'; 32][..]].concat()]
         {
             assert_eq!(keys(wrong), [Key::Naming, Key::Help]);
         }
