@@ -1,11 +1,12 @@
 //! `cargo xtask`: the front door of the repository. Builds, runs, tests and audits appliances.
 //!
-//! Each command is a file in `commands/`. What they share: `toolchain` and `cargo_build` (the
-//! bare-metal compiler), `emulators` and `packages` (tools fetched without touching the system),
+//! Each command is a file in `commands/`. What they share: `toolchain`, `bare_target` and
+//! `cargo_build` (the bare-metal compiler), `emulators` and `packages` (tools fetched without touching the system),
 //! `machine` and `qmp` (an emulated machine under control).
 #![forbid(unsafe_code)]
 
 mod appliance;
+mod bare_target;
 mod bench;
 mod cargo_build;
 mod checks;
