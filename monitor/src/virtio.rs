@@ -37,6 +37,8 @@ const TRANSPORT: u64 = 0x3_ffff_ff00_0000;
 /// Descriptors, driver area, device area: alignment, bytes for each descriptor, bytes besides
 /// (virtio 1.3, "Virtqueues", table of alignments and sizes).
 const PARTS: [(u64, u64, u64); 3] = [(16, 16, 0), (2, 2, 6), (4, 8, 6)];
+/// The same of packed rings (virtio 1.3, "Packed Virtqueues").
+const PACKED: [(u64, u64, u64); 3] = [(16, 16, 0), (4, 0, 4), (4, 0, 4)];
 const NO_VECTOR: u16 = 0xffff;
 /// Interrupt status: a queue has used buffers; configuration or status has changed.
 const ISR_QUEUE: u8 = 1;
@@ -272,11 +274,13 @@ impl<'a> Virtio<'a> {
     /// mistake, and the worker never hears of the device.
     fn start(&mut self) -> Action {
         let queues = self.registers.queues.map(Queue::words);
-        if !queues.iter().all(|words| is_valid(words, self.memory)) {
+        let accepted = join(self.registers.accepted);
+        let parts = if accepted & features::RING_PACKED == 0 { PARTS } else { PACKED };
+        if !queues.iter().all(|words| is_valid(words, parts, self.memory)) {
             self.registers.status |= NEEDS_RESET;
             return Action { vectors: self.registers.config_event(), ..NOTHING };
         }
-        self.worker.order_live(join(self.registers.accepted), queues);
+        self.worker.order_live(accepted, queues);
         SIGNAL
     }
 
@@ -293,7 +297,7 @@ impl<'a> Virtio<'a> {
 
     fn finish_reset(&mut self) {
         let (offers, size_max) = self.worker.begin();
-        self.offered = offers & (!TRANSPORT | features::RINGS) | ALWAYS;
+        self.offered = offers & (!TRANSPORT | features::ALL_RINGS) | ALWAYS;
         (self.resetting, self.size_max) = (false, size_max);
         self.registers = Registers::new(size_max);
     }
@@ -347,8 +351,8 @@ impl Queue {
 }
 
 /// Whether each part of a queue is aligned and ends inside the guest's RAM. An unused one is.
-fn is_valid([size, parts @ ..]: &QueueWords, memory: u64) -> bool {
-    parts.iter().zip(PARTS).all(|(start, (align, each, more))| {
+fn is_valid([size, starts @ ..]: &QueueWords, parts: [(u64, u64, u64); 3], memory: u64) -> bool {
+    starts.iter().zip(parts).all(|(start, (align, each, more))| {
         let len = size.saturating_mul(each).saturating_add(more);
         let is_inside = start.checked_add(len).is_some_and(|end| end <= memory);
         start & align.wrapping_sub(1) == 0 && is_inside

@@ -95,7 +95,7 @@ fn bare_command(
         .env("RUSTFLAGS", FLAGS)
         .env("CARGO_TARGET_DIR", paths::bare_target())
         .args(["build", "--release", "--target", &target.argument(compiler)?])
-        .args(["-Zbuild-std=core", "-Zbuild-std-features=compiler-builtins-mem"])
+        .args(["-Zbuild-std=core,alloc", "-Zbuild-std-features=compiler-builtins-mem"])
         .arg("--message-format=json-render-diagnostics");
     if target == Target::Vector && wants_leave_for_target_files() {
         command.arg("-Zjson-target-spec");
