@@ -13,9 +13,10 @@ use clap::{Args as ClapArgs, Subcommand};
 use cloister_manifest::quantity::{Written, size_bytes};
 use uuid::Uuid;
 
-use crate::disk::e2fs::{self, Tools};
+use crate::disk::cipher::{self, Secret};
+use crate::disk::e2fs::Tools;
 use crate::disk::table::{self, Table, Volume, Wanted};
-use crate::disk::{extent, make};
+use crate::disk::{check, extent, make};
 use crate::install::Install;
 
 /// Creates, lists and inspects the volumes of disk images
@@ -31,6 +32,8 @@ enum Command {
     Create(Create),
     /// Print the volumes of an image
     List(Image),
+    /// Encrypt a volume where it lies; interrupted, its content is lost, so work on a copy
+    Encrypt(Encrypt),
     /// Check an image, its partition table and what is in its volumes; writes nothing
     Inspect(Inspect),
 }
@@ -60,11 +63,51 @@ struct Image {
 }
 
 #[derive(ClapArgs, Debug)]
+struct Encrypt {
+    /// The image's file
+    image: PathBuf,
+    /// The volume
+    volume: String,
+    #[command(flatten)]
+    secret: SecretArgs,
+}
+
+#[derive(ClapArgs, Debug)]
+#[group(multiple = false)]
+struct SecretArgs {
+    /// A file with the key that opens it: 64 hexadecimal digits
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// A file whose first line is the passphrase that opens it; - for standard input
+    #[arg(long, value_name = "FILE")]
+    passphrase: Option<PathBuf>,
+}
+
+impl SecretArgs {
+    fn secret(&self) -> Result<Option<Secret>> {
+        match (&self.key, &self.passphrase) {
+            (Some(file), _) => Secret::key_file(file).map(Some),
+            (None, Some(file)) if file.as_os_str() == "-" => {
+                Secret::passphrase(std::io::stdin().lock()).map(Some)
+            }
+            (None, Some(file)) => {
+                let from =
+                    File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+                Secret::passphrase(from).map(Some)
+            }
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+#[derive(ClapArgs, Debug)]
 struct Inspect {
     /// The image's file
     image: PathBuf,
     /// One volume alone
     volume: Option<String>,
+    #[command(flatten)]
+    secret: SecretArgs,
     /// Fetch nothing: if something is missing, print the command that would fetch it and fail
     #[arg(long)]
     no_install: bool,
@@ -103,6 +146,7 @@ pub fn run(args: &Args) -> Result<()> {
     let (image, result) = match &args.command {
         Command::Create(args) => (&args.image, create(args)),
         Command::List(args) => (&args.image, list(&args.image)),
+        Command::Encrypt(args) => (&args.image, encrypt(args)),
         Command::Inspect(args) => (&args.image, inspect(args)),
     };
     result.with_context(|| image.display().to_string())
@@ -185,6 +229,19 @@ fn opened(image: &Path) -> Result<(File, Table)> {
     Ok((file, table))
 }
 
+fn encrypt(args: &Encrypt) -> Result<()> {
+    let Some(secret) = args.secret.secret()? else {
+        bail!(
+            "nothing says what opens the volume\n  next: the same command with --key FILE or \
+             --passphrase FILE"
+        );
+    };
+    let (_, table) = opened(&args.image)?;
+    let place = table.volume(&args.volume)?.place.clone();
+    let file = OpenOptions::new().read(true).write(true).open(&args.image)?;
+    cipher::encrypt(&file, &place, &secret).with_context(|| format!("volume `{}`", args.volume))
+}
+
 fn list(image: &Path) -> Result<()> {
     show(&opened(image)?.1);
     Ok(())
@@ -203,23 +260,14 @@ fn show(table: &Table) {
 
 fn inspect(args: &Inspect) -> Result<()> {
     let (file, table) = opened(&args.image)?;
+    let secret = args.secret.secret()?;
     let only = args.volume.as_deref().map(|name| table.volume(name)).transpose()?;
     let mut faults = table.faults.clone();
     println!("disk {} with sectors of {} bytes", table.id, table.sector);
     let volumes: Vec<&Volume> = only.map_or_else(|| table.volumes.iter().collect(), |v| vec![v]);
     for volume in volumes {
-        let content = content(&file, volume)?;
-        println!(
-            "volume {}: {} bytes, {content}",
-            volume.name,
-            volume.place.end - volume.place.start
-        );
-        if content == EXT4 {
-            let tools = Tools::ensure(Install::unless(args.no_install))?;
-            let (_folder, image) = e2fs::taken_out(&file, volume.place.clone())?;
-            if let Err(error) = tools.check(&image) {
-                faults.push(format!("volume `{}`: {error:#}", volume.name));
-            }
+        if let Err(error) = inspect_volume(args, secret.as_ref(), &file, volume) {
+            faults.push(format!("volume `{}`: {error:#}", volume.name));
         }
         println!("  sha256 {}", extent::sha256(&file, volume.place.clone())?);
     }
@@ -232,18 +280,45 @@ fn inspect(args: &Inspect) -> Result<()> {
     }
 }
 
+/// Says what a volume holds, and checks it. An encrypted one is opened if a secret is given.
+fn inspect_volume(
+    args: &Inspect,
+    secret: Option<&Secret>,
+    file: &File,
+    volume: &Volume,
+) -> Result<()> {
+    let is_encrypted = cipher::header(file, &volume.place)?.is_some();
+    let len = volume.place.end - volume.place.start;
+    if is_encrypted && secret.is_none() {
+        println!("volume {}: {len} bytes, encrypted", volume.name);
+        return Ok(());
+    }
+    let folder = tempfile::tempdir().context("no folder for temporary files")?;
+    let image = folder.path().join("volume");
+    let secret = secret.filter(|_| is_encrypted);
+    check::take_out(file, volume.place.clone(), secret, &image)?;
+    let plain = File::open(&image).context("cannot read the volume")?;
+    let content = content(&plain)?;
+    let how = if is_encrypted { ", encrypted" } else { "" };
+    println!("volume {}: {len} bytes{how}, {content}", volume.name);
+    if content == EXT4 {
+        Tools::ensure(Install::unless(args.no_install))?.check(&image)?;
+    }
+    Ok(())
+}
+
 /// What a volume with an ext4 file system holds.
 const EXT4: &str = "a file system ext4";
 
 /// What is in a volume, by its first bytes.
-fn content(file: &File, volume: &Volume) -> Result<&'static str> {
+fn content(file: &File) -> Result<&'static str> {
+    let len = file.metadata().context("cannot read the volume")?.len();
     // "Super Block" of the ext4 documentation of Linux: the magic 0xEF53 is 0x38 bytes behind the
     // superblock's begin, and that is 1024 bytes behind the volume's.
     const MAGIC_AT: u64 = 1024 + 0x38;
     let mut magic = [0; 2];
-    if volume.place.end - volume.place.start > MAGIC_AT + 2 {
-        file.read_exact_at(&mut magic, volume.place.start + MAGIC_AT)
-            .context("cannot read the image")?;
+    if len > MAGIC_AT + 2 {
+        file.read_exact_at(&mut magic, MAGIC_AT).context("cannot read the volume")?;
     }
     if magic == [0x53, 0xef] {
         return Ok(EXT4);
@@ -256,7 +331,7 @@ fn content(file: &File, volume: &Volume) -> Result<&'static str> {
         })
         .map(|()| zero)
     };
-    for part in extent::filled(file, volume.place.clone())? {
+    for part in extent::filled(file, 0..len)? {
         if !is_zero(part)? {
             return Ok("data of another kind");
         }
@@ -304,12 +379,28 @@ mod tests {
         create(&arguments(&image, &["db=1MiB"], None)).expect("added");
         let error = create(&arguments(&image, &["db=1MiB"], None)).expect_err("twice");
         assert!(error.to_string().contains("has a volume `db` already"), "{error}");
-        let (file, table) = opened(&image).expect("read");
+        let (_, table) = opened(&image).expect("read");
         assert_eq!(table.volumes.len(), 2);
-        assert_eq!(content(&file, &table.volumes[0]).expect("read"), "zeros");
         list(&image).expect("listed");
-        let inspect_all = Inspect { image: image.clone(), volume: None, no_install: true };
+        let secret = || SecretArgs { key: None, passphrase: None };
+        let inspect_all =
+            Inspect { image: image.clone(), volume: None, secret: secret(), no_install: true };
         inspect(&inspect_all).expect("whole");
+        let encrypt_web = |secret: SecretArgs| {
+            encrypt(&Encrypt { image: image.clone(), volume: "web".into(), secret })
+        };
+        let error = encrypt_web(secret()).expect_err("no key").to_string();
+        assert!(error.contains("with --key FILE"), "{error}");
+        let key = folder.path().join("key");
+        std::fs::write(&key, "0a".repeat(32)).expect("written");
+        let with_key = || SecretArgs { key: Some(key.clone()), passphrase: None };
+        encrypt_web(with_key()).expect("encrypted");
+        inspect(&inspect_all).expect("whole, closed");
+        let opened = Inspect { secret: with_key(), ..inspect_all };
+        inspect(&opened).expect("whole, open");
+        std::fs::write(&key, "0b".repeat(32)).expect("written");
+        assert!(inspect(&opened).is_err(), "another key");
+        let inspect_all = Inspect { secret: secret(), ..opened };
         let file = OpenOptions::new().write(true).open(&image).expect("opened");
         file.write_all_at(b"x", 512).expect("damaged");
         assert!(inspect(&inspect_all).is_err(), "one copy of the table is damaged");

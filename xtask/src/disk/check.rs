@@ -4,14 +4,18 @@
 //! the host reads the same bytes again. Neighbour: `e2fs`, whose programs do the reading.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use guest_disk_core::{BLOCK, Content};
 use sha2::{Digest, Sha256};
 
-use super::e2fs::{self, Tools};
+use super::cipher::{self, Secret};
+use super::e2fs::Tools;
+use super::file::Volume;
 use super::make::Made;
-use super::table;
+use super::{extent, table};
 use crate::install::Install;
 
 /// Checks every disk; what was found right, in sentences.
@@ -35,20 +39,71 @@ fn disk(made: &Made, install: Install, findings: &mut Vec<String>) -> Result<()>
     for volume in volumes {
         let name = &volume.wanted.name;
         let place = table.volume(name)?.place.clone();
-        if volume.root.is_none() {
+        if volume.root.is_none() && volume.blocks.is_none() {
             continue;
         }
-        let tools = Tools::ensure(install)?;
-        let (_folder, image) = e2fs::taken_out(&file, place)?;
-        tools.check(&image).with_context(|| format!("volume `{name}`"))?;
-        let shown = format!("{}/{name}", made.disk.name);
-        findings.push(format!("{shown}: e2fsck -fn finds nothing"));
-        if let Some(list) = &volume.sums {
-            let count = sums(&tools, &image, list).with_context(|| format!("volume `{name}`"))?;
-            findings.push(format!("{shown}: {count} files have the sums of {list}"));
-        }
+        let folder = tempfile::Builder::new().prefix("cloister-volume-").tempdir()?;
+        let image = folder.path().join("volume");
+        take_out(&file, place, volume.key.as_ref(), &image)
+            .and_then(|()| content(volume, &image, install))
+            .with_context(|| format!("volume `{name}`"))?
+            .into_iter()
+            .for_each(|found| findings.push(format!("{}/{name}: {found}", made.disk.name)));
     }
     Ok(())
+}
+
+/// Writes what a volume holds, decrypted, into a file of its own.
+pub fn take_out(disk: &File, place: Range<u64>, key: Option<&Secret>, image: &Path) -> Result<()> {
+    match key {
+        None => extent::extract(disk, place, image),
+        Some(key) => {
+            let file =
+                File::create(image).with_context(|| format!("cannot write {}", image.display()))?;
+            cipher::decrypted(disk, &place, key, &file)
+        }
+    }
+}
+
+/// Checks what a volume holds.
+fn content(volume: &Volume, image: &Path, install: Install) -> Result<Vec<String>> {
+    let mut findings = Vec::new();
+    if volume.root.is_some() {
+        let tools = Tools::ensure(install)?;
+        tools.check(image)?;
+        findings.push("e2fsck -fn finds nothing".to_owned());
+        if let Some(list) = &volume.sums {
+            let count = sums(&tools, image, list)?;
+            findings.push(format!("{count} files have the sums of {list}"));
+        }
+    }
+    if let Some(seed) = volume.blocks {
+        let file = File::open(image).context("cannot read the volume")?;
+        let count = blocks(&file, seed)?;
+        findings.push(format!("{count} blocks are whole and in their places"));
+    }
+    Ok(findings)
+}
+
+/// Looks at each block of a volume that `guest-disk` wrote. Returns how many it wrote.
+fn blocks(file: &File, seed: u64) -> Result<u64> {
+    let len = file.metadata().context("cannot read the volume")?.len();
+    let (mut number, mut written) = (0, 0);
+    extent::read(file, 0..len, |bytes| {
+        for block in bytes.chunks(BLOCK) {
+            match guest_disk_core::content(block, number, seed) {
+                Ok(Content::Zero) => {}
+                Ok(Content::Write(_)) => written += 1,
+                Err(damaged) => bail!("block {number} is damaged: {damaged:?}"),
+            }
+            number += 1;
+        }
+        Ok(())
+    })?;
+    if written == 0 {
+        bail!("no block was written, so nothing was compared");
+    }
+    Ok(written)
 }
 
 /// Compares files with a list of their sums, all in one file system. Returns how many there are.
@@ -93,7 +148,31 @@ fn parse_sums(text: &str) -> Result<Vec<(String, String)>> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse_sums;
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn a_block_of_another_place_or_run_is_found() {
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(16 * BLOCK as u64).expect("a size");
+        assert!(blocks(&file, 7).is_err(), "nothing was written");
+        let put = |at: u64, block: u64, seed: u64| {
+            let mut bytes = vec![0; BLOCK];
+            guest_disk_core::stamp(&mut bytes, block, 1, seed);
+            file.write_all_at(&bytes, at * BLOCK as u64).expect("written");
+        };
+        put(3, 3, 7);
+        put(5, 5, 7);
+        assert_eq!(blocks(&file, 7).expect("good"), 2);
+        for (block, seed) in [(4, 7), (5, 8)] {
+            put(5, block, seed);
+            let error = blocks(&file, 7).expect_err("found").to_string();
+            assert!(error.starts_with("block 5 is damaged"), "{error}");
+        }
+        put(5, 5, 7);
+        file.write_all_at(b"x", 5 * BLOCK as u64 + 99).expect("written");
+        assert!(blocks(&file, 7).is_err(), "torn");
+    }
 
     #[test]
     fn lists_of_sums_are_read_and_an_empty_one_is_refused() {

@@ -4,13 +4,11 @@
 //! here is root) only from version 1.47.1 on, and equal versions give equal bytes everywhere.
 
 use std::fs::File;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, bail};
 
-use super::extent;
 use crate::install::Install;
 use crate::packages::{self, Set, Tree};
 
@@ -103,14 +101,6 @@ impl Tools {
         std::fs::read(&out)
             .with_context(|| format!("the file system has no file {name}: {}", said(&output)))
     }
-}
-
-/// Takes a volume out of a disk into a file of its own, in a folder that ends with it.
-pub fn taken_out(disk: &File, range: Range<u64>) -> Result<(tempfile::TempDir, PathBuf)> {
-    let folder = tempfile::Builder::new().prefix("cloister-volume-").tempdir()?;
-    let image = folder.path().join("volume");
-    extent::extract(disk, range, &image)?;
-    Ok((folder, image))
 }
 
 /// What a program said, in one line.

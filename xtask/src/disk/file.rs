@@ -4,7 +4,7 @@
 //! exist; docs/disks.md describes the keys. Key types: [`MachineFile`], [`Disk`]. Invariant: every
 //! message names the file, the line and the key.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use cloister_manifest::names::{did_you_mean, is_identifier, listed};
@@ -13,6 +13,7 @@ use cloister_manifest::report::{Problem, Problems, Source, Span};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::cipher::Secret;
 use super::table::{self, Wanted};
 use crate::paths;
 use crate::testing::keys::Keys;
@@ -58,6 +59,8 @@ struct RawVolume {
     size: Spanned<Written>,
     root: Option<Spanned<String>>,
     sums: Option<Spanned<String>>,
+    blocks: Option<u64>,
+    key: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -162,6 +165,11 @@ pub struct Volume {
     /// A file of that filesystem that holds, after a run, hashes of other files as `sha256sum`
     /// writes them; they have to be true.
     pub sums: Option<String>,
+    /// After a run, each block is zeros or one that the micro-guest `guest-disk` wrote with this
+    /// seed, whole and in its place; at least one is such.
+    pub blocks: Option<u64>,
+    /// The volume is encrypted, and this opens it.
+    pub key: Option<Secret>,
 }
 
 /// A file that was read.
@@ -184,11 +192,11 @@ impl MachineFile {
     pub fn read(path: &Path) -> Result<Self> {
         let shown = paths::shown(path);
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
-        Self::parse(&shown, text)
+        Self::parse(&shown, path.parent().unwrap_or(Path::new(".")), text)
     }
 
-    fn parse(shown: &str, text: String) -> Result<Self> {
-        let reader = Reader { source: Source::new(shown, text) };
+    fn parse(shown: &str, folder: &Path, text: String) -> Result<Self> {
+        let reader = Reader { source: Source::new(shown, text), folder: folder.to_owned() };
         reader.file().map_err(|problem| {
             let mut problems = Problems::new(shown);
             problems.push(problem);
@@ -202,6 +210,8 @@ impl MachineFile {
 
 struct Reader {
     source: Source,
+    /// What files are relative to.
+    folder: PathBuf,
 }
 
 impl Reader {
@@ -353,8 +363,17 @@ impl Reader {
             let message = "`sums` names a file of a root filesystem, and there is none";
             return Err(self.wrong(sums.span(), message, "write `root` too, or remove `sums`"));
         }
+        let key = match &raw.key {
+            None => None,
+            Some(file) => {
+                Some(Secret::key_file(&self.folder.join(file.get_ref())).map_err(|error| {
+                    self.wrong(file.span(), format!("{error:#}"), "`key` names a file")
+                })?)
+            }
+        };
         let text = |key: &Option<Spanned<String>>| key.as_ref().map(|key| key.get_ref().clone());
-        Ok(Volume { wanted: Wanted { name, bytes }, root: text(&raw.root), sums: text(&raw.sums) })
+        let (root, sums, blocks) = (text(&raw.root), text(&raw.sums), raw.blocks);
+        Ok(Volume { wanted: Wanted { name, bytes }, root, sums, blocks, key })
     }
 
     fn size(&self, written: &Spanned<Written>) -> Result<u64, Problem> {
@@ -375,7 +394,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<MachineFile> {
-        MachineFile::parse("images/x/machine.toml", text.to_owned())
+        MachineFile::parse("images/x/machine.toml", Path::new("images/x"), text.to_owned())
     }
 
     #[test]
@@ -436,6 +455,11 @@ mod tests {
                 format!("{disk}volumes = [{{ name = \"b\", size = \"1MiB\", sums = \"x\" }}]"),
                 5,
                 "`sums` names a file of a root filesystem",
+            ),
+            (
+                format!("{disk}volumes = [{{ name = \"b\", size = \"2MiB\", key = \"absent\" }}]"),
+                5,
+                "cannot read the key images/x/absent",
             ),
             (format!("{disk}colour = 1"), 5, "unknown key `colour`"),
             (

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use super::cipher::{self, DATA_OFFSET};
 use super::e2fs::Tools;
 use super::extent;
 use super::file::{Disk, Volume};
@@ -102,19 +103,27 @@ fn fill(disk: &Disk, image: &Path, install: Install) -> Result<()> {
     Ok(())
 }
 
-/// Puts a root filesystem into its volume.
+/// Puts a root filesystem into its volume, and encrypts the volume.
 fn content(file: &File, volume: &Volume, install: Install) -> Result<()> {
-    let Some(root) = &volume.root else { return Ok(()) };
-    put_root(file, &volume.wanted.name, root, install)
+    let name = &volume.wanted.name;
+    if let Some(root) = &volume.root {
+        put_root(file, name, root, install)?;
+    }
+    match &volume.key {
+        Some(key) => cipher::encrypt(file, &table::read(file)?.volume(name)?.place, key),
+        None => Ok(()),
+    }
 }
 
-/// Puts a root filesystem into a volume of a disk, whose bytes are zeros before.
+/// Puts a root filesystem into a volume of a disk, whose bytes are zeros before. What an encrypted
+/// volume needs is left free at its end.
 pub fn put_root(file: &File, volume: &str, root: &str, install: Install) -> Result<()> {
     let place = table::read(file)?.volume(volume)?.place.clone();
     let tools = Tools::ensure(install)?;
-    let built = Root::open(root)?.build(place.end - place.start, &tools, install)?;
+    let bytes = place.end.saturating_sub(place.start + DATA_OFFSET);
+    let built = Root::open(root)?.build(bytes, &tools, install)?;
     let from = File::open(&built).with_context(|| format!("cannot read {}", built.display()))?;
-    extent::copy(&from, 0..place.end - place.start, file, place.start)
+    extent::copy(&from, 0..bytes, file, place.start)
 }
 
 /// What decides on the disk's content, a line for each part.
@@ -123,8 +132,10 @@ fn describe(disk: &Disk) -> String {
     for volume in disk.volumes.iter().flatten() {
         let content = volume.root.as_deref().unwrap_or("nothing");
         text.push_str(&format!(
-            "volume {} of {} bytes with {content}\n",
-            volume.wanted.name, volume.wanted.bytes
+            "volume {} of {} bytes with {content}{}\n",
+            volume.wanted.name,
+            volume.wanted.bytes,
+            if volume.key.is_some() { ", encrypted" } else { "" }
         ));
     }
     if disk.volumes.is_none() {
@@ -146,7 +157,7 @@ mod tests {
             model: Model::Nvme { functions: 0, detached: false },
             bytes,
             sector: 512,
-            volumes: Some(vec![Volume { wanted, root: None, sums: None }]),
+            volumes: Some(vec![Volume { wanted, root: None, sums: None, blocks: None, key: None }]),
             faults: Vec::new(),
             throttle: Throttle::default(),
             options: Vec::new(),
