@@ -209,7 +209,7 @@ fn new_image(args: &Create, wanted: &[Wanted]) -> Result<File> {
 
 /// Writes zeros where something is.
 fn clear(file: &File, place: &std::ops::Range<u64>) -> Result<()> {
-    const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+    static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
     for part in extent::filled(file, place.clone())? {
         let mut at = part.start;
         while at < part.end {

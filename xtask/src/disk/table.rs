@@ -185,7 +185,7 @@ fn free_pieces(busy: &[Range<u64>], bytes: u64) -> Vec<Range<u64>> {
     busy.sort_by_key(|range| range.start);
     let (mut at, mut free) = (RESERVED, Vec::new());
     let end = bytes.saturating_sub(RESERVED);
-    for range in busy.into_iter().chain([end..end]) {
+    for range in busy.into_iter().chain(std::iter::once(end..end)) {
         if range.start > at {
             free.push(at..range.start);
         }
