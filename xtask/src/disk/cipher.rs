@@ -2,8 +2,8 @@
 //!
 //! The header and its slots are `lib/keyslot`'s, the cipher is `lib/cipher`'s, as in the drivers of
 //! disks. The data of an encrypted volume begins [`DATA_OFFSET`] behind its own begin, so that much
-//! at the end of the plain one is given up; root filesystems leave it free. Invariant: the header is
-//! written last, so a volume that has one is encrypted to its end.
+//! at the end of the plain one is given up; root filesystems leave it free. Invariant: the header
+//! is written last, so a volume that has one is encrypted to its end.
 
 use std::fs::File;
 use std::io::Read;

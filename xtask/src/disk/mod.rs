@@ -3,7 +3,8 @@
 //! `table` reads and writes partition tables, `extent` copies and hashes pieces of files without
 //! filling their holes, `root` builds root filesystems from Debian's packages with the programs
 //! that `e2fs` finds, `file` reads `machine.toml` (which disks an emulated machine has), `make`
-//! makes those disks, `cipher` encrypts volumes, and `check` looks at disks after a run. docs/disks.md is the page for people.
+//! makes those disks, `cipher` encrypts volumes, and `check` looks at disks after a run.
+//! docs/disks.md is the page for people.
 //! Invariant: a file that exists is never made anew unless a person or a test asks for that.
 
 pub mod check;

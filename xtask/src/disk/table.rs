@@ -384,7 +384,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn volumes_never_touch(sizes in proptest::collection::vec(1_u64..2000, 1..20), four in any::<bool>()) {
+        fn volumes_never_touch(
+            sizes in proptest::collection::vec(1_u64..2000, 1..20),
+            four in any::<bool>(),
+        ) {
             let volumes: Vec<Wanted> = sizes
                 .iter()
                 .enumerate()

@@ -67,8 +67,10 @@ pub fn arguments(disks: &[Made]) -> Vec<String> {
 
 /// The disk shares its controller with further namespaces.
 fn has_namespaces(disk: &Disk, disks: &[Made]) -> bool {
-    let is_one = |other: &Made| matches!(&other.disk.model, Model::Namespace { controller, .. } if *controller == disk.name);
-    disks.iter().any(is_one)
+    disks.iter().any(|other| match &other.disk.model {
+        Model::Namespace { controller, .. } => *controller == disk.name,
+        _ => false,
+    })
 }
 
 /// SR-IOV, with resources that the physical function hands out.

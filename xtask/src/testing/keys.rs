@@ -1,7 +1,8 @@
 //! What a test types at the serial port: `keys` of an `expect.toml` or a `machine.toml`.
 //!
 //! [`Typist`] follows what the machine says and types each text once, when the line that it waits
-//! for has come. Instead of typing it may give the emulator a command: a disk is pulled out. Nothing is typed by the clock, so a slow host changes nothing.
+//! for has come. Instead of typing it may give the emulator a command: a disk is pulled out.
+//! Nothing is typed by the clock, so a slow host changes nothing.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 

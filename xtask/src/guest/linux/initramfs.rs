@@ -1,5 +1,6 @@
-//! The initramfs `shell`: busybox and one script, enough to see a kernel's user space. The initramfs
-//! `disk` is the same with another script, which hands over to a root filesystem on a disk.
+//! The initramfs `shell`: busybox and one script, enough to see a kernel's user space. The
+//! initramfs `disk` is the same with another script, which hands over to a root filesystem on a
+//! disk.
 //!
 //! An archive in the "newc" format (Linux, Documentation/driver-api/early-userspace/
 //! buffer-format.rst). Owners, times and inode numbers are fixed, so equal inputs give equal
