@@ -88,6 +88,24 @@ pub fn check_programs(system: &System, packages: &[String]) -> Result<(), Proble
     problems.into_result()
 }
 
+/// Judges that a task has FPU state if its program is one of these, which use it.
+pub fn check_registers(system: &System, vector_programs: &[String]) -> Result<(), Problems> {
+    let mut problems = Problems::new(system.source.name());
+    for task in &system.tasks {
+        let program = task.program.get_ref();
+        if !task.has_fpu && vector_programs.contains(program) {
+            problems.push(Problem::new(
+                &system.source,
+                task.program.span(),
+                format!("{}: program `{program}` is compiled for SSE and AES", task.key()),
+                "its first such instruction would be a fault",
+                format!("write `fpu = true` in [{}]", task.key()),
+            ));
+        }
+    }
+    problems.into_result()
+}
+
 fn read(source: &Source, file: &Path, root: &Path, problems: &mut Problems) -> Option<System> {
     let raw: raw::Appliance = raw::parse(source).map_err(|problem| problems.push(problem)).ok()?;
     let path = lexical(&file.parent().unwrap_or(Path::new(".")).join(raw.board.get_ref()));
