@@ -113,9 +113,7 @@ fn bare_command(
 /// know the option.
 fn wants_leave_for_target_files() -> bool {
     let output = cargo().env("RUSTC_BOOTSTRAP", "1").arg("-Zhelp").output();
-    output.is_ok_and(|output| {
-        String::from_utf8_lossy(&output.stdout).contains("json-target-spec")
-    })
+    output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("json-target-spec"))
 }
 
 /// The program that one of cargo's messages announces, if it announces one.
