@@ -108,11 +108,7 @@ impl Cipher {
 
 /// Works a group of AES blocks whose first has this tweak; returns the tweak behind the group.
 #[inline(always)]
-fn work(
-    group: &mut [[u8; AES_BLOCK]; LANES],
-    first: u128,
-    cipher: impl Fn(&mut [Block]),
-) -> u128 {
+fn work(group: &mut [[u8; AES_BLOCK]; LANES], first: u128, cipher: impl Fn(&mut [Block])) -> u128 {
     let mut tweaks = [[0; AES_BLOCK]; LANES];
     let next = fill(&mut tweaks, first);
     let mut lanes = *group;

@@ -7,7 +7,7 @@
 //! [`Header::unlock`] on the key's. [`passphrase`] makes a wrapping key of what somebody types,
 //! [`release`] is the conversation in which the vault hands one to a driver (docs/notes/0012-keys.md).
 //! To erase a volume is to overwrite its header with [`Header::erased`] and flush: the time does
-//! not depend on the volume's size.
+//! not depend on the volume's size. [`Asker`] is the driver's side of that conversation.
 //!
 //! Neighbours: `drivers/vault` answers, drivers of disks ask and hand the volume key to
 //! `lib/cipher`, xtask makes headers on the host. Invariant: no byte of a header or a message makes
@@ -22,12 +22,14 @@
     clippy::unwrap_used
 )]
 
+mod ask;
 mod header;
 mod key;
 pub mod passphrase;
 pub mod release;
 mod slot;
 
+pub use ask::{Asker, Failure, Step};
 pub use header::{DATA_OFFSET, HEADER, Header, SLOTS, Unreadable};
 pub use key::{VolumeKey, WrappingKey};
 pub use slot::{Kind, Slot};

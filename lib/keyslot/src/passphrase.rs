@@ -62,12 +62,8 @@ pub fn derive(
     let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
     let memory = memory.get_mut(..usize::try_from(cost.memory_kib).ok()?)?;
     let mut bytes = zeroize::Zeroizing::new([0; WrappingKey::BYTES]);
-    let done = argon.hash_password_into_with_memory(
-        passphrase,
-        salt,
-        bytes.as_mut_slice(),
-        &mut *memory,
-    );
+    let done =
+        argon.hash_password_into_with_memory(passphrase, salt, bytes.as_mut_slice(), &mut *memory);
     memory.iter_mut().for_each(Zeroize::zeroize);
     done.ok()?;
     Some(WrappingKey::new(*bytes))

@@ -158,9 +158,8 @@ fn a_key_comes_back_for_its_nonce_alone() {
 }
 
 fn kinds() -> impl Strategy<Value = Kind> {
-    let typed = (8_u32..=16 * 1024, 1_u32..=16, any::<[u8; 32]>()).prop_map(|(m, p, salt)| {
-        Kind::Passphrase { cost: Cost::new(m, p).unwrap(), salt }
-    });
+    let typed = (8_u32..=16 * 1024, 1_u32..=16, any::<[u8; 32]>())
+        .prop_map(|(m, p, salt)| Kind::Passphrase { cost: Cost::new(m, p).unwrap(), salt });
     prop_oneof![Just(Kind::Sealed), typed]
 }
 

@@ -235,6 +235,14 @@ fn too_many_names_for_the_task_information_are_refused() {
 }
 
 #[test]
+fn a_key_in_the_image_is_for_laboratories() {
+    let mut graph = Graph::new(&compiled("images/test-vault/appliance.toml"));
+    assert!(breaches(&graph).is_empty(), "{:#?}", breaches(&graph));
+    graph.lab = false;
+    only(&breaches(&graph), "`sealed/one` of task `vault` is a key that everybody");
+}
+
+#[test]
 fn good_systems_break_no_policy() {
     for file in ["tests/manifest/good/plain.toml", "images/default/appliance.toml"] {
         let found = breaches(&Graph::new(&compiled(file)));
