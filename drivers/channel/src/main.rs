@@ -126,7 +126,7 @@ fn join(exports: &mut Exports, pipes: &mut [Option<Joined>; PIPES_MAX]) -> Bits 
 }
 
 fn open(export: DeviceExport) -> Option<(Owner, Device<'static, GuestMemory, 2>)> {
-    let DeviceExport { name, mailbox, ram, bells, first_bell } = export;
+    let DeviceExport { name, mailbox, ram, bells, first_bell, .. } = export;
     match Worker::new(mailbox.memory.words(), bells.words(), first_bell, &OFFER) {
         Ok(worker) => {
             let device = Device::new(worker, ram, QUEUE_SIZE);

@@ -110,7 +110,7 @@ fn open(grants: Grants, clients: &mut [Option<Served>; MAX_VMS]) -> Bits {
 }
 
 fn serve(export: DeviceExport) -> Option<Served> {
-    let DeviceExport { name, mailbox, ram, bells, first_bell } = export;
+    let DeviceExport { name, mailbox, ram, bells, first_bell, .. } = export;
     match Worker::new(mailbox.memory.words(), bells.words(), first_bell, &OFFER) {
         Ok(worker) => {
             let client = Client::new(Device::new(worker, ram, QUEUE_SIZE));

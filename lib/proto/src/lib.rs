@@ -2,7 +2,8 @@
 //!
 //! [`policy`] tells the supervisor how tasks are to be treated, [`vm`] tells a monitor what its
 //! virtual machine is to be, [`stopped`] is what a monitor leaves with when that machine cannot go
-//! on. `lib/manifest` writes the first two into read-only regions. What the kernel does know is in
+//! on, [`volume`] tells a disk's driver what it exports. `lib/manifest` writes all but `stopped` into
+//! read-only regions. What the kernel does know is in
 //! `kernel/abi`, whose version stands for this crate too.
 
 #![no_std]
@@ -11,3 +12,4 @@
 pub mod policy;
 pub mod stopped;
 pub mod vm;
+pub mod volume;

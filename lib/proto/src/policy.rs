@@ -15,6 +15,8 @@ pub const THEN_POWER_OFF: u8 = 2;
 pub const FLAG_ESSENTIAL: u8 = 1;
 /// The task is the monitor of a virtual machine, which has the task's name.
 pub const FLAG_VM: u8 = 2;
+/// The task owns a device that reads and writes memory by itself.
+pub const FLAG_DMA: u8 = 4;
 
 /// How one task is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -36,7 +38,7 @@ pub struct RestartPolicy {
     pub bit: u8,
     /// [`THEN_STOP`] and so on.
     pub then: u8,
-    /// [`FLAG_ESSENTIAL`], [`FLAG_VM`].
+    /// [`FLAG_ESSENTIAL`], [`FLAG_VM`], [`FLAG_DMA`].
     pub flags: u8,
     /// Zero.
     pub reserved: [u8; 5],

@@ -5,7 +5,7 @@
 
 use core::marker::PhantomData;
 
-use cloister_abi::call::{Call, PowerOp};
+use cloister_abi::call::{Call, PowerOp, ResetPhase};
 
 use crate::syscall::{Refused, call, checked};
 use crate::wait::Bits;
@@ -36,6 +36,8 @@ pub mod kind {
     pub enum Irq {}
     /// The machine's power.
     pub enum Power {}
+    /// A function on the PCI bus.
+    pub enum Device {}
 }
 
 /// Rights.
@@ -48,6 +50,8 @@ pub mod right {
     pub enum Ack {}
     /// To power off or reboot; the kernel knows which of the two.
     pub enum Switch {}
+    /// To take a function off the bus and to bring it back.
+    pub enum Reset {}
 }
 
 /// The right to set one bit of one thread's signal word.
@@ -85,6 +89,31 @@ impl Irq {
     /// Unmasks the interrupt again; it is masked from its delivery until here.
     pub fn ack(&self) -> Result<(), Refused> {
         checked(call(Call::IrqAck, self.cap.slot(), 0, 0)).map(drop)
+    }
+}
+
+/// The right to reset a PCI function that this task owns.
+pub type PciDevice = Cap<kind::Device, right::Reset>;
+
+impl PciDevice {
+    /// Takes the function off the bus: it masters no more, and its interrupts are masked. With
+    /// `function_level` the function is also told to reset itself, which a function that cannot do
+    /// refuses; it then has 100 ms before its registers answer again (PCI Express Base
+    /// Specification, "Function Level Reset (FLR)"). Without it the registers can be used at once,
+    /// for the controller's own reset.
+    pub fn begin_reset(&self, function_level: bool) -> Result<(), Refused> {
+        self.reset(if function_level { ResetPhase::BeginFunction } else { ResetPhase::Begin })
+    }
+
+    /// Puts the function back on the bus: its configuration is written anew, then it is a bus
+    /// master and its interrupts come. The kernel starts no task's function by itself, so a driver
+    /// calls this once in each of its lives, when the controller is at rest.
+    pub fn finish_reset(&self) -> Result<(), Refused> {
+        self.reset(ResetPhase::Finish)
+    }
+
+    fn reset(&self, phase: ResetPhase) -> Result<(), Refused> {
+        checked(call(Call::DeviceReset, self.slot(), phase as u64, 0)).map(drop)
     }
 }
 

@@ -2,35 +2,58 @@
 //!
 //! The task information names, for an export `EXPORT` that virtual machine `VM` holds, the mailbox
 //! `EXPORT/VM`, the guest's RAM `EXPORT/VM/ram`, the doorbell counters `EXPORT/VM/bells` and the
-//! number `EXPORT/VM/bell` of the first of them. A task that serves any number of guests finds them
-//! here without knowing their names.
+//! number `EXPORT/VM/bell` of the first of them; for a block device also the in-flight records
+//! `EXPORT/VM/inflight`. A task that serves any number of guests finds them here without knowing
+//! their names.
 //!
-//! Invariant: this is the only place that makes a [`GuestMemory`], once for each mapping.
+//! A *window* looks the same, with a task in place of the VM and a piece of memory of its own in
+//! place of the guest's RAM. That task, its client, finds it as a [`Window`]: `GRANT` and
+//! `GRANT/ram`.
+//!
+//! Invariant: this is the only place that makes a [`GuestMemory`]; entries named `…/ram` are the
+//! image builder's alone, and nothing else in this crate gives a view of such an entry.
 
 use core::ptr;
 
 use cloister_abi::info::{GRANT_MEMORY, GRANT_NUMBER, Grant};
-use cloister_abi::layout::{GUEST_RAM, GUEST_RAM_END};
+use cloister_abi::layout::{GUEST_RAM, GUEST_RAM_END, IMAGE, PAGE, USER_END};
 use cloister_abi::name_str;
 use cloister_abi::table::MAP_WRITE;
 use cloister_guestmem::GuestMemory;
+use cloister_proto::volume::INFLIGHT_BYTES;
 
-use crate::grants::{Grants, Mailbox, Missing, What};
+use crate::grants::{Grants, Mailbox, Missing, What, is_dma};
 use crate::memory::Shared;
 
-/// A virtio device of a virtual machine, as the task that works its rings is granted it.
+/// What the name of a guest's RAM, or of a window's memory, ends with.
+pub(crate) const RAM: &str = "/ram";
+
+/// A virtio device of a virtual machine, or of a window's client, as the task that works its rings
+/// is granted it.
 pub struct DeviceExport {
     /// The name of the grants, `EXPORT/VM`.
     pub name: &'static str,
     /// The page that the monitor shares, the right to signal the monitor, and the bit that monitor
     /// and doorbells set.
     pub mailbox: Mailbox,
-    /// The guest's RAM.
+    /// The guest's RAM, or the window's memory.
     pub ram: GuestMemory,
+    /// Where this task's own devices reach the first byte of `ram`; `None` if they do not.
+    pub device_address: Option<u64>,
     /// The page of doorbell counters.
     pub bells: Shared,
     /// Number of this device's first counter in it.
     pub first_bell: usize,
+    /// In-flight records of a block device, which no restart wipes.
+    pub inflight: Option<Shared>,
+}
+
+/// The client's end of a window: it is the driver of the virtio device that the server works.
+pub struct Window {
+    /// The page that the two share, the right to signal the server, and the bit that it sets.
+    pub mailbox: Mailbox,
+    /// The window's memory: rings and payload.
+    pub ram: GuestMemory,
 }
 
 impl Grants {
@@ -40,9 +63,18 @@ impl Grants {
         let grants = *self;
         let memories = self.entries().iter().filter(|entry| entry.kind == GRANT_MEMORY);
         memories.filter_map(move |entry| {
-            let name = name_str(&entry.name).strip_suffix("/ram")?;
-            Some(grants.device_export(name, entry))
+            let name = name_str(&entry.name).strip_suffix(RAM)?;
+            // A name without a client is that of a window which this task holds itself.
+            name.contains('/').then(|| grants.device_export(name, entry))
         })
+    }
+
+    /// The client's end of a window that this task was granted.
+    pub fn window(&self, name: &'static str) -> Result<Window, Missing> {
+        let missing = Missing { name, what: What::Memory };
+        let ram = self.beside(name, RAM, GRANT_MEMORY).ok_or(missing)?;
+        let ram = ram_view(ram).ok_or(missing)?;
+        Ok(Window { mailbox: self.mailbox(name)?, ram })
     }
 
     fn device_export(&self, name: &'static str, ram: &Grant) -> Result<DeviceExport, Missing> {
@@ -50,10 +82,14 @@ impl Grants {
         let bells = bells.ok_or(Missing { name, what: What::Memory })?;
         let first = self.beside(name, "/bell", GRANT_NUMBER);
         let first = first.and_then(|entry| usize::try_from(entry.va).ok());
+        let inflight = self.beside(name, "/inflight", GRANT_MEMORY);
+        let inflight = inflight.filter(|entry| entry.len >= INFLIGHT_BYTES);
         Ok(DeviceExport {
             name,
             mailbox: self.mailbox(name)?,
-            ram: guest_ram(ram).ok_or(Missing { name, what: What::Memory })?,
+            ram: ram_view(ram).ok_or(Missing { name, what: What::Memory })?,
+            device_address: is_dma(ram).then_some(ram.va),
+            inflight: inflight.map(|entry| self.shared(name_str(&entry.name))).transpose()?,
             bells: self.shared(name_str(&bells.name))?,
             first_bell: first.ok_or(Missing { name, what: What::Number })?,
         })
@@ -66,30 +102,35 @@ impl Grants {
     }
 }
 
-/// The RAM of a guest; `None` if the entry is for another kind of memory, or read-only.
-fn guest_ram(entry: &Grant) -> Option<GuestMemory> {
+/// The RAM of a guest, or a window's memory; `None` if the entry is for another kind of memory, or
+/// read-only.
+fn ram_view(entry: &Grant) -> Option<GuestMemory> {
     let end = entry.va.checked_add(entry.len)?;
-    if entry.va < GUEST_RAM || end > GUEST_RAM_END || entry.rights & MAP_WRITE == 0 {
+    let is_guests = entry.va >= GUEST_RAM && end <= GUEST_RAM_END;
+    let is_window = entry.va >= IMAGE && end <= USER_END;
+    let is_whole = entry.va.is_multiple_of(PAGE);
+    if !(is_guests || is_window) || !is_whole || entry.rights & MAP_WRITE == 0 {
         return None;
     }
     let base = ptr::with_exposed_provenance_mut(usize::try_from(entry.va).ok()?);
     // SAFETY: (1) the image builder made the entry for a region that the kernel maps writable for
-    // the task's whole life. (2) Mappings begin at page boundaries. (3) Addresses from `GUEST_RAM`
-    // up are for guests' RAM alone: image, stack and shared regions lie below, and no other
-    // function of this crate makes a reference there but to atomic words of an entry that
-    // the task asks for by the same name.
+    // the task's whole life; its name ends with `/ram`, which is so for guests' RAM and windows
+    // alone: the manifest allows no slash in a name. (2) Page aligned, checked above. (3) Neither
+    // image nor stack lies in a region that has a name, and no other function of this crate makes
+    // a reference to memory of such a name but to atomic words.
     Some(unsafe { GuestMemory::at(base, usize::try_from(entry.len).ok()?) })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::guest_ram;
+    use super::ram_view;
     use crate::grants::tests::{entry, leaked_grants};
     use crate::grants::{Missing, What};
     use cloister_abi::info::{GRANT_BIT, GRANT_CAP, GRANT_MEMORY, GRANT_NUMBER, Grant};
-    use cloister_abi::layout::{GUEST_RAM, GUEST_RAM_END, USER_END};
-    use cloister_abi::table::{CapKind, MAP_READ, MAP_WRITE};
+    use cloister_abi::layout::{GUEST_RAM, GUEST_RAM_END, IMAGE, USER_END};
+    use cloister_abi::table::{CapKind, MAP_DMA, MAP_READ, MAP_WRITE};
     use cloister_guestmem::Ram;
+    use cloister_proto::volume::INFLIGHT_BYTES;
 
     fn device(export: &str, at: u64) -> Vec<Grant> {
         let named = |suffix: &str, kind| entry(&format!("{export}{suffix}"), kind);
@@ -136,14 +177,60 @@ mod tests {
     }
 
     #[test]
+    fn a_disks_export_has_records_and_the_address_that_devices_use() {
+        let rights = MAP_READ | MAP_WRITE;
+        let mut entries = device("web/vm", 0);
+        entries[3].rights |= MAP_DMA;
+        let inflight = entry("web/vm/inflight", GRANT_MEMORY);
+        entries.push(Grant { va: 0x60_0000, len: INFLIGHT_BYTES, rights, ..inflight });
+        let mut found = leaked_grants(&entries).device_exports();
+        let export = found.next().unwrap().unwrap();
+        assert_eq!(export.device_address, Some(GUEST_RAM));
+        let words = export.inflight.unwrap().words().len();
+        assert_eq!(words as u64 * 8, INFLIGHT_BYTES);
+        entries[3].rights = rights;
+        entries[6].len = INFLIGHT_BYTES - 4096;
+        let export = leaked_grants(&entries).device_exports().next().unwrap().unwrap();
+        assert!(export.device_address.is_none() && export.inflight.is_none());
+    }
+
+    #[test]
+    fn a_window_has_two_ends_and_each_finds_its_own() {
+        let rights = MAP_READ | MAP_WRITE;
+        let at = |name, va| Grant { va, len: 0x4_0000, rights, ..entry(name, GRANT_MEMORY) };
+        let mut server = device("web/broker", 0);
+        server[3] = at("web/broker/ram", 0x60_0000);
+        let export = leaked_grants(&server).device_exports().next().unwrap().unwrap();
+        assert_eq!((export.name, export.ram.size()), ("web/broker", 0x4_0000));
+        let client = vec![
+            Grant { va: 0x50_0000, len: 4096, rights, ..entry("disk", GRANT_MEMORY) },
+            Grant { cap_kind: CapKind::Thread as u8, slot: 3, ..entry("disk", GRANT_CAP) },
+            Grant { bit: 5, ..entry("disk", GRANT_BIT) },
+            at("disk/ram", 0x60_0000),
+        ];
+        let grants = leaked_grants(&client);
+        assert_eq!(grants.device_exports().count(), 0, "the client serves nobody");
+        assert_eq!(grants.window("disk").unwrap().ram.size(), 0x4_0000);
+        for left_out in 0..4 {
+            let mut entries = client.clone();
+            entries.remove(left_out);
+            assert!(leaked_grants(&entries).window("disk").is_err(), "{left_out}");
+        }
+    }
+
+    #[test]
     fn only_writable_memory_at_its_place_is_a_guests() {
         let rights = MAP_READ | MAP_WRITE;
         let at = |va, len, rights| {
-            guest_ram(&Grant { va, len, rights, ..entry("a/vm/ram", GRANT_MEMORY) }).is_some()
+            ram_view(&Grant { va, len, rights, ..entry("a/vm/ram", GRANT_MEMORY) }).is_some()
         };
         assert!(at(GUEST_RAM, GUEST_RAM_END - GUEST_RAM, rights));
         assert!(!at(GUEST_RAM, 4096, MAP_READ));
+        assert!(at(IMAGE, USER_END - IMAGE, rights));
         assert!(!at(USER_END, 4096, rights));
+        assert!(!at(USER_END - 4096, 8192, rights));
+        assert!(!at(IMAGE - 4096, 8192, rights));
+        assert!(!at(GUEST_RAM + 8, 4096, rights));
         assert!(!at(GUEST_RAM - 4096, 8192, rights));
         assert!(!at(GUEST_RAM_END - 4096, 8192, rights));
         assert!(!at(GUEST_RAM_END - 4096, u64::MAX, rights));

@@ -7,13 +7,15 @@
 use cloister_abi::info::{
     GRANT_BIT, GRANT_CAP, GRANT_MEMORY, GRANT_NUMBER, GRANT_PORTS, Grant, TASK_INFO_MAGIC, TaskInfo,
 };
-use cloister_abi::table::{CapKind, MAP_WRITE};
+use cloister_abi::table::{CapKind, MAP_DMA, MAP_WRITE};
 use cloister_abi::{API_VERSION, layout, name_str};
 use cloister_proto::policy::RestartPolicy;
 use cloister_proto::vm::VmConfig;
+use cloister_proto::volume::Volume;
 use zerocopy::FromBytes;
 
-use crate::cap::{Cap, Irq, Power, Signal};
+use crate::cap::{Cap, Irq, PciDevice, Power, Signal};
+use crate::dma::{self, DmaRegion};
 use crate::memory::{self, Shared};
 use crate::ports::PortRange;
 use crate::registers::Registers;
@@ -41,6 +43,10 @@ pub enum What {
     Constant,
     /// A virtual CPU.
     Vcpu,
+    /// A PCI function.
+    Device,
+    /// Memory that the own devices reach.
+    Dma,
 }
 
 /// The manifest grants nothing of that name and kind to this task.
@@ -140,6 +146,26 @@ impl Grants {
         self.cap(name, CapKind::Power, What::Power).map(|entry| Cap::at(entry.slot))
     }
 
+    /// The right to reset a PCI function that this task owns.
+    pub fn device(&self, name: &'static str) -> Result<PciDevice, Missing> {
+        self.cap(name, CapKind::Device, What::Device).map(|entry| Cap::at(entry.slot))
+    }
+
+    /// Memory that this task shares with its own devices. There is one value for each region in
+    /// the task's life: a second one is missing.
+    pub fn dma(&self, name: &'static str) -> Result<DmaRegion, Missing> {
+        let missing = Missing { name, what: What::Dma };
+        // A name with a slash is a guest's RAM or a window, which `exports` gives views of.
+        if name.contains('/') {
+            return Err(missing);
+        }
+        let is_it = |entry: &&Grant| {
+            entry.kind == GRANT_MEMORY && is_dma(entry) && name_str(&entry.name) == name
+        };
+        let entry = self.entries.iter().find(is_it).ok_or(missing)?;
+        dma::take(entry).ok_or(missing)
+    }
+
     /// I/O ports.
     pub fn ports(&self, name: &'static str) -> Result<PortRange, Missing> {
         let entry = self.find(name, GRANT_PORTS, What::Ports)?;
@@ -171,13 +197,15 @@ impl Grants {
 
     /// Memory that is shared with another task or with the kernel.
     pub fn shared(&self, name: &'static str) -> Result<Shared, Missing> {
-        self.find(name, GRANT_MEMORY, What::Memory).map(shared)
+        let entry = self.find(name, GRANT_MEMORY, What::Memory)?;
+        // What devices reach is for `dma`, which hands it out once, and for the views of guests.
+        if is_dma(entry) { Err(Missing { name, what: What::Memory }) } else { Ok(shared(entry)) }
     }
 
     /// The registers in memory of a device that this task owns.
     pub fn registers(&self, name: &'static str) -> Result<Registers, Missing> {
         let entry = self.find(name, GRANT_MEMORY, What::Memory)?;
-        if entry.rights & MAP_WRITE == 0 {
+        if entry.rights & MAP_WRITE == 0 || is_dma(entry) {
             return Err(Missing { name, what: What::Memory });
         }
         // SAFETY: the image builder made the entry for a region that is mapped writable for the
@@ -238,6 +266,15 @@ impl Grants {
         VmConfig::ref_from_prefix(bytes).map(|(config, _)| config).map_err(|_| missing)
     }
 
+    /// The volumes that a disk's driver exports; none if it exports none.
+    pub fn volumes(&self) -> impl Iterator<Item = &'static Volume> + use<> {
+        let bytes = self.payload("volumes").unwrap_or_default();
+        let records = bytes.chunks_exact(size_of::<Volume>());
+        let records = records.filter_map(|record| Volume::ref_from_bytes(record).ok());
+        // The region is whole pages; a record without a name is padding.
+        records.filter(|volume| volume.export[0] != 0)
+    }
+
     /// The tasks that this task supervises, each with what the manifest says of it.
     pub fn supervised(&self) -> Result<impl Iterator<Item = Supervised> + use<>, Missing> {
         let bytes = self.payload("policy")?;
@@ -249,7 +286,7 @@ impl Grants {
     }
 
     /// A region whose content is part of the payload. Only the names that the image builder fills
-    /// so are asked for: [`Grants::system_table`], [`Grants::supervised`].
+    /// so are asked for: [`Grants::system_table`], [`Grants::supervised`], [`Grants::volumes`].
     fn payload(&self, name: &'static str) -> Result<&'static [u8], Missing> {
         let entry = self.find(name, GRANT_MEMORY, What::Constant)?;
         // SAFETY: regions of this name are payload pages, which the kernel maps for ever and never
@@ -273,6 +310,11 @@ impl Grants {
         let mut entries = self.entries.iter().filter(|e| e.kind == kind);
         entries.find(|e| name_str(&e.name) == name).ok_or(Missing { name, what })
     }
+}
+
+/// Whether this task's devices reach a piece of memory.
+pub(crate) fn is_dma(entry: &Grant) -> bool {
+    entry.rights & MAP_DMA != 0
 }
 
 fn shared(entry: &Grant) -> Shared {

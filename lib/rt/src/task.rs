@@ -1,7 +1,7 @@
 //! What a supervisor holds: control over tasks, their fault records, their restart policies.
 
 use cloister_abi::call::Call;
-use cloister_abi::fault::{BACKTRACE_LEN, FaultKind, TaskState};
+use cloister_abi::fault::{BACKTRACE_LEN, DMA_INDEX, FaultKind, TaskState};
 use cloister_proto::policy::RestartPolicy;
 
 use crate::cap::{Cap, kind, right};
@@ -79,9 +79,36 @@ impl TaskControl {
         })
     }
 
+    /// What the IOMMU refused the task's devices, in whatever state the task is.
+    pub fn dma_faults(&self) -> Result<DmaFaults, Refused> {
+        let [count, source, address, reason] = self.words(DMA_INDEX)?;
+        Ok(DmaFaults {
+            count,
+            source: source as u16,
+            address,
+            reason: reason as u8,
+            is_read: reason >> 32 & 1 != 0,
+        })
+    }
+
     fn words(&self, index: u64) -> Result<[u64; 4], Refused> {
         checked(call(Call::FaultInfo, self.slot(), index, 0))
     }
+}
+
+/// DMA that was refused; see `cloister_abi::fault`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DmaFaults {
+    /// How often, since the system started. The rest is of the last time.
+    pub count: u64,
+    /// The function: bus << 8 | device << 3 | function.
+    pub source: u16,
+    /// The address that it used.
+    pub address: u64,
+    /// The IOMMU's code for the reason.
+    pub reason: u8,
+    /// It wanted to read.
+    pub is_read: bool,
 }
 
 /// Why and where a task stopped; see `cloister_abi::fault`.
