@@ -359,47 +359,72 @@ fn submit<T, D: Disk, B: Bounce>(
 ) -> Result<(), Busy> {
     let limits = *disk.limits();
     let mut part = Cut::EMPTY;
-    let left = slot.request.len.saturating_sub(slot.next);
-    let (operation, bytes, segments) = match slot.request.operation {
-        Operation::Flush if !limits.write_cache => return Ok(slot.next = 1),
-        Operation::Flush => (Operation::Flush, 0, &[][..]),
-        Operation::Discard if limits.discard_blocks_max == 0 => return Ok(slot.next = u64::MAX),
-        Operation::Discard => {
-            (Operation::Discard, most(left, limits.discard_blocks_max, &limits), &[][..])
-        }
-        Operation::Zero if limits.zero_blocks_max != 0 => {
-            (Operation::Zero, most(left, limits.zero_blocks_max, &limits), &[][..])
-        }
-        Operation::Zero => {
-            part = Cut::repeat(Segment { address: bounce.zeros(), len: PAGE }, left, &limits);
-            (Operation::Write, part.bytes, part.segments())
-        }
-        operation if slot.bounced.is_some() || needs_bounce(slot, &limits, &mut part) => {
-            let (at, len) = (slot.next, left);
-            let segment = bounced(bounce, slot, at, len)?;
-            let Some(segment) = segment else {
-                return Ok(());
-            };
-            part = Cut::repeat(segment, segment.len, &limits);
-            (operation, part.bytes, part.segments())
-        }
-        operation if part.bytes == 0 => (operation, left, slot.request.segments()),
-        operation => (operation, part.bytes, part.segments()),
+    let Some(plan) = plan(bounce, slot, &limits, &mut part)? else {
+        slot.next = u64::MAX;
+        return Ok(());
     };
     let block_size = u64::from(limits.block_size);
-    let blocks = bytes.checked_div(block_size).and_then(|blocks| u32::try_from(blocks).ok());
+    let blocks = plan.bytes.checked_div(block_size).and_then(|blocks| u32::try_from(blocks).ok());
     let at = slot.request.offset.saturating_add(slot.next);
     let (Some(block), Some(blocks)) = (at.checked_div(block_size), blocks) else {
-        return Ok(slot.failed = true);
+        slot.failed = true;
+        return Ok(());
     };
-    if blocks == 0 && operation != Operation::Flush {
-        return Ok(slot.failed = true);
+    if slot.failed || (blocks == 0 && plan.operation != Operation::Flush) {
+        slot.failed = true;
+        return Ok(());
     }
+    let segments = if plan.is_whole { slot.request.segments() } else { part.segments() };
     let tag = Tag { slot: number, generation: slot.generation, client: slot.place.client };
-    disk.submit(tag, &Command { operation, block, blocks, segments })?;
+    disk.submit(tag, &Command { operation: plan.operation, block, blocks, segments })?;
     slot.outstanding = slot.outstanding.saturating_add(1);
-    slot.next = slot.next.saturating_add(bytes.max(1));
+    slot.next = slot.next.saturating_add(plan.bytes.max(1));
     Ok(())
+}
+
+/// The next command of a request.
+struct Plan {
+    operation: Operation,
+    bytes: u64,
+    /// Its memory is the request's, as it is; else that of the part.
+    is_whole: bool,
+}
+
+/// What the next command of a request is, with the memory in `part`; `None` if the disk has nothing
+/// to do for it.
+fn plan<T, B: Bounce>(
+    bounce: &mut B,
+    slot: &mut Slot<T>,
+    limits: &Limits,
+    part: &mut Cut,
+) -> Result<Option<Plan>, Busy> {
+    let left = slot.request.len.saturating_sub(slot.next);
+    let plan = |operation, bytes| Ok(Some(Plan { operation, bytes, is_whole: false }));
+    match slot.request.operation {
+        Operation::Flush if !limits.write_cache => Ok(None),
+        Operation::Flush => plan(Operation::Flush, 0),
+        Operation::Discard if limits.discard_blocks_max == 0 => Ok(None),
+        Operation::Discard => {
+            plan(Operation::Discard, most(left, limits.discard_blocks_max, limits))
+        }
+        Operation::Zero if limits.zero_blocks_max != 0 => {
+            plan(Operation::Zero, most(left, limits.zero_blocks_max, limits))
+        }
+        Operation::Zero => {
+            let page = Segment { address: bounce.zeros(), len: PAGE };
+            *part = Cut::repeat(page, left, limits);
+            plan(Operation::Write, part.bytes)
+        }
+        operation if slot.bounced.is_some() || needs_bounce(slot, limits, part) => {
+            let segment = bounced(bounce, slot, left)?;
+            *part = Cut::repeat(segment, segment.len, limits);
+            plan(operation, part.bytes)
+        }
+        operation if part.bytes == 0 => {
+            Ok(Some(Plan { operation, bytes: left, is_whole: true }))
+        }
+        operation => plan(operation, part.bytes),
+    }
 }
 
 /// The bytes of the next command of a request that has no memory.
@@ -421,29 +446,28 @@ fn needs_bounce<T>(slot: &Slot<T>, limits: &Limits, part: &mut Cut) -> bool {
 }
 
 /// The buffer for the next part of a request, filled if it is to be written. Nothing else of the
-/// request is with the disk meanwhile. `None`: the request has failed.
+/// request is with the disk meanwhile. A request whose memory cannot be read has failed.
 fn bounced<T, B: Bounce>(
     bounce: &mut B,
     slot: &mut Slot<T>,
-    at: u64,
     left: u64,
-) -> Result<Option<Segment>, Busy> {
+) -> Result<Segment, Busy> {
     if slot.outstanding != 0 {
         return Err(Busy);
     }
     if let Some(Bounced { address, len, .. }) = slot.bounced {
         // The disk was busy when it was filled.
-        return Ok(Some(Segment { address, len }));
+        return Ok(Segment { address, len });
     }
     let (buffer, whole) = bounce.take().ok_or(Busy)?;
-    let len = whole.len.min(left);
+    let (at, len) = (slot.next, whole.len.min(left));
     if slot.request.operation == Operation::Write
         && !bounce.fill(buffer, slot.place.client, &slot.request, at, len)
     {
         bounce.release(buffer);
         slot.failed = true;
-        return Ok(None);
+        return Ok(Segment::default());
     }
     slot.bounced = Some(Bounced { buffer, address: whole.address, at, len });
-    Ok(Some(Segment { address: whole.address, len }))
+    Ok(Segment { address: whole.address, len })
 }
