@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cpuid;
+pub mod disk;
 pub mod image;
 pub mod pci;
 pub mod platform;

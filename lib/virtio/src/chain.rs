@@ -24,7 +24,8 @@ struct Descriptor {
     address: u64,
     len: u32,
     flags: u16,
-    next: u16,
+    /// Of a split ring the next descriptor, of a packed one the buffer id.
+    id: u16,
 }
 
 impl Descriptor {
@@ -47,16 +48,10 @@ impl Table {
             return Err(Rule::NextTooLarge);
         }
         let at = self.at.checked_add(u64::from(index).saturating_mul(DESCRIPTOR));
-        let mut bytes = [0u8; 16];
-        // The whole table was found in RAM before, so neither can fail.
-        ram.read_into(at.ok_or(Rule::QueueOutside)?, &mut bytes).map_err(|_| Rule::QueueOutside)?;
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
-        Ok(Descriptor {
-            address: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
-            len: u32::from_le_bytes([i, j, k, l]),
-            flags: u16::from_le_bytes([m, n]),
-            next: u16::from_le_bytes([o, p]),
-        })
+        let (address, len, last) = fields(ram, at.ok_or(Rule::QueueOutside)?)?;
+        let [m, n, o, p] = last;
+        let (flags, next) = (u16::from_le_bytes([m, n]), u16::from_le_bytes([o, p]));
+        Ok(Descriptor { address, len, flags, id: next })
     }
 
     /// The table that a descriptor names ("Indirect Descriptors"). The flag that says *write* is
@@ -79,6 +74,42 @@ impl Table {
         let range = Range::new(at, bytes).filter(|range| ram.holds(*range));
         range.map(|_| Table { at, len, is_indirect: true }).ok_or(Rule::IndirectOutside)
     }
+}
+
+/// A packed ring as a walk sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Packing {
+    pub(crate) ring: GuestPhys,
+    pub(crate) size: u16,
+    /// Where the chain begins.
+    pub(crate) first: u16,
+    /// Descriptors that are not in flight.
+    pub(crate) free: u16,
+    pub(crate) indirect: bool,
+}
+
+impl Packing {
+    fn descriptor<M: Ram>(&self, ram: &M, index: u16) -> Result<Descriptor, Rule> {
+        let at = self.ring.checked_add(u64::from(index).saturating_mul(DESCRIPTOR));
+        packed_descriptor(ram, at.ok_or(Rule::QueueOutside)?)
+    }
+}
+
+fn packed_descriptor<M: Ram>(ram: &M, at: GuestPhys) -> Result<Descriptor, Rule> {
+    let (address, len, last) = fields(ram, at)?;
+    let [m, n, o, p] = last;
+    let (id, flags) = (u16::from_le_bytes([m, n]), u16::from_le_bytes([o, p]));
+    Ok(Descriptor { address, len, flags, id })
+}
+
+/// Address, length and the two last fields of a descriptor, read once.
+fn fields<M: Ram>(ram: &M, at: GuestPhys) -> Result<(u64, u32, [u8; 4]), Rule> {
+    let mut bytes = [0u8; 16];
+    // Tables and rings were found in RAM before, so this does not fail.
+    ram.read_into(at, &mut bytes).map_err(|_| Rule::QueueOutside)?;
+    let [a, b, c, d, e, f, g, h, i, j, k, l, last @ ..] = bytes;
+    let address = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+    Ok((address, u32::from_le_bytes([i, j, k, l]), last))
 }
 
 /// The buffers of one request, at most `N`.
@@ -119,31 +150,66 @@ impl<const N: usize> Chain<N> {
         self.writable_len
     }
 
+    /// Number of buffers.
+    pub fn buffers(&self) -> usize {
+        self.count
+    }
+
+    /// Where the bytes that the device may read lie: `len` of them from the one number `offset`
+    /// on, piece by piece, fewer at the end of the chain. All of it is RAM, no piece is empty.
+    pub fn readable(&self, offset: u64, len: u64) -> Pieces<'_> {
+        Pieces::new(self.buffers.get(..self.readable).unwrap_or_default(), offset, len)
+    }
+
+    /// Where the bytes that the device may write lie, as [`Chain::readable`].
+    pub fn writable(&self, offset: u64, len: u64) -> Pieces<'_> {
+        let writable = self.buffers.get(self.readable..self.count).unwrap_or_default();
+        Pieces::new(writable, offset, len)
+    }
+
     /// Copies bytes that the guest sent, from the one number `offset` on. How many there were:
     /// fewer than `to` has only at the end of the chain.
     pub fn read<M: Ram>(&self, ram: &M, offset: u64, to: &mut [u8]) -> Result<usize, Rule> {
-        let readable = self.buffers.get(..self.readable).unwrap_or_default();
+        let most = to.len();
         let mut left = to;
-        let most = left.len();
-        pieces(readable, offset, most, |range| {
-            let (now, later) = core::mem::take(&mut left).split_at_mut_checked(length(range))?;
+        for piece in self.readable(offset, bytes(most)) {
+            let (now, later) = core::mem::take(&mut left)
+                .split_at_mut_checked(length(piece))
+                .ok_or(Rule::BufferOutside)?;
             left = later;
-            ram.read_into(range.start(), now).ok()
-        })
-        .ok_or(Rule::BufferOutside)
+            ram.read_into(piece.start(), now).map_err(|_| Rule::BufferOutside)?;
+        }
+        Ok(most.saturating_sub(left.len()))
     }
 
     /// Copies bytes to the guest, to the one number `offset` and on. How many: fewer than `from`
     /// has only at the end of the chain.
     pub fn write<M: Ram>(&self, ram: &M, offset: u64, from: &[u8]) -> Result<usize, Rule> {
-        let writable = self.buffers.get(self.readable..self.count).unwrap_or_default();
         let mut left = from;
-        pieces(writable, offset, from.len(), |range| {
-            let (now, later) = left.split_at_checked(length(range))?;
+        for piece in self.writable(offset, bytes(from.len())) {
+            let (now, later) = left.split_at_checked(length(piece)).ok_or(Rule::BufferOutside)?;
             left = later;
-            ram.write_from(range.start(), now).ok()
-        })
-        .ok_or(Rule::BufferOutside)
+            ram.write_from(piece.start(), now).map_err(|_| Rule::BufferOutside)?;
+        }
+        Ok(from.len().saturating_sub(left.len()))
+    }
+
+    /// All buffers with the number of those to be read, for a record.
+    pub(crate) fn parts(&self) -> (&[Range], usize) {
+        (self.buffers.get(..self.count).unwrap_or_default(), self.readable)
+    }
+
+    /// Adds a buffer that a record has, by the same rules as one that the guest describes.
+    pub(crate) fn restore<M: Ram>(
+        &mut self,
+        ram: &M,
+        range: (u64, u64),
+        is_written: bool,
+        most: u16,
+    ) -> Result<(), Rule> {
+        let len = u32::try_from(range.1).map_err(|_| Rule::ChainTooLarge)?;
+        let flags = if is_written { WRITE } else { 0 };
+        self.push(ram, &Descriptor { address: range.0, len, flags, id: 0 }, most)
     }
 
     /// Walks the chain that begins with descriptor `head` of a queue's table.
@@ -154,7 +220,7 @@ impl<const N: usize> Chain<N> {
         head: u16,
         indirect: bool,
     ) -> Result<(), Rule> {
-        *self = Chain::default();
+        self.clear();
         let (mut table, mut index) = (queue, head);
         // Each turn adds a buffer, of which there are few, or enters a table, which happens once.
         loop {
@@ -170,8 +236,67 @@ impl<const N: usize> Chain<N> {
             if !descriptor.has(NEXT) {
                 return Ok(());
             }
-            index = descriptor.next;
+            index = descriptor.id;
         }
+    }
+
+    /// Walks the chain whose first descriptor, with these flags, is at `packing.first` of a packed
+    /// ring. Its buffer id, and how many descriptors of the ring it has.
+    pub(crate) fn walk_packed<M: Ram>(
+        &mut self,
+        ram: &M,
+        packing: &Packing,
+        flags: u16,
+    ) -> Result<(u16, u16), Rule> {
+        self.clear();
+        let mut descriptor = packing.descriptor(ram, packing.first)?;
+        // The flags were read when the chain was found, and count as they were then.
+        descriptor.flags = flags;
+        let mut count = 1u16;
+        let mut index = packing.first;
+        loop {
+            if descriptor.has(INDIRECT) {
+                if !packing.indirect {
+                    return Err(Rule::IndirectUnasked);
+                }
+                let table = Table { at: packing.ring, len: packing.size, is_indirect: false };
+                let table = table.named_by(&descriptor, packing.size, ram)?;
+                self.push_table(ram, &table, packing.size)?;
+                return Ok((descriptor.id, count));
+            }
+            self.push(ram, &descriptor, packing.size)?;
+            if !descriptor.has(NEXT) {
+                return Ok((descriptor.id, count));
+            }
+            if count >= packing.free {
+                return Err(Rule::ChainTooLong);
+            }
+            count = count.saturating_add(1);
+            index = index.saturating_add(1);
+            if index >= packing.size {
+                index = 0;
+            }
+            descriptor = packing.descriptor(ram, index)?;
+        }
+    }
+
+    /// Adds the buffers of a packed ring's indirect table: all entries, in order. Their flags but
+    /// the one that says *write* are reserved ("Indirect Flag: Scatter-Gather Support").
+    fn push_table<M: Ram>(&mut self, ram: &M, table: &Table, most: u16) -> Result<(), Rule> {
+        for index in 0..table.len {
+            let at = table.at.checked_add(u64::from(index).saturating_mul(DESCRIPTOR));
+            let descriptor = packed_descriptor(ram, at.ok_or(Rule::IndirectOutside)?)?;
+            if descriptor.has(INDIRECT) {
+                return Err(Rule::IndirectNested);
+            }
+            self.push(ram, &descriptor, most)?;
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self) {
+        (self.count, self.readable) = (0, 0);
+        (self.readable_len, self.writable_len) = (0, 0);
     }
 
     fn push<M: Ram>(&mut self, ram: &M, buffer: &Descriptor, most: u16) -> Result<(), Rule> {
@@ -205,28 +330,40 @@ fn length(range: Range) -> usize {
     usize::try_from(range.len()).unwrap_or(usize::MAX)
 }
 
-/// Calls `copy` for each piece of `buffers` between the bytes `offset` and `offset + most`, in
-/// order. How many bytes that were; `None` if `copy` could not go on.
-fn pieces(
-    buffers: &[Range],
-    mut offset: u64,
-    most: usize,
-    mut copy: impl FnMut(Range) -> Option<()>,
-) -> Option<usize> {
-    let mut done = 0usize;
-    for buffer in buffers {
-        let left = u64::try_from(most.saturating_sub(done)).unwrap_or(u64::MAX);
-        if left == 0 {
-            break;
-        }
-        match buffer.part(offset, left) {
-            Some(piece) if !piece.is_empty() => {
-                copy(piece)?;
-                done = done.saturating_add(length(piece));
-                offset = 0;
-            }
-            _ => offset = offset.saturating_sub(buffer.len()),
-        }
+fn bytes(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}
+
+/// Pieces of memory, one after the other: what [`Chain::readable`] and [`Chain::writable`] give.
+#[derive(Clone, Debug)]
+pub struct Pieces<'a> {
+    buffers: core::slice::Iter<'a, Range>,
+    /// Bytes to be left out before the first piece.
+    skip: u64,
+    left: u64,
+}
+
+impl<'a> Pieces<'a> {
+    fn new(buffers: &'a [Range], skip: u64, left: u64) -> Pieces<'a> {
+        Pieces { buffers: buffers.iter(), skip, left }
     }
-    Some(done)
+}
+
+impl Iterator for Pieces<'_> {
+    type Item = Range;
+
+    fn next(&mut self) -> Option<Range> {
+        while self.left != 0 {
+            let buffer = self.buffers.next()?;
+            if self.skip >= buffer.len() {
+                self.skip = self.skip.saturating_sub(buffer.len());
+                continue;
+            }
+            let piece = buffer.part(self.skip, self.left)?;
+            self.skip = 0;
+            self.left = self.left.saturating_sub(piece.len());
+            return Some(piece);
+        }
+        None
+    }
 }

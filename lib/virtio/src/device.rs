@@ -1,18 +1,23 @@
-//! One device as a worker holds it: the page, the guest's memory, the queues.
+//! One device as a worker holds it: the page, the guest's memory, the queues, the records.
 //!
 //! [`Device`] puts [`Worker`] and [`Queue`]s together so that the order of things cannot be wrong:
 //! queues are let go before a reset is answered, and made anew by a live order. A broken rule is
 //! told to the monitor at once, and to the driver's code once, by [`Device::take_broken`]; between
 //! that and the next reset the device has no queues, so all calls find nothing to do.
 //!
-//! Invariant: guest memory is touched only between a live order and the answer to the next reset.
+//! A device that was made by [`Device::adopting`] keeps [`Records`] of what is in flight, so that a
+//! new instance of the worker takes over its queues where an old one was killed.
+//!
+//! Invariants: guest memory is touched only between a live order and the answer to the next reset;
+//! no new chain is fetched before [`Device::readopt`] has given all that an old instance left.
 
 use cloister_guestmem::Ram;
 
 use crate::chain::Chain;
 use crate::queue::{Head, Queue};
+use crate::record::Records;
 use crate::rule::Rule;
-use crate::worker::{Order, Setup, Worker};
+use crate::worker::{Order, Setup, TooSmall, Worker};
 
 /// What [`Device::follow`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +28,9 @@ pub enum Change {
     Reset,
     /// The device is live, with new queues; the old ones, if there were any, are gone.
     Live,
+    /// The device is live and was so under an earlier instance of this worker: its queues go on,
+    /// and [`Device::readopt`] gives what is unfinished. Each queue counts as rung once more.
+    Adopted,
 }
 
 /// A device with at most `Q` queues in the memory `M`.
@@ -32,6 +40,13 @@ pub struct Device<'a, M, const Q: usize> {
     ram: M,
     queue_size: u16,
     queues: [Option<Queue>; Q],
+    /// Features that the driver has accepted.
+    features: u64,
+    records: Option<Records<'a>>,
+    /// Chains that are to be given by [`Device::readopt`].
+    unfinished: u32,
+    /// The number of the last one that was.
+    last: u64,
     broken: Option<Rule>,
     wake: bool,
 }
@@ -39,14 +54,44 @@ pub struct Device<'a, M, const Q: usize> {
 impl<'a, M: Ram, const Q: usize> Device<'a, M, Q> {
     /// A device that waits for its first order. `queue_size` is the one that was offered.
     pub fn new(worker: Worker<'a>, ram: M, queue_size: u16) -> Self {
-        // What `Worker::new` wrote is news to a monitor that waits for it.
         let queues = [const { None }; Q];
-        Device { worker, ram, queue_size, queues, broken: None, wake: true }
+        Device {
+            worker,
+            ram,
+            queue_size,
+            queues,
+            features: 0,
+            records: None,
+            unfinished: 0,
+            last: 0,
+            broken: None,
+            // What `Worker::new` wrote is news to a monitor that waits for it.
+            wake: true,
+        }
+    }
+
+    /// A device that keeps records in `words` ([`crate::record::WORDS`] of them), which no restart
+    /// wipes, and takes over what an earlier instance left there. The worker is one of
+    /// [`Worker::adopt`]; queues have at most [`crate::record::SLOTS`] descriptors.
+    pub fn adopting(
+        worker: Worker<'a>,
+        ram: M,
+        queue_size: u16,
+        words: &'a [crate::sync::AtomicU64],
+    ) -> Result<Self, TooSmall> {
+        let records = Some(Records::new(words, Q)?);
+        let queue_size = queue_size.min(crate::record::SLOTS);
+        Ok(Device { records, ..Device::new(worker, ram, queue_size) })
     }
 
     /// The guest's memory.
     pub fn ram(&self) -> &M {
         &self.ram
+    }
+
+    /// The features that the driver of the live device has accepted.
+    pub fn features(&self) -> u64 {
+        self.features
     }
 
     /// Whether a queue is there to be worked.
@@ -61,31 +106,72 @@ impl<'a, M: Ram, const Q: usize> Device<'a, M, Q> {
         };
         self.let_go();
         self.wake = true;
-        match order {
+        self.broken = None;
+        let change = match order {
             Order::Reset => {
-                self.broken = None;
-                self.worker.answer();
+                self.forget();
                 Change::Reset
             }
-            Order::Live(setup) => {
-                self.broken = None;
-                if let Err(rule) = self.start(&setup) {
-                    self.fail(rule);
-                }
-                self.worker.answer();
-                Change::Live
+            Order::Live(setup) => self.live(&setup),
+        };
+        self.worker.answer();
+        change
+    }
+
+    /// Takes the next chain of a queue, if one is available and nothing is left to be readopted.
+    pub fn fetch<const N: usize>(&mut self, queue: usize, chain: &mut Chain<N>) -> Option<Head> {
+        if self.unfinished != 0 {
+            return None;
+        }
+        let head = self.with(queue, |queue, ram| queue.fetch(ram, chain)).flatten()?;
+        let committed = match &mut self.records {
+            Some(records) => records.commit(queue, &head.taken, chain),
+            None => Ok(()),
+        };
+        match committed {
+            Ok(()) => Some(head),
+            Err(rule) => {
+                self.fail(rule);
+                None
             }
         }
     }
 
-    /// Takes the next chain of a queue, if one is available.
-    pub fn fetch<const N: usize>(&mut self, queue: usize, chain: &mut Chain<N>) -> Option<Head> {
-        self.with(queue, |queue, ram| queue.fetch(ram, chain)).flatten()
+    /// The next chain that an earlier instance fetched and did not complete, and its queue: in the
+    /// order in which they were fetched, over all queues. `None` when there are no more, and when
+    /// the record does not fit in `chain` or is not what it was when the queues were taken over,
+    /// which ends the device until it is reset.
+    pub fn readopt<const N: usize>(&mut self, chain: &mut Chain<N>) -> Option<(usize, Head)> {
+        if self.unfinished == 0 {
+            return None;
+        }
+        match self.next_unfinished(chain) {
+            Some(found) => {
+                self.unfinished = self.unfinished.saturating_sub(1);
+                Some(found)
+            }
+            None => {
+                self.fail(Rule::Unfinished);
+                None
+            }
+        }
     }
 
     /// Puts a chain into the used ring of a queue.
-    pub fn complete(&mut self, queue: usize, head: Head, written: u32) {
-        self.with(queue, |queue, ram| queue.complete(ram, head, written));
+    pub fn complete(&mut self, number: usize, head: Head, written: u32) {
+        let Some(Some(queue)) = self.queues.get_mut(number) else {
+            return;
+        };
+        let records = self.records.as_ref().filter(|_| queue.owns(&head));
+        let slot = head.slot();
+        if let Some(records) = records {
+            records.retire(number, &head.taken, queue.place());
+        }
+        if let Err(rule) = queue.complete(&self.ram, head, written) {
+            self.fail(rule);
+        } else if let Some(records) = records {
+            records.retired(number, slot, queue.place());
+        }
     }
 
     /// Has the driver interrupted for what was completed, if it wants that. Call it once for each
@@ -100,7 +186,13 @@ impl<'a, M: Ram, const Q: usize> Device<'a, M, Q> {
     /// Asks for notifications of a queue; whether there is a chain already. Call it before
     /// sleeping, and do not sleep for want of a chain if there is one.
     pub fn listen(&mut self, queue: usize) -> bool {
-        self.with(queue, |queue, ram| queue.listen(ram)).unwrap_or(false)
+        let is_there = self.with(queue, |queue, ram| queue.listen(ram)).unwrap_or(false);
+        is_there || self.unfinished != 0
+    }
+
+    /// Tells the driver of a queue that it need not notify for now.
+    pub fn hush(&mut self, queue: usize) {
+        self.with(queue, |queue, ram| queue.hush(ram));
     }
 
     /// Whether the guest has rung a queue's doorbell since the last call.
@@ -117,7 +209,15 @@ impl<'a, M: Ram, const Q: usize> Device<'a, M, Q> {
     /// Gives up on the device until it is reset, for a reason that is not the guest's.
     pub fn refuse(&mut self) {
         self.let_go();
+        // The record goes first: what is left without one is never taken over.
+        self.forget();
         self.worker.broken();
+        self.wake = true;
+    }
+
+    /// Changes the configuration space: the driver sees a change.
+    pub fn configure(&mut self, config: &[u8]) {
+        self.worker.configure(config);
         self.wake = true;
     }
 
@@ -131,7 +231,64 @@ impl<'a, M: Ram, const Q: usize> Device<'a, M, Q> {
         core::mem::take(&mut self.wake)
     }
 
-    fn start(&mut self, setup: &Setup) -> Result<(), Rule> {
+    /// Begins to work the queues of a live order, or goes on with them.
+    fn live(&mut self, setup: &Setup) -> Change {
+        self.features = setup.features;
+        let life = self.worker.life();
+        match self.records.as_ref().map(Records::life) {
+            Some(of) if of == life => return self.adopt(setup),
+            // An earlier instance worked these queues and left no record, or has given up.
+            Some(_) if self.worker.is_answered() => {
+                self.refuse();
+                return Change::Live;
+            }
+            _ => {}
+        }
+        match self.make(setup) {
+            Ok(()) => {
+                if let Some(records) = &mut self.records {
+                    records.begin(life, setup.features, &setup.queues);
+                }
+            }
+            Err(rule) => self.fail(rule),
+        }
+        Change::Live
+    }
+
+    /// Takes over the queues of an earlier instance.
+    fn adopt(&mut self, setup: &Setup) -> Change {
+        let adopted = self.make(setup).and_then(|()| self.take_over(setup));
+        match adopted {
+            Ok(unfinished) => (self.unfinished, self.last) = (unfinished, 0),
+            Err(rule) => {
+                self.fail(rule);
+                return Change::Live;
+            }
+        }
+        // Neither doorbells nor interrupts of the time between are known: each is made good once.
+        self.worker.owe_rings();
+        for number in 0..Q {
+            if self.is_live(number) {
+                self.worker.used(number);
+            }
+        }
+        Change::Adopted
+    }
+
+    fn take_over(&mut self, setup: &Setup) -> Result<u32, Rule> {
+        let records = self.records.as_mut().ok_or(Rule::Unfinished)?;
+        let mut unfinished = 0u32;
+        for (number, (queue, record)) in self.queues.iter_mut().zip(&setup.queues).enumerate() {
+            if let Some(queue) = queue {
+                let of = (setup.features, record);
+                let chains = records.take_over(number, queue, of, &self.ram)?;
+                unfinished = unfinished.saturating_add(u32::from(chains));
+            }
+        }
+        Ok(unfinished)
+    }
+
+    fn make(&mut self, setup: &Setup) -> Result<(), Rule> {
         let life = self.worker.life();
         for (queue, record) in self.queues.iter_mut().zip(&setup.queues) {
             if record.size != 0 {
@@ -142,8 +299,25 @@ impl<'a, M: Ram, const Q: usize> Device<'a, M, Q> {
         Ok(())
     }
 
+    fn next_unfinished<const N: usize>(&mut self, chain: &mut Chain<N>) -> Option<(usize, Head)> {
+        let records = self.records.as_ref()?;
+        let sizes = self.queues.each_ref().map(|queue| queue.as_ref().map_or(0, Queue::size));
+        let (number, place, slot) = records.after(self.last, &sizes)?;
+        let queue = self.queues.get(place)?.as_ref()?;
+        let (_, taken) = records.chain(place, slot, queue.size(), chain, &self.ram).ok()??;
+        self.last = number;
+        Some((place, queue.head_of(taken))).filter(|(_, head)| queue.owns(head))
+    }
+
     fn let_go(&mut self) {
         self.queues = [const { None }; Q];
+        self.unfinished = 0;
+    }
+
+    fn forget(&mut self) {
+        if let Some(records) = &mut self.records {
+            records.end();
+        }
     }
 
     fn with<T>(

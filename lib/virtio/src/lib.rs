@@ -23,16 +23,21 @@
     clippy::as_conversions
 )]
 
+pub mod block;
 mod chain;
 mod device;
 pub mod features;
+mod flight;
+mod packed;
 mod queue;
+pub mod record;
 mod rule;
+mod split;
 mod sync;
 pub mod wire;
 mod worker;
 
-pub use chain::Chain;
+pub use chain::{Chain, Pieces};
 pub use device::{Change, Device};
 pub use queue::{Head, QUEUE_SIZE_MAX, Queue, Record};
 pub use rule::Rule;

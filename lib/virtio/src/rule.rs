@@ -43,11 +43,21 @@ pub enum Rule {
     /// The device wants a buffer to write in this queue, and the chain has none, or one to read,
     /// and it has none, or one of the kind that this queue never has.
     Direction,
+    /// A request of a block device has no header of 16 bytes to read.
+    BlockHeader,
+    /// A request of a block device has no byte to write, where the status belongs.
+    BlockStatus,
+    /// A request of a block device has buffers of a direction that its type does not have.
+    BlockDirection,
+    /// What earlier instances of the worker used does not agree with the ring.
+    UsedChanged,
+    /// What is in flight cannot be taken over from the record of an earlier instance.
+    Unfinished,
 }
 
 impl Rule {
     /// All rules.
-    pub const ALL: [Rule; 18] = [
+    pub const ALL: [Rule; 23] = [
         Rule::QueueSize,
         Rule::QueueAlignment,
         Rule::QueueOutside,
@@ -66,6 +76,11 @@ impl Rule {
         Rule::IndirectLength,
         Rule::IndirectOutside,
         Rule::Direction,
+        Rule::BlockHeader,
+        Rule::BlockStatus,
+        Rule::BlockDirection,
+        Rule::UsedChanged,
+        Rule::Unfinished,
     ];
 
     /// What the guest did, for a log.
@@ -89,6 +104,11 @@ impl Rule {
             Rule::IndirectLength => "an indirect table of an impossible length",
             Rule::IndirectOutside => "an indirect table is not in RAM",
             Rule::Direction => "a buffer of the wrong direction for its queue",
+            Rule::BlockHeader => "a block request without a whole header",
+            Rule::BlockStatus => "a block request without a byte for its status",
+            Rule::BlockDirection => "a block request with buffers of the wrong direction",
+            Rule::UsedChanged => "the used ring is not as the worker left it",
+            Rule::Unfinished => "unfinished requests cannot be taken over",
         }
     }
 }

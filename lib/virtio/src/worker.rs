@@ -69,11 +69,7 @@ impl<'a> Worker<'a> {
         first_bell: usize,
         offer: &Offer<'_>,
     ) -> Result<Worker<'a>, TooSmall> {
-        let words = words.get(..wire::WORDS).ok_or(TooSmall { words: words.len() })?;
-        let seen = [0; wire::QUEUES_MAX];
-        let mut worker = Worker { words, bells, first_bell, seen, order: 0 };
-        worker.store(wire::OFFERS, offer.features, Ordering::Relaxed);
-        worker.store(wire::QUEUE_SIZE, u64::from(offer.queue_size), Ordering::Relaxed);
+        let mut worker = Worker::at(words, bells, first_bell, offer)?;
         worker.write_config(offer.config);
         let order = worker.load(wire::ORDER, Ordering::Relaxed);
         if order & wire::LIVE != 0 {
@@ -81,6 +77,42 @@ impl<'a> Worker<'a> {
             worker.broken();
             worker.answer();
         }
+        Ok(worker)
+    }
+
+    /// As [`Worker::new`], but a live order counts as a new one: for
+    /// [`crate::Device::adopting`], which finds out whether it can be taken over. The driver of a
+    /// live device sees a configuration that differs as a change.
+    pub fn adopt(
+        words: &'a [AtomicU64],
+        bells: &'a [AtomicU64],
+        first_bell: usize,
+        offer: &Offer<'_>,
+    ) -> Result<Worker<'a>, TooSmall> {
+        let worker = Worker::at(words, bells, first_bell, offer)?;
+        let is_changing = worker.load(wire::CONFIG_GENERATION, Ordering::Relaxed) & 1 != 0;
+        let mut places = wire::CONFIG..wire::WORDS;
+        let is_other = places.any(|place| {
+            let at = place.saturating_sub(wire::CONFIG);
+            worker.load(place, Ordering::Relaxed) != config_word(offer.config, at)
+        });
+        if is_changing || is_other {
+            worker.configure(offer.config);
+        }
+        Ok(worker)
+    }
+
+    fn at(
+        words: &'a [AtomicU64],
+        bells: &'a [AtomicU64],
+        first_bell: usize,
+        offer: &Offer<'_>,
+    ) -> Result<Worker<'a>, TooSmall> {
+        let words = words.get(..wire::WORDS).ok_or(TooSmall { words: words.len() })?;
+        let seen = [0; wire::QUEUES_MAX];
+        let worker = Worker { words, bells, first_bell, seen, order: 0 };
+        worker.store(wire::OFFERS, offer.features, Ordering::Relaxed);
+        worker.store(wire::QUEUE_SIZE, u64::from(offer.queue_size), Ordering::Relaxed);
         Ok(worker)
     }
 
@@ -125,6 +157,18 @@ impl<'a> Worker<'a> {
         self.store(wire::ANSWER, self.order, Ordering::Release);
     }
 
+    /// Whether the order that was last taken was answered, now or by an earlier instance.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.load(wire::ANSWER, Ordering::Relaxed) == self.order
+    }
+
+    /// Has [`Worker::rung`] say yes once for each queue: doorbells may have rung unheard.
+    pub(crate) fn owe_rings(&mut self) {
+        for seen in &mut self.seen {
+            *seen = seen.wrapping_sub(1);
+        }
+    }
+
     /// Says that the device cannot go on before it is reset. The caller then signals.
     pub fn broken(&self) {
         if self.order & wire::LIVE != 0 {
@@ -165,12 +209,8 @@ impl<'a> Worker<'a> {
     }
 
     fn write_config(&self, config: &[u8]) {
-        for (number, eight) in (wire::CONFIG..wire::WORDS).zip(config.chunks(8)) {
-            let mut bytes = [0; 8];
-            for (to, from) in bytes.iter_mut().zip(eight) {
-                *to = *from;
-            }
-            self.store(number, u64::from_le_bytes(bytes), Ordering::Relaxed);
+        for (at, place) in (wire::CONFIG..wire::WORDS).enumerate() {
+            self.store(place, config_word(config, at), Ordering::Relaxed);
         }
     }
 
@@ -196,6 +236,16 @@ impl<'a> Worker<'a> {
             word.store(value, order);
         }
     }
+}
+
+/// The word of a configuration at a place; zeroes behind its end.
+fn config_word(config: &[u8], at: usize) -> u64 {
+    let mut bytes = [0; 8];
+    let eight = config.chunks(8).nth(at).unwrap_or_default();
+    for (to, from) in bytes.iter_mut().zip(eight) {
+        *to = *from;
+    }
+    u64::from_le_bytes(bytes)
 }
 
 /// The two 32-bit counters in a word, the lower address first.

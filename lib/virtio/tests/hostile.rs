@@ -9,6 +9,16 @@ const TABLE: u64 = 0x8000;
 const DATA: u64 = 0x4000;
 const SIZE: u16 = 8;
 
+/// Rules that no ring by itself breaks.
+const ELSEWHERE: [Rule; 6] = [
+    Rule::Direction,
+    Rule::BlockHeader,
+    Rule::BlockStatus,
+    Rule::BlockDirection,
+    Rule::UsedChanged,
+    Rule::Unfinished,
+];
+
 type Break = fn(&TestRam, &mut Driver);
 
 /// Chains that break a rule; each begins with descriptor 0, which the test makes available.
@@ -210,8 +220,9 @@ fn every_rule_has_a_name_and_kills_the_queue() {
     broken_by_size(&mut count);
     for (rule, count) in Rule::ALL.iter().zip(counts) {
         println!("{rule:?}: {count}");
-        // What a queue's buffers are for is the device's to know: see the drivers' tests.
-        assert_eq!(count == 0, *rule == Rule::Direction, "{rule:?}: {count}");
+        // What a queue's buffers are for is the device's to know, and what an earlier instance
+        // left is in the record: see `hostile_block.rs`, `hostile_record.rs`, the drivers' tests.
+        assert_eq!(count == 0, ELSEWHERE.contains(rule), "{rule:?}: {count}");
     }
 }
 

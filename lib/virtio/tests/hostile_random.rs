@@ -205,6 +205,12 @@ fn a_million_hostile_states_harm_nobody() {
         // Needs more memory than this; see `hostile.rs`.
         Rule::ChainTooLarge,
         Rule::Direction,
+        // Of block requests and records: see `hostile_block.rs` and `hostile_record.rs`.
+        Rule::BlockHeader,
+        Rule::BlockStatus,
+        Rule::BlockDirection,
+        Rule::UsedChanged,
+        Rule::Unfinished,
     ];
     for (rule, count) in Rule::ALL.iter().zip(counts) {
         println!("{rule:?}: {count}");
