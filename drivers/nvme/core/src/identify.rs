@@ -82,7 +82,7 @@ impl Namespace {
         }
         let block_size = 1u32 << shift;
         // More than that has no byte addresses.
-        let most = u64::MAX / u64::from(block_size);
+        let most = u64::MAX >> shift;
         if blocks > most {
             return Err(Failure::NoNamespace);
         }

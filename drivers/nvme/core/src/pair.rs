@@ -28,7 +28,7 @@ const TRIES_MAX: u8 = 3;
 /// Of a range that *Dataset Management* gets: deallocate it.
 const DEALLOCATE: u64 = 1 << 2;
 
-const _: () = assert!(SLOTS == ENTRIES_MAX as usize);
+const _: () = assert!(ENTRIES_MAX.ilog2() == SLOT_BITS);
 
 #[derive(Clone, Copy)]
 struct Slot {
