@@ -8,7 +8,6 @@
 #![forbid(unsafe_code)]
 
 pub mod cpuid;
-pub mod disk;
 pub mod image;
 pub mod pci;
 pub mod platform;

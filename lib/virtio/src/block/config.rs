@@ -40,6 +40,8 @@ pub struct Shape {
     pub size_max: u32,
     /// Most segments of data in a request.
     pub seg_max: u32,
+    /// Whether the driver is told that physical blocks are no larger and one is the best to do.
+    pub has_topology: bool,
     /// Number of queues.
     pub queues: u16,
     /// Whether writing is an error.
@@ -56,8 +58,9 @@ impl Shape {
         const fn given(is_given: bool, feature: u64) -> u64 {
             if is_given { feature } else { 0 }
         }
-        let always = feature::SEG_MAX | feature::BLK_SIZE | feature::TOPOLOGY | feature::FLUSH;
+        let always = feature::SEG_MAX | feature::BLK_SIZE | feature::FLUSH;
         always
+            | given(self.has_topology, feature::TOPOLOGY)
             | given(self.size_max != 0, feature::SIZE_MAX)
             | given(self.is_read_only, feature::RO)
             | given(self.queues > 1, feature::MQ)
@@ -79,9 +82,9 @@ impl Shape {
         put(&mut config, 8, &self.size_max.to_le_bytes());
         put(&mut config, 12, &self.seg_max.to_le_bytes());
         put(&mut config, 20, &self.block_size.to_le_bytes());
-        // Topology: physical blocks are logical ones, and one is the least and the best to do.
-        put(&mut config, 26, &1u16.to_le_bytes());
-        put(&mut config, 28, &1u32.to_le_bytes());
+        let best = u8::from(self.has_topology);
+        put(&mut config, 26, &u16::from(best).to_le_bytes());
+        put(&mut config, 28, &u32::from(best).to_le_bytes());
         put(&mut config, 34, &if self.queues > 1 { self.queues } else { 0 }.to_le_bytes());
         put(&mut config, 36, &sectors(discard).to_le_bytes());
         put(&mut config, 40, &segments(discard).to_le_bytes());
