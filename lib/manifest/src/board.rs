@@ -2,7 +2,8 @@
 //!
 //! It is the only place for addresses, ports and interrupt numbers. A [`Device`] is either a
 //! *platform* device (ports, registers, interrupt pins, no DMA) or a PCI function, which is found
-//! by position, identity or class.
+//! by position, identity or class and interrupts by messages. A message is a write to memory, so a
+//! function that sends any is a bus master.
 
 use cloister_abi::layout::{MAX_CORES, PAGE};
 use toml::Spanned;
@@ -10,7 +11,7 @@ use toml::Spanned;
 use crate::check::Judge;
 use crate::quantity::{self, range};
 use crate::raw;
-use crate::report::{Problems, Source};
+use crate::report::{Problems, Source, Span};
 
 /// Largest value of an I/O port's end: the CPU reads one byte of the bitmap behind the last port.
 const PORT_END_MAX: u64 = 0xfff8;
@@ -20,6 +21,8 @@ const RATE_DEFAULT: u32 = 10_000;
 const PHYSICAL_END: u64 = 1 << 52;
 /// Largest BAR that is mapped for a task.
 const BAR_MAX: u64 = 16 << 20;
+/// Most messages of one function.
+const VECTORS_MAX: u8 = 8;
 
 /// What exists.
 #[derive(Clone, Debug)]
@@ -64,16 +67,48 @@ pub struct Device {
     pub ports: Option<(u16, u16)>,
     /// Physical address and pages of its registers.
     pub mmio: Option<(u64, u32)>,
-    /// Interrupt pins by ISA number.
-    pub interrupts: Vec<u16>,
+    /// Its interrupts.
+    pub interrupts: Interrupts,
     /// Interrupts allowed in a second.
     pub rate_max: u32,
     /// It may write memory by itself.
     pub is_bus_master: bool,
+    /// No manifest may have it without an IOMMU.
+    pub needs_iommu: bool,
     /// The system runs without it.
     pub is_optional: bool,
     /// BAR number and pages.
     pub bars: Vec<(u8, u32)>,
+}
+
+/// How a device interrupts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Interrupts {
+    /// By IOAPIC pins, which are ISA numbers.
+    Pins(Vec<u16>),
+    /// By the one message of MSI.
+    Msi,
+    /// By so many messages of MSI-X.
+    Msix(u8),
+}
+
+impl Interrupts {
+    /// The IOAPIC pins.
+    pub fn pins(&self) -> &[u16] {
+        match self {
+            Interrupts::Pins(pins) => pins,
+            Interrupts::Msi | Interrupts::Msix(_) => &[],
+        }
+    }
+
+    /// The number of each interrupt: a pin, or a message.
+    pub fn numbers(&self) -> Vec<u16> {
+        match self {
+            Interrupts::Pins(pins) => pins.clone(),
+            Interrupts::Msi => vec![0],
+            Interrupts::Msix(vectors) => (0..u16::from(*vectors)).collect(),
+        }
+    }
 }
 
 /// Reads a board; `None` after a problem that leaves nothing to go on with.
@@ -100,7 +135,7 @@ pub fn read(source: &Source, problems: &mut Problems) -> Option<Board> {
     })
 }
 
-fn memory_mib(judge: &mut Judge<'_>, bytes: u64, span: crate::report::Span) -> Option<u32> {
+fn memory_mib(judge: &mut Judge<'_>, bytes: u64, span: Span) -> Option<u32> {
     let mib =
         u32::try_from(bytes >> 20).ok().filter(|mib| *mib >= 16 && bytes.is_multiple_of(1 << 20));
     if mib.is_none() {
@@ -162,7 +197,10 @@ fn device(judge: &mut Judge<'_>, name: Spanned<String>, raw: &raw::Device) -> Op
         ),
     };
     let bars = bars(judge, raw);
-    let is_empty = raw.ports.is_none() && raw.mmio.is_none() && raw.interrupts.is_empty();
+    let needs_iommu = needs_iommu(judge, name.get_ref(), raw);
+    let is_empty = raw.ports.is_none()
+        && raw.mmio.is_none()
+        && interrupts == Some(Interrupts::Pins(Vec::new()));
     if place == Place::Platform && is_empty {
         judge.wrong(
             name.span(),
@@ -176,15 +214,18 @@ fn device(judge: &mut Judge<'_>, name: Spanned<String>, raw: &raw::Device) -> Op
     if !named {
         return None;
     }
+    let (interrupts, needs_iommu) = (interrupts?, needs_iommu?);
+    let sends = !matches!(interrupts, Interrupts::Pins(_));
     Some(Device {
         name,
         place,
         nth,
         ports: ports?,
         mmio: mmio?,
-        interrupts: interrupts?,
+        interrupts,
         rate_max: rate_max?,
-        is_bus_master: raw.bus_master,
+        is_bus_master: raw.bus_master || sends || needs_iommu,
+        needs_iommu,
         is_optional: raw.optional,
         bars: bars?,
     })
@@ -222,6 +263,9 @@ fn place(judge: &mut Judge<'_>, name: &Spanned<String>, raw: &raw::Device) -> Op
 fn platform(judge: &mut Judge<'_>, name: &Spanned<String>, raw: &raw::Device) -> Option<Place> {
     let key = match raw {
         raw::Device { bus_master: true, .. } => "bus-master",
+        raw::Device { iommu: Some(_), .. } => "iommu",
+        raw::Device { vectors: Some(_), .. } => "vectors",
+        _ if messages(raw).is_some() => "interrupts = \"msi-x\"",
         raw::Device { nth: Some(_), .. } => "nth",
         raw::Device { bars, .. } if !bars.is_empty() => "bars",
         _ => return Some(Place::Platform),
@@ -241,13 +285,21 @@ fn bus_place(
     judge: &mut Judge<'_>,
     name: &Spanned<String>,
     raw: &raw::Device,
-    span: crate::report::Span,
+    span: Span,
 ) -> Option<()> {
     let key = match raw {
         raw::Device { ports: Some(_), .. } => "ports",
         raw::Device { mmio: Some(_), .. } => "mmio",
-        raw::Device { interrupts, .. } if !interrupts.is_empty() => "interrupts",
-        raw::Device { interrupt_rate_max: Some(_), .. } => "interrupt-rate-max",
+        raw::Device { interrupts: Some(_), .. } if messages(raw).is_none() => {
+            judge.wrong(
+                raw.interrupts.as_ref().map_or(span, Spanned::span),
+                format!("device `{}` is a PCI function and has a list of pins", name.get_ref()),
+                "pins",
+                "a PCI function interrupts by messages: write interrupts = \"msi-x\", or \"msi\" \
+                 where it can do no better",
+            );
+            return None;
+        }
         _ => return Some(()),
     };
     judge.wrong(
@@ -259,6 +311,15 @@ fn bus_place(
         ),
     );
     None
+}
+
+/// The word of `interrupts`, if it is one.
+fn messages(raw: &raw::Device) -> Option<Spanned<String>> {
+    let interrupts = raw.interrupts.as_ref()?;
+    match interrupts.get_ref() {
+        raw::Interrupts::Messages(word) => Some(Spanned::new(interrupts.span(), word.clone())),
+        raw::Interrupts::Pins(_) => None,
+    }
 }
 
 /// Bytes of a text like `00:04.0`, split at colons and dots, each at most `max`.
@@ -339,12 +400,48 @@ fn mmio(judge: &mut Judge<'_>, text: &Spanned<String>) -> Option<(u64, u32)> {
     Some((first, u32::try_from((end - first) / PAGE).ok()?))
 }
 
-fn interrupts(judge: &mut Judge<'_>, name: &str, raw: &raw::Device) -> Option<Vec<u16>> {
-    let what = format!("an interrupt of device `{name}`");
-    raw.interrupts
-        .iter()
-        .map(|pin| judge.number::<u16>(&what, pin, 0..=23).map(Spanned::into_inner))
-        .collect()
+fn interrupts(judge: &mut Judge<'_>, name: &str, raw: &raw::Device) -> Option<Interrupts> {
+    let vectors = raw.vectors.as_ref();
+    if let Some(word) = messages(raw) {
+        let words = [("msi-x", true), ("msi", false)];
+        let is_table = judge.word(&format!("`interrupts` of device `{name}`"), &word, &words)?;
+        if is_table {
+            let what = format!("`vectors` of device `{name}`");
+            let count = vectors.map_or(Some(1), |vectors| {
+                judge.number::<u8>(&what, vectors, 1..=VECTORS_MAX.into()).map(Spanned::into_inner)
+            });
+            return count.map(Interrupts::Msix);
+        }
+    }
+    if let Some(vectors) = vectors {
+        judge.wrong(
+            vectors.span(),
+            format!("device `{name}` has `vectors` without interrupts = \"msi-x\""),
+            "of MSI-X",
+            "MSI has one message and a pin is one interrupt: remove `vectors`, or write interrupts \
+             = \"msi-x\"",
+        );
+        return None;
+    }
+    match raw.interrupts.as_ref().map(Spanned::get_ref) {
+        None => Some(Interrupts::Pins(Vec::new())),
+        Some(raw::Interrupts::Messages(_)) => Some(Interrupts::Msi),
+        Some(raw::Interrupts::Pins(pins)) => {
+            let what = format!("an interrupt of device `{name}`");
+            let pins = pins
+                .iter()
+                .map(|pin| judge.number::<u16>(&what, pin, 0..=23).map(Spanned::into_inner));
+            pins.collect::<Option<_>>().map(Interrupts::Pins)
+        }
+    }
+}
+
+/// `iommu = "required"`: no manifest can have the device without an IOMMU.
+fn needs_iommu(judge: &mut Judge<'_>, name: &str, raw: &raw::Device) -> Option<bool> {
+    let Some(word) = &raw.iommu else {
+        return Some(false);
+    };
+    judge.word(&format!("`iommu` of device `{name}`"), word, &[("required", true)])
 }
 
 fn bars(judge: &mut Judge<'_>, raw: &raw::Device) -> Option<Vec<(u8, u32)>> {

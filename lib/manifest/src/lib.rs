@@ -20,6 +20,7 @@ pub mod quantity;
 mod raw;
 pub mod report;
 mod resolve;
+mod resolve_export;
 mod resolve_task;
 mod resolve_vm;
 mod rules;

@@ -16,7 +16,9 @@ pub fn breaches(graph: &Graph) -> Vec<String> {
     iommu(graph, &mut found);
     for region in &graph.regions {
         memory(region, &mut found);
+        dma(graph, region, &mut found);
     }
+    windows(graph, &mut found);
     ports(graph, &mut found);
     registers(graph, &mut found);
     for vm in &graph.vms {
@@ -57,10 +59,68 @@ fn iommu(graph: &Graph, found: &mut Vec<String>) {
         );
     }
     for device in graph.devices.iter().filter(|device| device.bus_master) {
-        if !(graph.iommu_absent_ok && graph.lab) {
+        if graph.iommu_absent_ok && !graph.lab {
             found.push(format!(
-                "device `{}` of task `{}` may write all memory: no IOMMU confines it",
+                "device `{}` of task `{}` may write all memory where there is no IOMMU",
                 device.name, device.owner
+            ));
+        }
+        let owner = graph.tasks.iter().find(|task| task.name == device.owner);
+        if owner.is_none_or(|owner| owner.role != "task") {
+            found.push(format!(
+                "device `{}` of `{}` reads and writes memory by itself: only the devices of \
+                 ordinary tasks may",
+                device.name, device.owner
+            ));
+        }
+    }
+}
+
+/// Devices reach what their owner uses for its own work, and the memory of clients whose disk it
+/// is; the manifest compiler makes nothing else.
+fn dma(graph: &Graph, region: &Region, found: &mut Vec<String>) {
+    for map in &region.maps {
+        let inflight = map.name.ends_with("/inflight");
+        if inflight && (map.dma || region.maps.len() > 1) {
+            found.push(format!(
+                "in-flight records `{}` of task `{}` are reached by others",
+                map.name, map.task
+            ));
+        }
+        let owns = graph.devices.iter().any(|d| d.bus_master && d.owner == map.task);
+        if map.dma && !owns {
+            found.push(format!(
+                "task `{}` maps `{}` for devices and owns none that reads or writes memory",
+                map.task, map.name
+            ));
+        }
+    }
+    if region.kind != GUEST_RAM {
+        return;
+    }
+    for map in region.maps.iter().filter(|map| map.dma) {
+        let vm = graph.vms.iter().find(|vm| {
+            graph.regions.get(vm.memory).is_some_and(|memory| core::ptr::eq(memory, region))
+        });
+        let serves = vm.is_some_and(|vm| {
+            vm.devices.iter().any(|device| device.worker == map.task && device.kind == "block")
+        });
+        if !serves {
+            found.push(format!(
+                "devices of task `{}` reach a guest's memory, and the task serves no disk of it",
+                map.task
+            ));
+        }
+    }
+}
+
+/// A window is for a task that copies through it. A monitor that had one would be no longer blind.
+fn windows(graph: &Graph, found: &mut Vec<String>) {
+    for window in &graph.windows {
+        if let Some(monitor) = window.client.strip_prefix("monitor ") {
+            found.push(format!(
+                "monitor `{monitor}` has window `{}` of task `{}`: monitors map no payload",
+                window.name, window.server
             ));
         }
     }

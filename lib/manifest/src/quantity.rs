@@ -125,6 +125,21 @@ pub fn rate_per_second(written: &Written) -> Result<u32> {
     }
 }
 
+/// Bytes in a second, of a rate like `"100MiB/s"`.
+pub fn bytes_per_second(written: &Written) -> Result<u64> {
+    let right = "write bytes in a second in quotes, like \"100MiB/s\"";
+    match written {
+        Written::Number(number) => {
+            Err(WrongQuantity::new(format!("`{number}`, which has no unit"), right))
+        }
+        Written::Text(text) => text
+            .strip_suffix("/s")
+            .and_then(|size| size_bytes(&Written::Text(size.to_owned())).ok())
+            .filter(|rate| *rate > 0)
+            .ok_or_else(|| WrongQuantity::new(format!("\"{text}\", which is no rate"), right)),
+    }
+}
+
 /// A number in decimal or, behind `0x`, in hexadecimal.
 pub fn number(text: &str) -> Option<u64> {
     match text.strip_prefix("0x") {
@@ -178,6 +193,7 @@ mod tests {
         assert_eq!(duration_ns(&text("2h")), Ok(7_200_000_000_000));
         assert_eq!(size_bytes(&text("16KiB")), Ok(16384));
         assert_eq!(rate_per_second(&text("5000/s")), Ok(5000));
+        assert_eq!(bytes_per_second(&text("100MiB/s")), Ok(100 << 20));
         assert_eq!(range("0x3f8..0x400"), Ok((0x3f8, 0x400)));
         assert_eq!(number("12"), Some(12));
     }
@@ -201,6 +217,10 @@ mod tests {
         }
         assert!(rate_per_second(&text("0/s")).is_err());
         assert!(rate_per_second(&text("10/m")).is_err());
+        for wrong in ["0MiB/s", "100MiB", "100/s", "100MB/s", "/s"] {
+            assert!(bytes_per_second(&text(wrong)).is_err(), "{wrong}");
+        }
+        assert!(bytes_per_second(&Written::Number("5".into())).is_err());
     }
 
     #[test]

@@ -4,9 +4,11 @@
 //! [`crate::system::System`]. [`parse`] gives serde's errors their place and a proposal.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use crate::names::{listed, nearest};
@@ -95,7 +97,7 @@ pub struct Task {
     #[serde(default)]
     pub grants: Named<Spanned<String>>,
     #[serde(default)]
-    pub memory: Named<Spanned<Written>>,
+    pub memory: Named<Memory>,
     #[serde(default)]
     pub threads: Named<Spanned<Thread>>,
     #[serde(default)]
@@ -151,12 +153,29 @@ pub struct Thread {
     pub share: bool,
 }
 
+/// Private memory: a size, or a table of it with more.
+#[derive(Debug)]
+pub struct Memory {
+    pub size: Spanned<Written>,
+    pub dma: bool,
+}
+
 /// What a task offers to exactly one client.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Export {
     pub pages: Option<Spanned<i64>>,
     pub device: Option<Spanned<String>>,
+    pub window: Option<Spanned<Written>>,
+    pub volume: Option<Spanned<String>>,
+    pub first_block: Option<Spanned<i64>>,
+    pub blocks: Option<Spanned<i64>>,
+    pub size: Option<Spanned<Written>>,
+    pub access: Option<Spanned<String>>,
+    pub iops: Option<Spanned<Written>>,
+    pub bandwidth: Option<Spanned<Written>>,
+    pub cipher: Option<Spanned<String>>,
+    pub key: Option<Spanned<String>>,
 }
 
 /// A board file.
@@ -184,8 +203,8 @@ pub struct Power {
 pub struct Device {
     pub ports: Option<Spanned<String>>,
     pub mmio: Option<Spanned<String>>,
-    #[serde(default)]
-    pub interrupts: Vec<Spanned<i64>>,
+    pub interrupts: Option<Spanned<Interrupts>>,
+    pub vectors: Option<Spanned<i64>>,
     pub interrupt_rate_max: Option<Spanned<Written>>,
     pub pci: Option<Spanned<String>>,
     pub id: Option<Spanned<String>>,
@@ -193,10 +212,101 @@ pub struct Device {
     pub nth: Option<Spanned<i64>>,
     #[serde(default)]
     pub bus_master: bool,
+    pub iommu: Option<Spanned<String>>,
     #[serde(default)]
     pub optional: bool,
     #[serde(default)]
     pub bars: Named<Spanned<Written>>,
+}
+
+/// How a device interrupts.
+#[derive(Debug)]
+pub enum Interrupts {
+    /// By IOAPIC pins: a platform device.
+    Pins(Vec<Spanned<i64>>),
+    /// By messages, of this kind: a PCI function.
+    Messages(String),
+}
+
+impl<'de> Deserialize<'de> for Interrupts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Interrupts;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a list of pins, or \"msi-x\" or \"msi\"")
+            }
+
+            fn visit_str<E>(self, word: &str) -> Result<Interrupts, E> {
+                Ok(Interrupts::Messages(word.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Interrupts, A::Error> {
+                let mut pins = Vec::new();
+                while let Some(pin) = list.next_element()? {
+                    pins.push(pin);
+                }
+                Ok(Interrupts::Pins(pins))
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl<'de> Deserialize<'de> for Memory {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let read = Spanned::<SizeOrTable>::deserialize(deserializer)?;
+        let span = read.span();
+        Ok(match read.into_inner() {
+            SizeOrTable::Size(size) => Memory { size: Spanned::new(span, size), dma: false },
+            SizeOrTable::Table(table) => Memory { size: table.size, dma: table.dma },
+        })
+    }
+}
+
+/// The two ways of writing [`Memory`].
+enum SizeOrTable {
+    Size(Written),
+    Table(MemoryTable),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MemoryTable {
+    size: Spanned<Written>,
+    #[serde(default)]
+    dma: bool,
+}
+
+impl<'de> Deserialize<'de> for SizeOrTable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = SizeOrTable;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a size like \"16KiB\", or { size = \"16KiB\", dma = true }")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<SizeOrTable, E> {
+                Ok(SizeOrTable::Size(Written::Text(text.to_owned())))
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<SizeOrTable, E> {
+                Ok(SizeOrTable::Size(Written::Number(number.to_string())))
+            }
+
+            fn visit_f64<E>(self, number: f64) -> Result<SizeOrTable, E> {
+                Ok(SizeOrTable::Size(Written::Number(number.to_string())))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<SizeOrTable, A::Error> {
+                Deserialize::deserialize(MapAccessDeserializer::new(table)).map(SizeOrTable::Table)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }
 
 /// How a missing key is written, for the message that misses it.
@@ -218,6 +328,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("memory", "memory = \"256MiB\""),
     ("power", "[power]"),
     ("s5", "s5 = [0, 0]"),
+    ("size", "size = \"64KiB\""),
 ];
 
 /// Reads a file's text.

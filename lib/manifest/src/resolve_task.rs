@@ -12,7 +12,8 @@ use crate::quantity::{Written, duration_ns, shown_ns};
 use crate::raw;
 use crate::report::Span;
 use crate::resolve::whole_pages;
-use crate::system::{DeviceKind, Export, MAIN, Restart, Role, Task, Then, Thread};
+use crate::resolve_export::exports;
+use crate::system::{MAIN, Memory, Restart, Role, Task, Then, Thread};
 
 /// Size of a stack if the manifest does not say.
 const STACK_DEFAULT: u64 = 16 << 10;
@@ -20,8 +21,6 @@ const STACK_DEFAULT: u64 = 16 << 10;
 const LOG_DEFAULT: u64 = 4 << 10;
 /// Largest private memory region.
 const MEMORY_MAX: u64 = 256 << 20;
-/// Most pages of an export's shared memory.
-const EXPORT_PAGES_MAX: i64 = 256;
 /// Shortest and longest period.
 const PERIOD_NS: (u64, u64) = (100_000, 1_000_000_000);
 /// Smallest budget: below it a thread would spend its time on being switched to.
@@ -98,7 +97,7 @@ fn program(
 }
 
 /// The entries of a table in the order of the file.
-fn in_order<T>(named: &BTreeMap<Spanned<String>, T>) -> Vec<(&Spanned<String>, &T)> {
+pub fn in_order<T>(named: &BTreeMap<Spanned<String>, T>) -> Vec<(&Spanned<String>, &T)> {
     let mut entries: Vec<_> = named.iter().collect();
     entries.sort_by_key(|(name, _)| name.span().start);
     entries
@@ -236,61 +235,14 @@ fn devices(
     found.into_iter().collect()
 }
 
-fn exports(judge: &mut Judge<'_>, task: &str, raw: &raw::Task) -> Option<Vec<Export>> {
-    let exports: Vec<Option<Export>> = in_order(&raw.exports)
+fn memory(judge: &mut Judge<'_>, task: &str, raw: &raw::Task) -> Option<Vec<Memory>> {
+    let regions: Vec<Option<Memory>> = in_order(&raw.memory)
         .into_iter()
         .map(|(name, raw)| {
-            let named = judge.name(&format!("tasks.{task}: export"), name);
-            let what = format!("tasks.{task}: `pages` of export `{}`", name.get_ref());
-            let pages = match &raw.pages {
-                None => 1,
-                Some(pages) => *judge.number(&what, pages, 1..=EXPORT_PAGES_MAX)?.get_ref(),
-            };
-            let device = match &raw.device {
-                None => None,
-                Some(word) => Some(device(judge, task, name, word, raw.pages.as_ref())?),
-            };
-            named.then(|| Export { name: name.clone(), pages, device })
-        })
-        .collect();
-    exports.into_iter().collect()
-}
-
-/// The kind of virtio device that an export is. Its page has the one size that monitors know.
-fn device(
-    judge: &mut Judge<'_>,
-    task: &str,
-    name: &Spanned<String>,
-    word: &Spanned<String>,
-    pages: Option<&Spanned<i64>>,
-) -> Option<DeviceKind> {
-    let what = format!("tasks.{task}: `device` of export `{}`", name.get_ref());
-    let kinds = DeviceKind::ALL.map(|kind| (kind.name, kind));
-    let kind = judge.word(&what, word, &kinds)?;
-    if let Some(pages) = pages {
-        judge.wrong(
-            pages.span(),
-            format!("tasks.{task}: export `{}` has `pages` and `device`", name.get_ref()),
-            "of a device",
-            "the page of a virtio device has a fixed size: remove `pages`",
-        );
-        return None;
-    }
-    Some(kind)
-}
-
-fn memory(
-    judge: &mut Judge<'_>,
-    task: &str,
-    raw: &raw::Task,
-) -> Option<Vec<(Spanned<String>, u32)>> {
-    let regions: Vec<Option<(Spanned<String>, u32)>> = in_order(&raw.memory)
-        .into_iter()
-        .map(|(name, size)| {
             let named = judge.name(&format!("tasks.{task}: memory"), name);
             let what = format!("tasks.{task}: memory `{}`", name.get_ref());
-            let pages = u32::try_from(whole_pages(judge, &what, size, MEMORY_MAX)?).ok()?;
-            named.then(|| (name.clone(), pages))
+            let pages = u32::try_from(whole_pages(judge, &what, &raw.size, MEMORY_MAX)?).ok()?;
+            named.then(|| Memory { name: name.clone(), pages, is_dma: raw.dma })
         })
         .collect();
     regions.into_iter().collect()

@@ -46,6 +46,13 @@ impl System {
         tasks.filter_map(|(index, task)| Some((index, task, task.vm.as_ref()?)))
     }
 
+    /// Whether a task owns a device that reads and writes memory by itself.
+    pub fn has_bus_master(&self, task: &Task) -> bool {
+        let mut devices = task.devices.iter();
+        let device = |index: &Spanned<usize>| self.board.devices.get(*index.get_ref());
+        devices.any(|index| device(index).is_some_and(|device| device.is_bus_master))
+    }
+
     /// The export that a grant names.
     pub fn export(&self, grant: &Grant) -> Option<&Export> {
         self.tasks.get(grant.server)?.exports.get(grant.export)
@@ -121,8 +128,8 @@ pub struct Task {
     pub exports: Vec<Export>,
     /// What it was granted.
     pub grants: Vec<Grant>,
-    /// Private memory: name and pages.
-    pub memory: Vec<(Spanned<String>, u32)>,
+    /// Private memory.
+    pub memory: Vec<Memory>,
     /// Numbers for the program.
     pub numbers: Vec<(Spanned<String>, u64)>,
     /// The appliance is done when all such tasks are.
@@ -191,6 +198,67 @@ pub struct Export {
     pub pages: u32,
     /// The virtio device that a virtual machine gets by it.
     pub device: Option<DeviceKind>,
+    /// Pages of the window that a task gets by it, through which it drives a block device.
+    pub window: Option<u32>,
+    /// The part of a disk behind a block device or a window.
+    pub volume: Option<Volume>,
+}
+
+impl Export {
+    /// The virtio device that this is to the task which works its rings: a window's client drives
+    /// a disk, as a guest does.
+    pub fn served(&self) -> Option<DeviceKind> {
+        self.device.or(self.window.map(|_| DeviceKind::BLOCK))
+    }
+
+    /// A disk moves payload by itself to and from the client's memory: the driver reaches it by
+    /// DMA, unless the payload is enciphered on its way.
+    pub fn moves_by_dma(&self) -> bool {
+        let is_plain = self.volume.as_ref().is_none_or(|volume| volume.key.is_none());
+        self.served().is_some_and(DeviceKind::is_block) && is_plain
+    }
+}
+
+/// A part of a disk.
+#[derive(Clone, Debug)]
+pub struct Volume {
+    /// Where it is.
+    pub extent: Extent,
+    /// The client may write.
+    pub is_writable: bool,
+    /// Blocks that it has at least, 0 for any number.
+    pub blocks_min: u64,
+    /// Requests in a second at most, 0 for any number.
+    pub iops: u64,
+    /// Bytes in a second at most, 0 for any number.
+    pub bytes_per_second: u64,
+    /// It is encrypted, with a key from this grant.
+    pub key: Option<Spanned<String>>,
+}
+
+/// Where on a disk a volume is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// The GPT partition of this name.
+    Partition(String),
+    /// Blocks of [`cloister_proto::volume::BLOCK_BYTES`].
+    Blocks {
+        /// The first one.
+        first: u64,
+        /// Their number.
+        blocks: u64,
+    },
+}
+
+/// Private memory of a task.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    /// Its name.
+    pub name: Spanned<String>,
+    /// Its pages.
+    pub pages: u32,
+    /// The task's devices reach it.
+    pub is_dma: bool,
 }
 
 /// A kind of virtio device.
@@ -206,10 +274,20 @@ pub struct DeviceKind {
 
 impl DeviceKind {
     /// All that tasks of this version can be.
-    pub const ALL: [DeviceKind; 2] = [
+    pub const ALL: [DeviceKind; 3] = [
+        DeviceKind::BLOCK,
         DeviceKind { name: "console", number: 3, queues: 2 },
         DeviceKind { name: "entropy", number: 4, queues: 1 },
     ];
+
+    /// A disk.
+    pub const BLOCK: DeviceKind =
+        DeviceKind { name: "block", number: 2, queues: cloister_proto::volume::QUEUES };
+
+    /// Whether it is a disk.
+    pub fn is_block(self) -> bool {
+        self == DeviceKind::BLOCK
+    }
 }
 
 /// Something that a task was granted.

@@ -64,6 +64,7 @@ impl Builder<'_> {
             grants: Vec::new(),
             policies: self.policies,
             configs: self.configs,
+            volumes: self.volumes,
             guests: self.system.vms().map(|(_, _, vm)| vm.guest_shown.clone()).collect(),
         };
         let supervisor = self.system.tasks.iter().position(|t| t.role == Role::Supervisor);

@@ -6,6 +6,7 @@
 //! where in the payload the blobs will lie. Everything is in the order of the manifest, so equal
 //! inputs give equal bytes.
 
+mod disks;
 mod encode;
 mod space;
 mod tasks;
@@ -20,6 +21,7 @@ use cloister_abi::layout::PAGE;
 use cloister_abi::table::{self, RegionKind};
 use cloister_proto::policy::RestartPolicy;
 use cloister_proto::vm::VmConfig;
+use cloister_proto::volume::Volume;
 
 use crate::program::Program;
 use crate::system::{Role, System};
@@ -85,6 +87,8 @@ pub struct Compiled {
     pub policies: Vec<RestartPolicy>,
     /// What each monitor is told, by virtual machine.
     pub configs: Vec<VmConfig>,
+    /// What drivers are told of the parts of their disks, each with the driver's task.
+    pub volumes: Vec<(usize, Volume)>,
     /// The guest file of each virtual machine, as messages name it.
     pub guests: Vec<String>,
 }
@@ -102,6 +106,7 @@ pub fn compile(
     builder.wires()?;
     builder.vms(images)?;
     builder.private_memory()?;
+    builder.volumes()?;
     builder.devices()?;
     builder.logs()?;
     builder.supervision()?;
@@ -138,6 +143,7 @@ struct Builder<'a> {
     doorbells: Vec<table::Doorbell>,
     policies: Vec<RestartPolicy>,
     configs: Vec<VmConfig>,
+    volumes: Vec<(usize, Volume)>,
     /// The bit with which a client wakes its server, by client and place of the grant.
     wire_bits: BTreeMap<(usize, usize), u8>,
     /// The supervisor's bit for each task.
@@ -199,6 +205,7 @@ impl<'a> Builder<'a> {
             doorbells: Vec::new(),
             policies: Vec::new(),
             configs: Vec::new(),
+            volumes: Vec::new(),
             wire_bits: BTreeMap::new(),
             supervisor_bits: vec![None; system.tasks.len()],
             log_regions: Vec::new(),

@@ -83,8 +83,9 @@ impl Space {
         Ok(va)
     }
 
-    /// Maps a guest's memory, in a part of the address space that has nothing else.
-    pub fn place_guest(&mut self, region: u16) -> Result<u64, CompileError> {
+    /// Maps a guest's memory, in a part of the address space that has nothing else. `dma` is the
+    /// right of the task's devices, or zero.
+    pub fn place_guest(&mut self, region: u16, dma: u8) -> Result<u64, CompileError> {
         let va = self.next_guest;
         if va >= GUEST_RAM_END {
             return Err(CompileError::new(format!(
@@ -93,7 +94,8 @@ impl Space {
             )));
         }
         self.next_guest += GUEST_STRIDE;
-        self.maps.push(Map { va, region, rights: MAP_READ | MAP_WRITE, reserved: [0; 5] });
+        let rights = MAP_READ | MAP_WRITE | dma;
+        self.maps.push(Map { va, region, rights, reserved: [0; 5] });
         Ok(va)
     }
 

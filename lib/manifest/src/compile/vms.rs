@@ -21,7 +21,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::wires::entry;
 use super::{Builder, CompileError, index16, name_field, pages_of};
-use crate::system::{Grant as Granted, Task, Vm};
+use crate::system::{DeviceKind, Grant as Granted, Task, Vm};
 
 /// Regions of guests' images: equal images share one.
 type Shared<'a> = BTreeMap<&'a [u8], u16>;
@@ -29,6 +29,8 @@ type Shared<'a> = BTreeMap<&'a [u8], u16>;
 /// What a worker holds of one virtual machine.
 struct Held {
     ram_va: u64,
+    /// Rights to the memory, the devices' included.
+    rights: u8,
     bells_va: u64,
 }
 
@@ -194,20 +196,27 @@ impl Builder<'_> {
         };
         let [ram, bells, bell] = [name("ram")?, name("bells")?, name("bell")?];
         if !making.workers.contains_key(&worker) {
+            let served = making.monitor.grants.iter().filter(|grant| grant.server == worker);
+            let dma = self.dma(worker, served.filter_map(|grant| self.system.export(grant)));
             let space = &mut self.part(worker).space;
-            let ram_va = space.place_guest(making.ram)?;
+            let ram_va = space.place_guest(making.ram, dma)?;
             let bells_va = space.place(making.bells, 1, MAP_READ, &bells)?;
-            making.workers.insert(worker, Held { ram_va, bells_va });
+            let rights = MAP_READ | MAP_WRITE | dma;
+            making.workers.insert(worker, Held { ram_va, rights, bells_va });
         }
         let held = &making.workers[&worker];
         let pages = self.regions[usize::from(making.ram)].pages;
         let (ram_va, bells_va, len) = (held.ram_va, held.bells_va, u64::from(pages) * PAGE);
-        let rights = MAP_READ | MAP_WRITE;
+        let rights = held.rights;
         self.tell(worker, Grant { rights, va: ram_va, len, ..entry(&ram, GRANT_MEMORY) });
         let (va, len) = (bells_va, PAGE);
         self.tell(worker, Grant { rights: MAP_READ, va, len, ..entry(&bells, GRANT_MEMORY) });
         let va = (number * MAX_QUEUES) as u64;
         self.tell(worker, Grant { va, ..entry(&bell, GRANT_NUMBER) });
+        if export.device.is_some_and(DeviceKind::is_block) {
+            let name = format!("{}/{}", export.name.get_ref(), making.monitor.name());
+            self.inflight(worker, &name)?;
+        }
         Ok(())
     }
 }

@@ -2,22 +2,23 @@
 //! task information, and the capabilities, ports and mappings behind them.
 
 use cloister_abi::call::{
-    IRQ_BIT_FIRST, RIGHT_ACK, RIGHT_INFO, RIGHT_POWER_OFF, RIGHT_REBOOT, RIGHT_RESTART,
-    RIGHT_RESUME, RIGHT_SIGNAL, RIGHT_STOP,
+    IRQ_BIT_FIRST, RIGHT_ACK, RIGHT_INFO, RIGHT_POWER_OFF, RIGHT_REBOOT, RIGHT_RESET,
+    RIGHT_RESTART, RIGHT_RESUME, RIGHT_SIGNAL, RIGHT_STOP,
 };
 use cloister_abi::info::{GRANT_BIT, GRANT_CAP, GRANT_MEMORY, GRANT_NUMBER, GRANT_PORTS, Grant};
 use cloister_abi::layout::PAGE;
 use cloister_abi::table::{
-    CapKind, DEVICE_BUS_MASTER, DEVICE_OPTIONAL, DEVICE_PCI_CLASS, DEVICE_PCI_ID,
-    DEVICE_PCI_POSITION, DEVICE_PLATFORM, Device, Irq, MAP_READ, MAP_WRITE, Ports, RegionKind,
+    CapKind, DEVICE_BUS_MASTER, DEVICE_MSI, DEVICE_MSIX, DEVICE_OPTIONAL, DEVICE_PCI_CLASS,
+    DEVICE_PCI_ID, DEVICE_PCI_POSITION, DEVICE_PLATFORM, Device, Irq, MAP_DMA, MAP_READ, MAP_WRITE,
+    Ports, RegionKind,
 };
 use cloister_proto::policy::{
-    FLAG_ESSENTIAL, FLAG_VM, RestartPolicy, THEN_POWER_OFF, THEN_REBOOT, THEN_STOP,
+    FLAG_DMA, FLAG_ESSENTIAL, FLAG_VM, RestartPolicy, THEN_POWER_OFF, THEN_REBOOT, THEN_STOP,
 };
 use zerocopy::IntoBytes;
 
 use super::{Builder, CompileError, KERNEL_LOG_PAGES, index16, name_field};
-use crate::board::{self, Place};
+use crate::board::{self, Interrupts, Place};
 use crate::system::{Role, Then};
 
 /// An entry of a task's information with nothing but name and kind.
@@ -80,6 +81,7 @@ impl Builder<'_> {
                 self.tell_bit(client, here, to_client);
                 self.tell_bit(grant.server, &there, to_server);
             }
+            self.windows(client)?;
             self.own_threads(client)?;
         }
         Ok(())
@@ -118,9 +120,10 @@ impl Builder<'_> {
     pub(super) fn private_memory(&mut self) -> Result<(), CompileError> {
         let system = self.system;
         for (index, task) in system.tasks.iter().enumerate() {
-            for (name, pages) in &task.memory {
-                let region = self.region(RegionKind::Ram, 0, 0, u64::from(*pages))?;
-                self.share(index, name.get_ref(), region, MAP_WRITE, None)?;
+            for memory in &task.memory {
+                let region = self.region(RegionKind::Ram, 0, 0, memory.pages.into())?;
+                let dma = if memory.is_dma { MAP_DMA } else { 0 };
+                self.share(index, memory.name.get_ref(), region, MAP_WRITE | dma, None)?;
             }
             for (name, number) in &task.numbers {
                 self.tell(index, Grant { va: *number, ..entry(name.get_ref(), GRANT_NUMBER) });
@@ -129,7 +132,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// The devices that tasks own: ports, registers, interrupts.
+    /// The devices that tasks own: ports, registers, interrupts, resets.
     pub(super) fn devices(&mut self) -> Result<(), CompileError> {
         let system = self.system;
         for (task, record) in system.tasks.iter().enumerate() {
@@ -157,7 +160,9 @@ impl Builder<'_> {
             nth: device.nth,
             kind,
             flags: flag(device.is_bus_master, DEVICE_BUS_MASTER)
-                | flag(device.is_optional, DEVICE_OPTIONAL),
+                | flag(device.is_optional, DEVICE_OPTIONAL)
+                | flag(matches!(device.interrupts, Interrupts::Msix(_)), DEVICE_MSIX)
+                | flag(device.interrupts == Interrupts::Msi, DEVICE_MSI),
             reserved: 0,
             owner: index16(task, "tasks")?,
             reserved2: [0; 3],
@@ -176,9 +181,13 @@ impl Builder<'_> {
             let region = self.region(RegionKind::Mmio, value, 0, u64::from(*pages))?;
             self.share(task, &format!("{name}.bar{bar}"), region, MAP_WRITE, None)?;
         }
-        for (nth, pin) in device.interrupts.iter().enumerate() {
+        if device.place != Place::Platform {
+            let slot = self.cap(task, CapKind::Device, RIGHT_RESET, 0, number.into());
+            self.tell_cap(task, name, CapKind::Device, RIGHT_RESET, slot);
+        }
+        for (nth, pin) in device.interrupts.numbers().into_iter().enumerate() {
             let name = if nth == 0 { name.to_owned() } else { format!("{name}.{nth}") };
-            self.interrupt(task, &name, number, *pin, device.rate_max)?;
+            self.interrupt(task, &name, number, pin, device.rate_max)?;
         }
         Ok(())
     }
@@ -252,7 +261,8 @@ impl Builder<'_> {
                     Then::PowerOff => THEN_POWER_OFF,
                 },
                 flags: if task.is_essential { FLAG_ESSENTIAL } else { 0 }
-                    | if task.vm.is_some() { FLAG_VM } else { 0 },
+                    | if task.vm.is_some() { FLAG_VM } else { 0 }
+                    | if system.has_bus_master(task) { FLAG_DMA } else { 0 },
                 reserved: [0; 5],
             });
         }

@@ -4,6 +4,7 @@
 //! from the manifest: what the compiler did wrong would show here. [`crate::policy`] judges it;
 //! `print` shows it to people, serde to programs.
 
+mod devices;
 mod print;
 mod vms;
 
@@ -16,14 +17,14 @@ use cloister_abi::info::GRANT_MEMORY;
 use cloister_abi::layout::{LOG_RING, PAGE, STACK_TOP, SYSTEM_PAGE, TASK_INFO};
 use cloister_abi::name_str;
 use cloister_abi::table::{
-    self, CapKind, DEVICE_BUS_MASTER, DEVICE_OPTIONAL, DEVICE_PCI_CLASS, DEVICE_PCI_ID,
-    DEVICE_PCI_POSITION, FLAG_IOMMU_ABSENT_OK, FLAG_LAB, MAP_EXEC, MAP_WRITE, ROLE_INIT,
+    self, CapKind, FLAG_IOMMU_ABSENT_OK, FLAG_LAB, MAP_DMA, MAP_EXEC, MAP_WRITE, ROLE_INIT,
     ROLE_SUPERVISOR, RegionKind,
 };
 use cloister_proto::policy::{FLAG_ESSENTIAL, RestartPolicy, THEN_REBOOT, THEN_STOP};
 use serde::Serialize;
 
 use crate::compile::Compiled;
+pub use devices::{Device, Volume, Window};
 pub use vms::{Vcpu, Vm, VmDevice, VmMap};
 
 /// A whole appliance.
@@ -41,6 +42,8 @@ pub struct Graph {
     pub regions: Vec<Region>,
     /// Devices, and whose they are.
     pub devices: Vec<Device>,
+    /// Windows, through which tasks read and write disks.
+    pub windows: Vec<Window>,
     /// Virtual machines, and what each one sees.
     pub vms: Vec<Vm>,
 }
@@ -62,6 +65,8 @@ pub struct Task {
     pub power: Vec<String>,
     /// I/O ports: first and last.
     pub ports: Vec<(u16, u16)>,
+    /// Parts of its disk that it offers.
+    pub volumes: Vec<Volume>,
     /// What happens after its faults; none for `init` and the supervisor.
     pub restart: Option<Restart>,
 }
@@ -139,44 +144,24 @@ pub struct Map {
     pub writable: bool,
     /// It may be executed.
     pub executable: bool,
-}
-
-/// A device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Device {
-    /// Its name on the board.
-    pub name: String,
-    /// Where it is.
-    pub place: String,
-    /// Its owner.
-    pub owner: String,
-    /// It may be absent.
-    pub optional: bool,
-    /// It may write memory by itself.
-    pub bus_master: bool,
-    /// Memory that it reaches by itself. This version binds no memory to a device.
-    pub reaches: Vec<String>,
-    /// Interrupt pins and how often they may come in a second.
-    pub interrupts: Vec<(u16, u32)>,
+    /// The task's devices reach it too.
+    pub dma: bool,
 }
 
 impl Graph {
     /// Reads the authority out of a compiled manifest.
     pub fn new(compiled: &Compiled) -> Self {
         let flags = compiled.header.flags;
+        let regions = regions(compiled);
         Self {
             appliance: name_str(&compiled.header.name).to_owned(),
             iommu_absent_ok: flags & FLAG_IOMMU_ABSENT_OK != 0,
             lab: flags & FLAG_LAB != 0,
             tasks: compiled.tasks.iter().enumerate().map(|(i, t)| task(compiled, i, t)).collect(),
-            regions: regions(compiled),
-            devices: compiled
-                .devices
-                .iter()
-                .enumerate()
-                .map(|(index, record)| device(compiled, index, record))
-                .collect(),
+            devices: devices::devices(compiled, &regions),
+            windows: devices::windows(compiled, &regions),
             vms: vms::vms(compiled),
+            regions,
         }
     }
 }
@@ -244,6 +229,7 @@ fn task(compiled: &Compiled, index: usize, record: &table::Task) -> Task {
             .iter()
             .map(|ports| (ports.first, ports.first.saturating_add(ports.count.saturating_sub(1))))
             .collect(),
+        volumes: devices::volumes(compiled, index),
         restart: compiled.policies.iter().find(|p| name_str(&p.name) == name).map(restart),
     }
 }
@@ -273,6 +259,7 @@ fn regions(compiled: &Compiled) -> Vec<Region> {
                 va: map.va,
                 writable: map.rights & MAP_WRITE != 0,
                 executable: map.rights & MAP_EXEC != 0,
+                dma: map.rights & MAP_DMA != 0,
             });
         }
     }
@@ -329,36 +316,4 @@ fn map_name(compiled: &Compiled, task: usize, map: &table::Map, kind: u8) -> Str
 fn is_stack(compiled: &Compiled, task: usize, va: u64) -> bool {
     let mut threads = compiled.threads.iter();
     threads.any(|thread| usize::from(thread.task) == task && thread.stack_bottom == va)
-}
-
-fn device(compiled: &Compiled, index: usize, record: &table::Device) -> Device {
-    let select = record.select;
-    let nth = if record.nth == 0 { String::new() } else { format!(", number {}", record.nth) };
-    let place = match record.kind {
-        DEVICE_PCI_POSITION => {
-            format!("PCI {:02x}:{:02x}.{:x}", select >> 8, select >> 3 & 0x1f, select & 7)
-        }
-        DEVICE_PCI_ID => format!("PCI id {:04x}:{:04x}{nth}", select >> 16, select & 0xffff),
-        DEVICE_PCI_CLASS => format!(
-            "PCI class {:02x}:{:02x}:{:02x}{nth}",
-            select >> 16,
-            select >> 8 & 0xff,
-            select & 0xff
-        ),
-        _ => "platform".to_owned(),
-    };
-    let irqs = compiled.irqs.iter().filter(|irq| usize::from(irq.device) == index);
-    Device {
-        name: name_str(&record.name).to_owned(),
-        place,
-        owner: task_name(compiled, record.owner.into()),
-        optional: record.flags & DEVICE_OPTIONAL != 0,
-        bus_master: record.flags & DEVICE_BUS_MASTER != 0,
-        reaches: if record.flags & DEVICE_BUS_MASTER != 0 {
-            vec!["all memory: no IOMMU confines it".to_owned()]
-        } else {
-            Vec::new()
-        },
-        interrupts: irqs.map(|irq| (irq.pin, irq.rate_max)).collect(),
-    }
 }

@@ -3,14 +3,15 @@
 
 use std::fmt;
 
-use super::{Device, Graph, Map, Region, Task, Vm};
+use super::{Device, Graph, Map, Region, Task, Vm, Volume};
 use crate::quantity::{shown_bytes, shown_ns};
 
 impl Map {
-    /// "rwx" with dashes for what is missing.
+    /// "rwx" with dashes for what is missing; "+dma" where devices reach it too.
     fn rights(&self) -> String {
         let letter = |is_set: bool, letter: char| if is_set { letter } else { '-' };
-        format!("r{}{}", letter(self.writable, 'w'), letter(self.executable, 'x'))
+        let dma = if self.dma { "+dma" } else { "" };
+        format!("r{}{}{dma}", letter(self.writable, 'w'), letter(self.executable, 'x'))
     }
 }
 
@@ -29,6 +30,18 @@ impl fmt::Display for Graph {
         writeln!(out, "\ndevices")?;
         for device in &self.devices {
             device.print(out)?;
+        }
+        for window in &self.windows {
+            let dma = if window.dma { ", and by the devices of that task" } else { "" };
+            writeln!(
+                out,
+                "  window {} of {}: {} of task {} are read and written by task {}{dma}",
+                window.name,
+                window.server,
+                shown_bytes(window.bytes),
+                window.client,
+                window.server
+            )?;
         }
         for vm in &self.vms {
             writeln!(out)?;
@@ -100,11 +113,26 @@ impl Task {
         for (first, last) in &self.ports {
             writeln!(out, "  ports     {first:#x} to {last:#x}")?;
         }
+        for volume in &self.volumes {
+            volume.print(out)?;
+        }
         if let Some(restart) = &self.restart {
             let essential = if restart.essential { ", essential" } else { "" };
             writeln!(out, "  restarts  {} times, then {}{essential}", restart.tries, restart.then)?;
         }
         Ok(())
+    }
+}
+
+impl Volume {
+    fn print(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let access = if self.writable { "read and written" } else { "read" };
+        let limits: String = self.limits.iter().map(|limit| format!(", {limit}")).collect();
+        let cipher = self.key.as_ref().map_or_else(
+            || ", not encrypted".to_owned(),
+            |key| format!(", encrypted with a key from `{key}`"),
+        );
+        writeln!(out, "  offers    {}: {}, {access}{limits}{cipher}", self.name, self.extent)
     }
 }
 
@@ -139,11 +167,18 @@ impl Device {
     fn print(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let optional = if self.optional { ", optional" } else { "" };
         writeln!(out, "  {} ({}{optional}) belongs to {}", self.name, self.place, self.owner)?;
-        for (pin, rate) in &self.interrupts {
-            writeln!(out, "    interrupt {pin}, at most {rate} in a second")?;
+        for (number, rate) in &self.interrupts {
+            let how = match self.interrupts_by.as_str() {
+                "pin" => "interrupt".to_owned(),
+                messages => format!("{messages} message"),
+            };
+            writeln!(out, "    {how} {number}, at most {rate} in a second")?;
         }
-        let reaches =
-            if self.reaches.is_empty() { "none".to_owned() } else { self.reaches.join(", ") };
+        let reaches = match (self.bus_master, self.reaches.is_empty()) {
+            (true, true) => "nothing, behind the IOMMU".to_owned(),
+            (true, false) => format!("behind the IOMMU {}", self.reaches.join(", ")),
+            (false, _) => "none".to_owned(),
+        };
         writeln!(out, "    memory by itself: {reaches}")
     }
 }

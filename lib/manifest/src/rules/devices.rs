@@ -6,7 +6,7 @@ use toml::Spanned;
 
 use crate::board::{Device, Place};
 use crate::report::{Problem, Problems};
-use crate::system::{System, Task};
+use crate::system::{Role, System, Task};
 
 /// A device in use: its owner and where the manifest says so.
 type Use<'a> = (&'a Task, &'a Spanned<usize>, &'a Device);
@@ -35,7 +35,7 @@ pub fn judge(system: &System, problems: &mut Problems) {
     for task in &system.tasks {
         interrupt_bits(system, problems, task, &uses);
     }
-    let total: usize = uses.iter().map(|(_, _, device)| device.interrupts.len()).sum();
+    let total: usize = uses.iter().map(|(_, _, device)| device.interrupts.numbers().len()).sum();
     if let (Some((_, at, _)), true) = (uses.last(), total > MAX_IRQS) {
         problems.push(Problem::new(
             &system.source,
@@ -82,7 +82,7 @@ fn overlap(a: &Device, b: &Device) -> Option<String> {
             return Some(format!("the registers at {:#x}", a.0.max(b.0)));
         }
     }
-    if let Some(pin) = a.interrupts.iter().find(|pin| b.interrupts.contains(pin)) {
+    if let Some(pin) = a.interrupts.pins().iter().find(|pin| b.interrupts.pins().contains(pin)) {
         return Some(format!("interrupt {pin}"));
     }
     (a.place != Place::Platform && (a.place, a.nth) == (b.place, b.nth))
@@ -118,7 +118,7 @@ fn interrupts_on_core_0(system: &System, problems: &mut Problems, used: &Use<'_>
     let Some(core) = task.threads.first().map(|thread| &thread.core) else {
         return;
     };
-    if device.interrupts.is_empty() || *core.get_ref() == 0 {
+    if device.interrupts.pins().is_empty() || *core.get_ref() == 0 {
         return;
     }
     problems.push(
@@ -140,7 +140,7 @@ fn interrupts_on_core_0(system: &System, problems: &mut Problems, used: &Use<'_>
 
 fn interrupt_bits(system: &System, problems: &mut Problems, task: &Task, uses: &[Use<'_>]) {
     let own = uses.iter().filter(|(owner, _, _)| owner.name() == task.name());
-    let count: usize = own.map(|(_, _, device)| device.interrupts.len()).sum();
+    let count: usize = own.map(|(_, _, device)| device.interrupts.numbers().len()).sum();
     let most = usize::try_from(IRQ_BITS).unwrap_or(usize::MAX);
     if count > most {
         problems.push(Problem::new(
@@ -153,22 +153,59 @@ fn interrupt_bits(system: &System, problems: &mut Problems, task: &Task, uses: &
     }
 }
 
-/// Before there is an IOMMU a bus master can write any memory, the kernel's too.
+/// Without an IOMMU a bus master can write any memory, the kernel's too.
 fn dma(system: &System, problems: &mut Problems, used: &Use<'_>) {
     let (task, at, device) = used;
-    if !device.is_bus_master || (system.iommu_absent_ok.is_some() && system.is_lab) {
+    if !device.is_bus_master {
+        return;
+    }
+    if task.role != Role::Task {
+        let name = task.name();
+        problems.push(Problem::new(
+            &system.source,
+            at.span(),
+            format!("tasks.{name}: device `{}` reads and writes memory by itself", device.name.get_ref()),
+            "a bus master",
+            "`init` is gone after the seal, and the supervisor serves nobody: give the device to an \
+             ordinary task",
+        ));
+    }
+    let Some(absent_ok) = &system.iommu_absent_ok else {
+        return;
+    };
+    if device.needs_iommu {
+        let name = device.name.get_ref();
+        let board = &system.board.source;
+        problems.push(
+            Problem::new(
+                &system.source,
+                absent_ok.clone(),
+                format!(
+                    "iommu = \"absent-ok\" lets device `{name}` of tasks.{} write all memory, and {} \
+                     says that it never may",
+                    task.name(),
+                    board.name()
+                ),
+                "may be absent",
+                "remove the key, or choose a device without iommu = \"required\"",
+            )
+            .also(at.span(), "the device"),
+        );
+        return;
+    }
+    if system.is_lab {
         return;
     }
     problems.push(Problem::new(
         &system.source,
         at.span(),
         format!(
-            "tasks.{}: device `{}` may write memory by itself, and no IOMMU confines it",
+            "tasks.{}: device `{}` writes memory by itself, and no IOMMU has to confine it",
             task.name(),
             device.name.get_ref()
         ),
         "a bus master",
-        "this version binds no bus master; a laboratory system may, with iommu = \"absent-ok\" \
-         and lab = true",
+        "remove iommu = \"absent-ok\"; only a laboratory system, with lab = true, may run a bus \
+         master without an IOMMU",
     ));
 }

@@ -5,6 +5,7 @@
 
 mod cores;
 mod devices;
+mod disks;
 mod roles;
 mod vms;
 mod wires;
@@ -21,5 +22,6 @@ pub fn judge(system: &System, problems: &mut Problems) {
     cores::judge(system, problems);
     wires::judge(system, problems);
     devices::judge(system, problems);
+    disks::judge(system, problems);
     vms::judge(system, problems);
 }

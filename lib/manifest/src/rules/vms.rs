@@ -26,7 +26,7 @@ pub fn judge(system: &System, problems: &mut Problems) {
 
 /// The supervisor sees no guest: whoever could write its memory would have all its rights.
 fn served_by_tasks(system: &System, problems: &mut Problems, task: &Task) {
-    let device = task.exports.iter().find(|export| export.device.is_some());
+    let device = task.exports.iter().find(|export| export.served().is_some());
     if let (Role::Supervisor, Some(export)) = (task.role, device) {
         problems.push(Problem::new(
             &system.source,
@@ -63,26 +63,33 @@ fn devices_are_for_vms(system: &System, problems: &mut Problems, task: &Task, gr
 
 /// The worker finds the guest's memory as `EXPORT/VM/ram` and so on; the names have fixed fields.
 fn names_fit(system: &System, problems: &mut Problems, task: &Task, grant: &Grant) {
-    let Some(export) = system.export(grant).filter(|export| export.device.is_some()) else {
+    let Some((export, kind)) =
+        system.export(grant).and_then(|export| Some((export, export.served()?)))
+    else {
         return;
     };
-    let longest = format!("{}/{}/bells", export.name.get_ref(), task.name());
-    if task.vm.is_none() || longest.len() <= NAME_LEN {
+    let (last, what) = match kind.is_block() {
+        true => ("inflight", "in-flight records"),
+        false => ("bells", "doorbells"),
+    };
+    let longest = format!("{}/{}/{last}", export.name.get_ref(), task.name());
+    if longest.len() <= NAME_LEN {
         return;
     }
     problems.push(Problem::new(
         &system.source,
         grant.at.clone(),
         format!(
-            "{}: the worker would find its doorbells as `{longest}`, a name of {} characters",
+            "{}: the worker would find its {what} as `{longest}`, a name of {} characters",
             task.key(),
             longest.len()
         ),
         format!("longer than {NAME_LEN}"),
         format!(
-            "the names of VM and export have {} characters together, {} fit: shorten one",
+            "the names of {} and export have {} characters together, {} fit: shorten one",
+            if task.vm.is_some() { "VM" } else { "task" },
             export.name.get_ref().len() + task.name().len(),
-            NAME_LEN - "//bells".len()
+            NAME_LEN - "//".len() - last.len()
         ),
     ));
 }
