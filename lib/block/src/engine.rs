@@ -420,9 +420,7 @@ fn plan<T, B: Bounce>(
             *part = Cut::repeat(segment, segment.len, limits);
             plan(operation, part.bytes)
         }
-        operation if part.bytes == 0 => {
-            Ok(Some(Plan { operation, bytes: left, is_whole: true }))
-        }
+        operation if part.bytes == 0 => Ok(Some(Plan { operation, bytes: left, is_whole: true })),
         operation => plan(operation, part.bytes),
     }
 }
@@ -447,11 +445,7 @@ fn needs_bounce<T>(slot: &Slot<T>, limits: &Limits, part: &mut Cut) -> bool {
 
 /// The buffer for the next part of a request, filled if it is to be written. Nothing else of the
 /// request is with the disk meanwhile. A request whose memory cannot be read has failed.
-fn bounced<T, B: Bounce>(
-    bounce: &mut B,
-    slot: &mut Slot<T>,
-    left: u64,
-) -> Result<Segment, Busy> {
+fn bounced<T, B: Bounce>(bounce: &mut B, slot: &mut Slot<T>, left: u64) -> Result<Segment, Busy> {
     if slot.outstanding != 0 {
         return Err(Busy);
     }

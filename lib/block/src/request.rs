@@ -30,6 +30,12 @@ impl Request {
         Request { operation, offset, len, is_private: false, segments, count: 0 }
     }
 
+    /// The same as a new one, in place.
+    pub fn renew(&mut self, operation: Operation, offset: u64, len: u64, is_private: bool) {
+        (self.operation, self.offset, self.len) = (operation, offset, len);
+        (self.is_private, self.count) = (is_private, 0);
+    }
+
     /// Adds a piece of memory; `None` if there are too many.
     pub fn push(&mut self, segment: Segment) -> Option<()> {
         *self.segments.get_mut(self.count)? = segment;

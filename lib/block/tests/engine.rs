@@ -287,8 +287,13 @@ proptest! {
 #[test]
 fn a_write_waits_for_one_that_overlaps_and_a_read_does_not() {
     let mut run = Run::new(limits(Fit::Any, 0, 1 << 20), 1, 0);
-    let wish = |queue, operation, block, blocks| {
-        Wish { queue, operation, block, blocks, pieces: vec![(4096, 0)], is_private: false }
+    let wish = |queue, operation, block, blocks| Wish {
+        queue,
+        operation,
+        block,
+        blocks,
+        pieces: vec![(4096, 0)],
+        is_private: false,
     };
     run.begin(wish(0, Operation::Write, 4, 4));
     assert_eq!(run.disk.outstanding(), 1);

@@ -75,6 +75,40 @@ pub trait Memory {
     }
 }
 
+impl<M: Memory + ?Sized> Memory for &M {
+    fn len(&self) -> u64 {
+        (**self).len()
+    }
+
+    fn address(&self, at: u64) -> u64 {
+        (**self).address(at)
+    }
+
+    fn load_u32(&self, at: u64) -> Option<u32> {
+        (**self).load_u32(at)
+    }
+
+    fn load_u64(&self, at: u64) -> Option<u64> {
+        (**self).load_u64(at)
+    }
+
+    fn store_u32(&self, at: u64, value: u32) -> Option<()> {
+        (**self).store_u32(at, value)
+    }
+
+    fn store_u64(&self, at: u64, value: u64) -> Option<()> {
+        (**self).store_u64(at, value)
+    }
+
+    fn read(&self, at: u64, bytes: &mut [u8]) -> Option<()> {
+        (**self).read(at, bytes)
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) -> Option<()> {
+        (**self).write(at, bytes)
+    }
+}
+
 /// What was stored before is there for the device that is told of it afterwards.
 pub fn publish() {
     fence(Ordering::Release);

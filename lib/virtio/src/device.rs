@@ -99,6 +99,17 @@ impl<'a, M: Ram, const Q: usize> Device<'a, M, Q> {
         self.queues.get(queue).is_some_and(Option::is_some)
     }
 
+    /// Whether the monitor has a new order; then the queues are let go. For devices whose requests
+    /// touch guest memory by other hands than this code's: the caller waits until none of those is
+    /// at work, and only then follows, which answers.
+    pub fn quiesce(&mut self) -> bool {
+        let is_ordered = self.worker.is_ordered();
+        if is_ordered {
+            self.let_go();
+        }
+        is_ordered
+    }
+
     /// Follows the monitor's order, if there is a new one.
     pub fn follow(&mut self) -> Change {
         let Some(order) = self.worker.order() else {

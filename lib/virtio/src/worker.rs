@@ -141,6 +141,11 @@ impl<'a> Worker<'a> {
         Some(Order::Live(setup))
     }
 
+    /// Whether there is an order that was not taken yet.
+    pub fn is_ordered(&self) -> bool {
+        self.load(wire::ORDER, Ordering::Relaxed) != self.order
+    }
+
     /// The number of the order that was last taken: another one for each life of the device.
     pub fn life(&self) -> u64 {
         self.order

@@ -126,8 +126,7 @@ impl SimDisk {
         };
         assert!(blocks <= most, "{command:?}");
         for out in self.out.iter().filter(|out| out.tag != tag) {
-            let apart =
-                block + u64::from(blocks) <= out.block || out.block + out.blocks <= block;
+            let apart = block + u64::from(blocks) <= out.block || out.block + out.blocks <= block;
             let both = operation.changes() && out.operation.changes();
             assert!(apart || !both, "{command:?} overlaps one in flight");
         }
@@ -236,11 +235,7 @@ pub struct Buffers {
 impl Buffers {
     /// Those of a disk's machine.
     pub fn new(disk: &SimDisk) -> Buffers {
-        Buffers {
-            own: disk.own.clone(),
-            clients: disk.clients.clone(),
-            is_free: [true; BUFFERS],
-        }
+        Buffers { own: disk.own.clone(), clients: disk.clients.clone(), is_free: [true; BUFFERS] }
     }
 
     /// How many are free.
