@@ -18,7 +18,7 @@ pub trait Hardware: Disk {
     /// What its interrupts set in the task's signal word.
     fn bits(&self) -> Bits;
 
-    /// Unmasks the interrupts that came. All completions were looked at before, or will be after.
+    /// Unmasks the interrupts that came.
     fn acknowledge(&mut self, bits: Bits);
 
     /// Looks after the hardware: called once a second while commands are in flight, and at once
@@ -97,6 +97,7 @@ pub fn serve<H: Hardware>(hardware: &mut H, memory: &mut Memory<'_>) -> u32 {
     }
     let mask = opened.bits | hardware.bits();
     let mut next_tick = Instant::now() + TICK;
+    let mut owed = hardware.bits();
     loop {
         let now = if server.is_bounded() { Nanoseconds::now() } else { 0 };
         let next = server.round(hardware, memory, now);
@@ -118,8 +119,10 @@ pub fn serve<H: Hardware>(hardware: &mut H, memory: &mut Memory<'_>) -> u32 {
             }
             Next::Round | Next::Wait => tick,
         };
-        let woken = wait(mask, deadline).bits();
-        hardware.acknowledge(woken & hardware.bits());
+        // Interrupts stay masked while there is work: what ends meanwhile needs none, and what ended
+        // since the last look sends one as soon as it may.
+        hardware.acknowledge(owed);
+        owed = wait(mask, deadline).bits() & hardware.bits();
     }
 }
 
