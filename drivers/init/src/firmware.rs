@@ -10,6 +10,7 @@ use cloister_rt::boot::Boot;
 use cloister_rt::system;
 
 use crate::failure::Failure;
+use crate::iommu::Iommu;
 
 /// Most tables that a list may have.
 const LIST_MAX: usize = 256;
@@ -26,10 +27,13 @@ const ROMS: (u64, u64) = (0xe_0000, 0x2_0000);
 pub struct Tables {
     /// Cores and interrupt controllers.
     pub madt: u64,
+    /// Mapped configuration space.
+    pub mcfg: u64,
+    /// IOMMUs of Intel's kind.
+    pub dmar: u64,
+    /// IOMMUs of AMD's kind.
+    pub ivrs: u64,
     fadt: u64,
-    mcfg: u64,
-    dmar: u64,
-    ivrs: u64,
 }
 
 /// Finds the tables.
@@ -101,7 +105,7 @@ pub fn with_table<T>(
 
 /// Tells the kernel of IOAPICs, interrupt overrides and power registers. The clock's register
 /// with the century, if there is one.
-pub fn hand_over(boot: &mut Boot, tables: &Tables) -> Result<Option<u8>, Failure> {
+pub fn hand_over(boot: &mut Boot, tables: &Tables, iommu: &Iommu) -> Result<Option<u8>, Failure> {
     // The mapping borrows the handle, so the entries are copied out before any is handed over.
     let mut parts = [madt::Entry::Other; PARTS_MAX];
     let found = with_table(boot, tables.madt, b"APIC", |table| {
@@ -123,8 +127,9 @@ pub fn hand_over(boot: &mut Boot, tables: &Tables) -> Result<Option<u8>, Failure
     }
     for part in parts {
         match part {
-            madt::Entry::IoApic { address, gsi_base } => {
-                give(boot, Part::IoApic, address.into(), gsi_base.into())?;
+            madt::Entry::IoApic { id, address, gsi_base } => {
+                let source = iommu.source(id).map_or(0, |at| u64::from(at) << 32 | 1 << 48);
+                give(boot, Part::IoApic, address.into(), u64::from(gsi_base) | source)?;
             }
             madt::Entry::Override { source, gsi, is_low, is_level } => {
                 let route = u64::from(gsi) | u64::from(is_low) << 16 | u64::from(is_level) << 17;
@@ -156,26 +161,7 @@ fn hand_over_power(boot: &mut Boot, tables: &Tables) -> Result<Option<u8>, Failu
     Ok(power.century)
 }
 
-fn give(boot: &Boot, part: Part, a: u64, b: u64) -> Result<(), Failure> {
+/// Gives the kernel a part that it must take.
+pub fn give(boot: &Boot, part: Part, a: u64, b: u64) -> Result<(), Failure> {
     boot.hand_over(part, a, b).map_err(|_| Failure::HandOver(part as u32))
-}
-
-/// Notes which IOMMU the firmware describes, and whether there is extended configuration space.
-pub fn note_iommu(boot: &mut Boot, tables: &Tables) -> Result<(), Failure> {
-    for (address, signature, name) in
-        [(tables.dmar, b"DMAR", "Intel VT-d"), (tables.ivrs, b"IVRS", "AMD-Vi")]
-    {
-        if address == 0 {
-            continue;
-        }
-        let (units, revision) = with_table(boot, address, signature, |table| {
-            Ok((acpi::iommu_units(table)?, table.revision))
-        })?;
-        defmt::info!("{=str}: {=u64} units, table revision {=u8}", name, units as u64, revision);
-    }
-    if tables.mcfg != 0 {
-        let revision = with_table(boot, tables.mcfg, b"MCFG", |table| Ok(table.revision))?;
-        defmt::info!("PCI Express configuration space: table revision {=u8}", revision);
-    }
-    Ok(())
 }

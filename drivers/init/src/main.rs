@@ -1,7 +1,8 @@
 //! The first task: reads the firmware's tables, binds devices, starts the cores, seals.
 //!
 //! Order: the other cores are asked to start as soon as the table that lists them is read; while
-//! they start, machine parts are handed over, devices bound, clock and entropy read. The seal ends
+//! they start, PCI is walked, machine parts are handed over (IOAPICs, then IOMMUs), devices bound,
+//! clock and entropy read. The seal ends
 //! this task. What goes wrong ends it earlier, with one line in the log and a code ([`Failure`])
 //! that the kernel prints, because no console runs yet.
 //!
@@ -12,10 +13,13 @@
 #![forbid(unsafe_code)]
 
 mod clock;
+mod config;
 mod devices;
 mod failure;
 mod firmware;
+mod iommu;
 mod processors;
+mod table;
 
 use cloister_rt::abi::info::{ENTROPY_RDRAND, ENTROPY_RDSEED};
 use cloister_rt::abi::table::{FLAG_NEED_RDRAND, FLAG_NEED_RDSEED};
@@ -23,8 +27,11 @@ use cloister_rt::boot::Boot;
 use cloister_rt::{Duration, Entropy, Grants, Instant, grants, sleep_until};
 
 use cloister_init_core::entropy::{self, Health, RDRAND_TRIES, RDSEED_TRIES};
-use devices::SystemTable;
+use cloister_init_core::pci::Functions;
+use config::ConfigSpace;
 use failure::Failure;
+use iommu::Iommu;
+use table::SystemTable;
 
 cloister_rt::entry!(main);
 
@@ -44,9 +51,16 @@ fn bring_up(grants: Grants) -> Result<core::convert::Infallible, Failure> {
     let table = SystemTable::read(grants)?;
     let tables = firmware::find(&mut boot)?;
     let cores = processors::ask(&mut boot, &tables, table.cores)?;
-    let century = firmware::hand_over(&mut boot, &tables)?;
-    firmware::note_iommu(&mut boot, &tables)?;
-    devices::bind(&boot, grants, &table)?;
+    let ecam = iommu::ecam(&mut boot, &tables)?;
+    let mut config = ConfigSpace::open(grants, &table, ecam);
+    let functions = config.as_mut().map(Functions::enumerate);
+    let mut iommu = match (&functions, &mut config) {
+        (Some(functions), Some(config)) => Iommu::read(&mut boot, &tables, functions, config)?,
+        _ => Iommu::default(),
+    };
+    let century = firmware::hand_over(&mut boot, &tables, &iommu)?;
+    iommu.hand_over(&boot, ecam)?;
+    devices::bind(&boot, &table, functions.as_ref(), &iommu)?;
     let unix_seconds = clock::read(grants, century);
     let entropy = entropy(table.flags)?;
     cores.wait(&boot)?;

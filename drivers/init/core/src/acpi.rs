@@ -109,21 +109,16 @@ impl<'a> Table<'a> {
     }
 }
 
-/// What an IOMMU's table says, as far as it is noted: how many units it describes. Both tables
-/// are runs of records with a length; only those of units count.
-pub fn iommu_units(table: &Table<'_>) -> Result<usize, Damaged> {
+/// How many units an IOMMU's table of AMD's kind describes; it is noted and not used. The table is
+/// a run of records with a length (AMD I/O Virtualization 3.08, "I/O Virtualization Reporting
+/// Structure"), 12 bytes behind the header.
+pub fn ivrs_units(table: &Table<'_>) -> Result<usize, Damaged> {
     let damaged = Damaged(table.signature);
-    // Intel VT-d 4.1, "DMA Remapping Reporting Structure"; AMD I/O Virtualization 3.08, "I/O
-    // Virtualization Reporting Structure": 12 bytes of their own follow the header in both.
     let mut rest = table.body().get(12..).ok_or(damaged)?;
     let mut units = 0;
     while !rest.is_empty() {
-        let kind = u16_at(rest, 0).ok_or(damaged)?;
-        let is_unit = match &table.signature {
-            b"DMAR" => kind == 0,
-            _ => matches!(kind & 0xff, 0x10 | 0x11 | 0x40),
-        };
-        units += usize::from(is_unit);
+        let kind = u8_at(rest, 0).ok_or(damaged)?;
+        units += usize::from(matches!(kind, 0x10 | 0x11 | 0x40));
         let len = u16_at(rest, 2).filter(|len| *len >= 4).ok_or(damaged)?;
         rest = rest.get(usize::from(len)..).ok_or(damaged)?;
     }

@@ -9,10 +9,12 @@
 
 pub mod acpi;
 mod bytes;
+pub mod dmar;
 pub mod entropy;
 pub mod fadt;
 pub mod groups;
 pub mod madt;
 pub mod matching;
+pub mod mcfg;
 pub mod pci;
 pub mod rtc;

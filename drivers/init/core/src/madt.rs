@@ -18,6 +18,8 @@ pub enum Entry {
     },
     /// An IOAPIC.
     IoApic {
+        /// Its id, by which other tables name it.
+        id: u8,
         /// Physical address of its registers.
         address: u32,
         /// Its first global interrupt.
@@ -67,7 +69,11 @@ impl Iterator for Entries<'_> {
 fn parse(entry: &[u8]) -> Option<Entry> {
     Some(match u8_at(entry, 0)? {
         0 => core(u8_at(entry, 3)?.into(), 0xff, u32_at(entry, 4)?),
-        1 => Entry::IoApic { address: u32_at(entry, 4)?, gsi_base: u32_at(entry, 8)? },
+        1 => Entry::IoApic {
+            id: u8_at(entry, 2)?,
+            address: u32_at(entry, 4)?,
+            gsi_base: u32_at(entry, 8)?,
+        },
         2 => {
             let flags = u16_at(entry, 8)?;
             Entry::Override {

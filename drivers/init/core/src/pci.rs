@@ -2,7 +2,8 @@
 //!
 //! PCI Local Bus Specification 3.0, "Configuration Space Organization"; PCI-to-PCI Bridge
 //! Architecture 1.2; PCI Express Base 5.0, "PCI Express Capabilities Register" and "ACS Extended
-//! Capability". Invariant: each bus is walked once, whatever the bridges claim.
+//! Capability". Invariant: each bus is walked once, whatever the bridges claim; nothing is written
+//! but the control bits of access control services, which only ever keep more apart.
 
 /// bus << 8 | device << 3 | function.
 pub type Address = u16;
@@ -13,11 +14,17 @@ pub const FUNCTIONS_MAX: usize = 256;
 const CAPABILITIES_MAX: usize = 48;
 /// Capability: PCI Express.
 const CAPABILITY_EXPRESS: u8 = 0x10;
+/// Device/port types of PCI Express functions.
+const EXPRESS_ROOT: u8 = 4;
+const EXPRESS_UPSTREAM: u8 = 5;
+const EXPRESS_DOWNSTREAM: u8 = 6;
 /// Extended capability: access control services.
 const EXTENDED_ACS: u32 = 0x0d;
-/// ACS control bits without which peers reach each other: source validation, request redirect,
-/// completion redirect, upstream forwarding.
+/// ACS bits without which peers reach each other: source validation, request redirect, completion
+/// redirect, upstream forwarding.
 const ACS_NEEDED: u32 = 0x1d;
+/// The first of them.
+const ACS_VALIDATION: u32 = 1;
 /// Where extended capabilities begin and end.
 const EXTENDED: core::ops::Range<u16> = 0x100..0x1000;
 
@@ -28,6 +35,9 @@ pub trait Config {
 
     /// The same beyond 256, if that can be reached at all.
     fn read_extended(&mut self, at: Address, register: u16) -> Option<u32>;
+
+    /// Writes there, if that can be reached at all.
+    fn write_extended(&mut self, at: Address, register: u16, value: u32);
 }
 
 /// What a function is to the fabric.
@@ -75,7 +85,7 @@ pub struct Function {
     pub class: u32,
     /// What it is to the fabric.
     pub role: Role,
-    /// It keeps peers apart. `false` where that cannot be read.
+    /// It keeps peers apart. `false` where that cannot be read or was not taken.
     pub has_acs: bool,
 }
 
@@ -147,6 +157,29 @@ impl Functions {
 }
 
 impl Functions {
+    /// Whether a function is on a bus behind that bridge, however far.
+    pub fn is_behind(&self, bridge: Address, function: Address) -> bool {
+        let mut buses = Buses::default();
+        let mut seen = Buses::default();
+        let secondary = |at: Address| self.iter().find(|f| f.address == at)?.role.secondary();
+        let Some(first) = secondary(bridge) else {
+            return false;
+        };
+        buses.add(first);
+        while let Some(bus) = buses.take() {
+            if u16::from(bus) == function >> 8 {
+                return true;
+            }
+            if seen.add(bus) {
+                let here = self.iter().filter(|f| f.bus() == bus);
+                here.filter_map(|f| f.role.secondary()).for_each(|next| {
+                    buses.add(next);
+                });
+            }
+        }
+        false
+    }
+
     /// Puts a function in its place. Most come in order of position already.
     fn keep(&mut self, function: Function) {
         let Some(last) = self.list.get_mut(self.count) else {
@@ -176,12 +209,12 @@ fn read(config: &mut impl Config, at: Address) -> Option<(Function, bool)> {
     let express = express_type(config, at);
     let secondary = (config.read(at, 0x18) >> 8) as u8;
     let role = match (header & 0x7f, express) {
-        (1, Some(4 | 6)) => Role::DownstreamPort { secondary },
-        (1, Some(5)) => Role::UpstreamPort { secondary },
+        (1, Some(EXPRESS_ROOT | EXPRESS_DOWNSTREAM)) => Role::DownstreamPort { secondary },
+        (1, Some(EXPRESS_UPSTREAM)) => Role::UpstreamPort { secondary },
         (1, _) => Role::ConventionalBridge { secondary },
         _ => Role::Endpoint,
     };
-    let has_acs = express.is_some() && has_acs(config, at);
+    let has_acs = express.is_some_and(|kind| acs(config, at, kind).unwrap_or(false));
     let identity = identity.rotate_right(16);
     Some((Function { address: at, identity, class, role, has_acs }, header & 0x80 != 0))
 }
@@ -205,23 +238,39 @@ fn express_type(config: &mut impl Config, at: Address) -> Option<u8> {
     None
 }
 
-fn has_acs(config: &mut impl Config, at: Address) -> bool {
+/// Turns on every access control service that keeps peers apart, and says whether they now are.
+/// `None` without the capability. A service that a root port or an endpoint does not list is one
+/// that it has no use for, because it forwards nothing to peers ("ACS Capability Register"); a
+/// switch's port must have them all.
+fn acs(config: &mut impl Config, at: Address, express: u8) -> Option<bool> {
+    let register = extended(config, at, EXTENDED_ACS)?.checked_add(4)?;
+    let before = config.read_extended(at, register)?;
+    let wanted = before & ACS_NEEDED;
+    config.write_extended(at, register, before | wanted << 16);
+    let after = config.read_extended(at, register)?;
+    let required = match express {
+        EXPRESS_DOWNSTREAM => ACS_NEEDED,
+        EXPRESS_ROOT => ACS_VALIDATION,
+        _ => 0,
+    };
+    Some(wanted & required == required && after >> 16 & wanted == wanted)
+}
+
+/// Where an extended capability is.
+fn extended(config: &mut impl Config, at: Address, id: u32) -> Option<u16> {
     let mut next = EXTENDED.start;
     // Each capability has four bytes at least, so more than that are a loop.
     for _ in 0..EXTENDED.len() / 4 {
-        let Some(head) = config.read_extended(at, next) else {
-            return false;
-        };
-        if head & 0xffff == EXTENDED_ACS {
-            let control = next.checked_add(4).and_then(|c| config.read_extended(at, c));
-            return control.is_some_and(|word| word >> 16 & ACS_NEEDED == ACS_NEEDED);
+        let head = config.read_extended(at, next)?;
+        if head & 0xffff == id {
+            return Some(next);
         }
         next = (head >> 20) as u16 & 0xffc;
         if !EXTENDED.contains(&next) {
-            return false;
+            return None;
         }
     }
-    false
+    None
 }
 
 /// A set of buses.

@@ -3,6 +3,7 @@
 use cloister_init_core::acpi::{self, Damaged, Root, Table};
 use cloister_init_core::fadt::{self, Power};
 use cloister_init_core::madt::{self, Entry};
+use cloister_init_core::mcfg;
 use proptest::prelude::*;
 
 /// A table with a right length and sum.
@@ -41,7 +42,7 @@ fn sample_madt() -> Vec<u8> {
     }
     body.extend([9, 16, 0, 0, 0x2c, 1, 0, 0, 1, 0, 0, 0, 9, 0, 0, 0]);
     body.extend([9, 16, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 9, 0, 0, 0]);
-    body.extend([1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 24, 0, 0, 0]);
+    body.extend([1, 12, 5, 0, 0, 0, 0xc0, 0xfe, 24, 0, 0, 0]);
     body.extend([2, 10, 0, 0, 2, 0, 0, 0, 0, 0]);
     body.extend([2, 10, 0, 9, 9, 0, 0, 0, 0xf, 0]);
     body.extend([4, 6, 0xff, 0, 0, 1]);
@@ -102,7 +103,7 @@ fn interrupt_controllers_and_overrides_are_read() {
     let entries: Result<Vec<Entry>, Damaged> =
         madt::entries(&acpi::table(&bytes).unwrap()).collect();
     let entries = entries.unwrap();
-    assert!(entries.contains(&Entry::IoApic { address: 0xfec0_0000, gsi_base: 24 }));
+    assert!(entries.contains(&Entry::IoApic { id: 5, address: 0xfec0_0000, gsi_base: 24 }));
     let timer = Entry::Override { source: 0, gsi: 2, is_low: false, is_level: false };
     let sci = Entry::Override { source: 9, gsi: 9, is_low: true, is_level: true };
     assert!(entries.contains(&timer) && entries.contains(&sci));
@@ -154,19 +155,57 @@ fn registers_that_are_no_ports_are_none() {
 }
 
 #[test]
-fn units_of_both_kinds_of_iommu_are_counted() {
-    let mut body = vec![0; 12];
-    body.extend([0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    body.extend([1, 0, 8, 0, 0, 0, 4, 0]);
-    let bytes = made(b"DMAR", 1, &body);
-    assert_eq!(acpi::iommu_units(&acpi::table(&bytes).unwrap()), Ok(1));
+fn units_of_amds_kind_are_counted() {
     let mut body = vec![0; 12];
     body.extend([0x10, 0xff, 4, 0, 0x11, 0, 4, 0, 0x20, 0, 4, 0]);
     let bytes = made(b"IVRS", 1, &body);
-    assert_eq!(acpi::iommu_units(&acpi::table(&bytes).unwrap()), Ok(2));
-    let bytes = made(b"DMAR", 1, &[0; 16]);
-    let damaged = Err(Damaged(*b"DMAR"));
-    assert_eq!(acpi::iommu_units(&acpi::table(&bytes).unwrap()), damaged, "a length of zero");
+    assert_eq!(acpi::ivrs_units(&acpi::table(&bytes).unwrap()), Ok(2));
+    let bytes = made(b"IVRS", 1, &[0; 16]);
+    let damaged = Err(Damaged(*b"IVRS"));
+    assert_eq!(acpi::ivrs_units(&acpi::table(&bytes).unwrap()), damaged, "a length of zero");
+}
+
+/// An entry of configuration space.
+fn space(base: u64, segment: u16, first: u8, last: u8) -> Vec<u8> {
+    let mut entry = base.to_le_bytes().to_vec();
+    entry.extend(segment.to_le_bytes());
+    entry.extend([first, last, 0, 0, 0, 0]);
+    entry
+}
+
+fn sample_mcfg() -> Vec<u8> {
+    let entries = [space(0xf000_0000, 1, 0, 255), space(0xb000_0000, 0, 2, 15)];
+    made(b"MCFG", 1, &[vec![0; 8], entries.concat()].concat())
+}
+
+#[test]
+fn configuration_space_of_segment_0_is_found() {
+    let bytes = sample_mcfg();
+    let found = mcfg::segment_0(&acpi::table(&bytes).unwrap()).unwrap().unwrap();
+    assert_eq!((found.base, found.first, found.last), (0xb000_0000, 2, 15));
+    assert_eq!(found.offset(0x0f20, 0x104), Some(0xf2_0104));
+    assert_eq!((found.offset(0x0100, 0), found.offset(0x1000, 0)), (None, None));
+    assert_eq!(found.offset(0x0f00, 0x1000), None);
+    let none = made(b"MCFG", 1, &[vec![0; 8], space(0xf000_0000, 1, 0, 255)].concat());
+    assert_eq!(mcfg::segment_0(&acpi::table(&none).unwrap()), Ok(None));
+}
+
+#[test]
+fn configuration_space_that_cannot_be_is_damage() {
+    for entry in [
+        space(0, 0, 0, 255),
+        space(0xb008_0000, 0, 0, 255),
+        space(0xb000_0000, 0, 9, 8),
+        space(u64::MAX << 20, 0, 0, 255),
+        space(0xb000_0000, 0, 0, 255)[..15].to_vec(),
+        vec![0; 8],
+    ] {
+        let bytes = made(b"MCFG", 1, &[vec![0; 8], entry.clone()].concat());
+        let found = mcfg::segment_0(&acpi::table(&bytes).unwrap());
+        assert_eq!(found, Err(Damaged(*b"MCFG")), "{entry:?}");
+    }
+    let short = made(b"MCFG", 1, &[0; 7]);
+    assert!(mcfg::segment_0(&acpi::table(&short).unwrap()).is_err());
 }
 
 /// Everything that is done with a table.
@@ -174,7 +213,7 @@ fn consume(table: &Table<'_>) {
     let _ = madt::entries(table).count();
     let _ = madt::other_cores::<16>(table, 0);
     let _ = fadt::power(table);
-    let _ = acpi::iommu_units(table);
+    let _ = (acpi::ivrs_units(table), mcfg::segment_0(table));
     for nth in 0..100 {
         let _ = (table.entry(nth, true), table.entry(nth, false));
     }
@@ -182,7 +221,7 @@ fn consume(table: &Table<'_>) {
 
 #[test]
 fn every_truncation_is_refused() {
-    for bytes in [sample_madt(), sample_fadt()] {
+    for bytes in [sample_madt(), sample_fadt(), sample_mcfg()] {
         for len in 0..bytes.len() {
             assert!(acpi::table(&bytes[..len]).is_err(), "{len} of {}", bytes.len());
         }
@@ -195,7 +234,7 @@ fn every_truncation_is_refused() {
 
 #[test]
 fn every_flipped_bit_is_refused() {
-    for bytes in [sample_madt(), sample_fadt()] {
+    for bytes in [sample_madt(), sample_fadt(), sample_mcfg()] {
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
@@ -217,11 +256,11 @@ proptest! {
     /// A table whose sum is right but whose content is not: nothing panics, nothing runs on.
     #[test]
     fn damage_behind_a_right_sum_is_survived(
-        which in 0usize..2,
+        which in 0usize..3,
         cut in any::<prop::sample::Index>(),
         flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
     ) {
-        let mut bytes = [sample_madt(), sample_fadt()][which].clone();
+        let mut bytes = [sample_madt(), sample_fadt(), sample_mcfg()][which].clone();
         bytes.truncate(acpi::HEADER_LEN + cut.index(bytes.len() - acpi::HEADER_LEN + 1));
         for (place, value) in flips {
             let place = place.index(bytes.len());

@@ -16,6 +16,10 @@ use proptest::prelude::*;
 struct Machine {
     spaces: HashMap<Address, Vec<u32>>,
     reads: usize,
+    /// Extended configuration space cannot be reached.
+    is_narrow: bool,
+    /// Access control services cannot be turned on.
+    is_stubborn: bool,
 }
 
 impl Config for Machine {
@@ -26,9 +30,25 @@ impl Config for Machine {
     }
 
     fn read_extended(&mut self, at: Address, register: u16) -> Option<u32> {
+        if self.is_narrow {
+            return None;
+        }
         self.spaces.get(&at)?.get(usize::from(register) / 4).copied()
     }
+
+    /// Of all registers, those of access control services alone can be written, and of them the
+    /// control bits whose services are there.
+    fn write_extended(&mut self, at: Address, register: u16, value: u32) {
+        assert_eq!(register, ACS + 4, "nothing else is to be written");
+        let space = self.spaces.get_mut(&at).unwrap();
+        let word = &mut space[usize::from(register) / 4];
+        let there = *word & 0xffff;
+        *word = there | if self.is_stubborn { 0 } else { value & there << 16 };
+    }
 }
+
+/// Where a function's access control services are.
+const ACS: u16 = 0x140;
 
 const ENDPOINT: u8 = 0;
 const ROOT_PORT: u8 = 4;
@@ -67,8 +87,14 @@ impl Machine {
         if acs {
             space[0x100 / 4] = 0x140 << 20 | 1 << 16 | 1;
             space[0x140 / 4] = 1 << 16 | 0x0d;
-            space[0x144 / 4] = 0x1d << 16;
+            // Everything is there and nothing is on, as firmware leaves it.
+            space[0x144 / 4] = 0x1f;
         }
+    }
+
+    /// Changes which access control services a function has.
+    fn services(&mut self, at: Address, there: u32) {
+        self.spaces.get_mut(&at).unwrap()[usize::from(ACS) / 4 + 1] = there;
     }
 
     fn port(&mut self, at: Address, kind: u8, secondary: u8, acs: bool) {
@@ -86,7 +112,7 @@ impl Machine {
     }
 }
 
-fn groups_of(machine: &mut Machine) -> impl Fn(Address, Address) -> bool {
+fn groups_of(machine: &mut Machine) -> impl Fn(Address, Address) -> bool + use<> {
     let functions = Functions::enumerate(machine);
     let groups = Groups::of(&functions);
     move |one, other| groups.group(one) == groups.group(other)
@@ -216,6 +242,50 @@ fn a_switch_keeps_apart_only_with_acs_on_its_downstream_ports() {
         assert_eq!(same(at(3, 0, 0), at(4, 0, 0)), !acs);
         assert_eq!(same(at(2, 0, 0), at(2, 1, 0)), !acs);
     }
+}
+
+#[test]
+fn services_are_turned_on_and_what_is_not_taken_keeps_nobody_apart() {
+    let two_ports = |kind, change: fn(&mut Machine)| {
+        let mut machine = Machine::default();
+        machine.port(at(0, 1, 0), ROOT_PORT, 1, true);
+        machine.port(at(1, 0, 0), UPSTREAM, 2, false);
+        let bus = if kind == DOWNSTREAM { 2 } else { 0 };
+        let slots = if kind == DOWNSTREAM { [0, 1] } else { [2, 3] };
+        for slot in slots {
+            machine.port(at(bus, slot, 0), kind, 3 + slot as u8, true);
+            machine.endpoint(at(3 + slot, 0, 0), false);
+        }
+        change(&mut machine);
+        let same = groups_of(&mut machine);
+        let on = machine.spaces[&at(bus, slots[0], 0)][usize::from(ACS) / 4 + 1] >> 16;
+        (on, same(at(bus, slots[0], 0), at(3 + slots[0], 0, 0)))
+    };
+    let untouched: fn(&mut Machine) = |_| {};
+    assert_eq!(two_ports(DOWNSTREAM, untouched), (0x1d, false));
+    assert_eq!(two_ports(ROOT_PORT, untouched), (0x1d, false));
+    assert_eq!(two_ports(DOWNSTREAM, |machine| machine.is_stubborn = true), (0, true));
+    assert_eq!(two_ports(DOWNSTREAM, |machine| machine.is_narrow = true), (0, true));
+    // A switch's port must redirect; a root port that cannot forwards nothing to its peers.
+    assert_eq!(two_ports(DOWNSTREAM, |m| m.services(at(2, 0, 0), 0x11)), (0x11, true));
+    assert_eq!(two_ports(ROOT_PORT, |m| m.services(at(0, 2, 0), 0x11)), (0x11, false));
+    assert_eq!(two_ports(ROOT_PORT, |m| m.services(at(0, 2, 0), 0)), (0, true));
+}
+
+#[test]
+fn what_is_behind_a_bridge_is_found_through_others_and_in_circles() {
+    let mut machine = Machine::default();
+    machine.bridge(at(0, 1, 0), 1);
+    machine.bridge(at(1, 0, 0), 2);
+    machine.bridge(at(2, 0, 0), 1);
+    machine.endpoint(at(2, 1, 0), false);
+    machine.endpoint(at(0, 2, 0), false);
+    let functions = Functions::enumerate(&mut machine);
+    assert!(functions.is_behind(at(0, 1, 0), at(2, 1, 0)));
+    assert!(functions.is_behind(at(2, 0, 0), at(1, 0, 0)), "a circle is behind itself");
+    assert!(!functions.is_behind(at(0, 1, 0), at(0, 2, 0)));
+    assert!(!functions.is_behind(at(0, 2, 0), at(2, 1, 0)), "no bridge");
+    assert!(!functions.is_behind(at(9, 0, 0), at(2, 1, 0)), "nothing");
 }
 
 fn device(kind: u8, select: u32, nth: u8, owner: u16) -> Device {
