@@ -34,9 +34,13 @@ const ALWAYS: u64 = features::VERSION_1 | features::ACCESS_PLATFORM;
 /// those of rings that it knows; the others need registers that are not here.
 const TRANSPORT: u64 = 0x3_ffff_ff00_0000;
 
-/// Descriptors, driver area, device area: alignment, bytes for each descriptor, bytes besides
-/// (virtio 1.3, "Virtqueues", table of alignments and sizes).
-const PARTS: [(u64, u64, u64); 3] = [(16, 16, 0), (2, 2, 6), (4, 8, 6)];
+/// An area of a ring: alignment, bytes for each descriptor, bytes besides.
+type Part = (u64, u64, u64);
+/// Descriptors, driver area, device area of a split ring (virtio 1.3, "Virtqueues", table of
+/// alignments and sizes).
+const SPLIT: [Part; 3] = [(16, 16, 0), (2, 2, 6), (4, 8, 6)];
+/// The same of a packed ring, whose areas besides are event structures.
+const PACKED: [Part; 3] = [(16, 16, 0), (4, 0, 4), (4, 0, 4)];
 const NO_VECTOR: u16 = 0xffff;
 /// Interrupt status: a queue has used buffers; configuration or status has changed.
 const ISR_QUEUE: u8 = 1;
@@ -231,11 +235,15 @@ impl<'a> Virtio<'a> {
     /// Queue fields change only before the queue is enabled and the driver ready.
     fn set_queue(&mut self, offset: u16, width: u8, value: u32) {
         let (is_ready, size_max) = (self.registers.status & DRIVER_OK != 0, self.size_max);
+        let is_packed = self.registers.is_packed();
         let is_open = |queue: &&mut Queue| !queue.enabled && !is_ready;
         let Some(queue) = self.queue().filter(is_open) else { return };
         let new = low16(u64::from(value));
         match (offset, width) {
-            (0x18, 2) if new.is_power_of_two() && new <= size_max => queue.size = new,
+            // Packed rings may have any size ("Packed Virtqueues").
+            (0x18, 2) if new <= size_max && (new.is_power_of_two() || is_packed && new != 0) => {
+                queue.size = new;
+            }
             // A queue without a size does not exist.
             (0x1c, 2) => queue.enabled = new == 1 && queue.size != 0,
             (0x20..0x38, 4) if offset & 3 == 0 => {
@@ -272,7 +280,8 @@ impl<'a> Virtio<'a> {
     /// mistake, and the worker never hears of the device.
     fn start(&mut self) -> Action {
         let queues = self.registers.queues.map(Queue::words);
-        if !queues.iter().all(|words| is_valid(words, self.memory)) {
+        let parts = if self.registers.is_packed() { PACKED } else { SPLIT };
+        if !queues.iter().all(|words| is_valid(words, parts, self.memory)) {
             self.registers.status |= NEEDS_RESET;
             return Action { vectors: self.registers.config_event(), ..NOTHING };
         }
@@ -293,7 +302,7 @@ impl<'a> Virtio<'a> {
 
     fn finish_reset(&mut self) {
         let (offers, size_max) = self.worker.begin();
-        self.offered = offers & (!TRANSPORT | features::RINGS) | ALWAYS;
+        self.offered = offers & (!TRANSPORT | features::ALL_RINGS) | ALWAYS;
         (self.resetting, self.size_max) = (false, size_max);
         self.registers = Registers::new(size_max);
     }
@@ -326,6 +335,11 @@ impl Registers {
         accepted & !offered == 0 && !self.beyond && accepted & features::VERSION_1 != 0
     }
 
+    /// Whether rings are packed, which is settled by FEATURES_OK.
+    fn is_packed(&self) -> bool {
+        self.status & FEATURES_OK != 0 && join(self.accepted) & features::RING_PACKED != 0
+    }
+
     /// The driver is to look at status and configuration.
     fn config_event(&mut self) -> u64 {
         self.isr |= ISR_CONFIG;
@@ -347,8 +361,8 @@ impl Queue {
 }
 
 /// Whether each part of a queue is aligned and ends inside the guest's RAM. An unused one is.
-fn is_valid([size, parts @ ..]: &QueueWords, memory: u64) -> bool {
-    parts.iter().zip(PARTS).all(|(start, (align, each, more))| {
+fn is_valid([size, starts @ ..]: &QueueWords, parts: [Part; 3], memory: u64) -> bool {
+    starts.iter().zip(parts).all(|(start, (align, each, more))| {
         let len = size.saturating_mul(each).saturating_add(more);
         let is_inside = start.checked_add(len).is_some_and(|end| end <= memory);
         start & align.wrapping_sub(1) == 0 && is_inside

@@ -71,7 +71,7 @@ fn the_driver_learns_what_the_worker_offers_and_no_transport_feature() {
     nothing(rig.write(0x00, 4, 0));
     assert_eq!(rig.read(0x04, 4), 0x30ff_ffff);
     nothing(rig.write(0x00, 4, 1));
-    assert_eq!(rig.read(0x04, 4), 0xfffc_0003);
+    assert_eq!(rig.read(0x04, 4), 0xfffc_0007);
     for window in [2, 3, u32::MAX] {
         nothing(rig.write(0x00, 4, window));
         assert_eq!(rig.read(0x04, 4), 0, "window {window}");
@@ -185,6 +185,33 @@ fn sizes_are_powers_of_two_up_to_the_worker_s() {
         assert_eq!(rig.read(0x18, 2), shown);
         nothing(rig.write(0x1c, 2, 1));
         assert_eq!(rig.read(0x1c, 2), u32::from(shown != 0), "a queue without a size");
+    }
+}
+
+#[test]
+fn packed_rings_have_any_size_and_event_structures() {
+    let packed = F_VERSION_1 | 1 << 34;
+    let end = MEMORY;
+    for (parts, good) in [
+        ([end - 48, end - 4, end - 4], true),
+        ([end - 48, 0x2002, 0x3000], false),
+        ([end - 48, 0x2000, 0x3002], false),
+        ([end - 32, 0x2000, 0x3000], false),
+        ([0x1000, end, 0x3000], false),
+        ([0x1008, 0x2000, 0x3000], false),
+    ] {
+        let mut rig = ready(1 << 34);
+        nothing(rig.write(0x18, 2, 3));
+        assert_eq!(rig.read(0x18, 2), 64, "before the features are settled");
+        negotiate(&mut rig, packed);
+        for (size, shown) in [(0, 64), (65, 64), (3, 3)] {
+            nothing(rig.write(0x18, 2, size));
+            assert_eq!(rig.read(0x18, 2), shown);
+        }
+        fill_queue(&mut rig, 0, parts);
+        let action = rig.write(0x14, 1, 0xf);
+        assert_eq!(action.signal, good, "{parts:x?}");
+        assert_eq!(rig.read(0x14, 1), if good { 0xf } else { 0x4f }, "{parts:x?}");
     }
 }
 

@@ -13,21 +13,28 @@
 //! Invariant: what a guest or a monitor writes is read once, checked, and used as a copy; nothing
 //! they write makes this code panic, loop without end, or leave RAM.
 
-#![cfg_attr(not(loom), no_std)]
+#![cfg_attr(not(any(loom, test)), no_std)]
 #![forbid(unsafe_code)]
-#![deny(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::arithmetic_side_effects,
-    clippy::as_conversions
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::arithmetic_side_effects,
+        clippy::as_conversions
+    )
 )]
 
 pub mod block;
 mod chain;
+#[cfg(test)]
+mod deaths;
 mod device;
 pub mod features;
 mod flight;
+#[cfg(test)]
+mod fuse;
 mod packed;
 mod queue;
 pub mod record;

@@ -13,8 +13,10 @@ use proptest::prelude::*;
 pub const MEMORY: u64 = 1 << 20;
 const SIZE: u32 = 64;
 /// What the worker of the property test offers.
-const OFFERS: u64 = 1 << 5 | 1 << 29 | 1 << 38;
-const VISIBLE: u64 = 1 << 5 | 1 << 29 | 1 << 32 | 1 << 33;
+const OFFERS: u64 = 1 << 5 | 1 << 29 | PACKED | 1 << 38;
+const VISIBLE: u64 = 1 << 5 | 1 << 29 | 1 << 32 | 1 << 33 | PACKED;
+/// Rings are packed.
+const PACKED: u64 = 1 << 34;
 
 /// A page of words.
 pub fn words() -> &'static [AtomicU64] {
@@ -149,7 +151,7 @@ pub fn op() -> impl Strategy<Value = Op> {
         1 => (0u32..0x200).prop_map(|part| part << 2),
         1 => any::<u32>()
     ];
-    let features = prop::sample::select(vec![0, 1, 3, 1 << 5, 1 << 29, 1 << 6]);
+    let features = prop::sample::select(vec![0, 1, 3, 5, 1 << 5, 1 << 29, 1 << 6]);
     let anything = (0u16..0x100, 1u8..5, any::<u32>());
     let size = prop::sample::select(vec![0, 1, 2, 3, 16, 64, 128, 0xffff]);
     prop_oneof![
@@ -269,6 +271,7 @@ impl Model {
         let vector = if value < 3 { value } else { 0xffff };
         let size_max = self.size_max();
         let ready = self.status & 4 != 0;
+        let packed = self.status & 8 != 0 && self.accepted() & PACKED != 0;
         let selected = self.select(0x16) as usize;
         match offset {
             0x00 | 0x08 | 0x16 => drop(self.selects.insert(offset, value)),
@@ -290,7 +293,7 @@ impl Model {
                 let size = queue.get(&0x18).copied().unwrap_or(size_max);
                 let enabled = queue.get(&0x1c) == Some(&1);
                 let fine = match offset {
-                    0x18 => value.count_ones() == 1 && value <= size_max,
+                    0x18 => value != 0 && value <= size_max && (packed || value.count_ones() == 1),
                     0x1c => value == 1 && size > 0,
                     _ => true,
                 };
@@ -332,7 +335,8 @@ impl Model {
             return false;
         }
         let queues = [0, 1].map(|queue| self.words(queue));
-        if queues.iter().all(is_valid) {
+        let packed = self.accepted() & PACKED != 0;
+        if queues.iter().all(|queue| is_valid(queue, packed)) {
             (self.live, self.published) = (true, Some(queues));
         } else {
             self.status |= 0x40;
@@ -358,7 +362,8 @@ impl Model {
 
     fn check_published(&self, queues: [[u64; 4]; 2]) -> Result<(), TestCaseError> {
         prop_assert_eq!(Some(queues), self.published);
-        prop_assert!(queues.iter().all(is_valid), "{:x?}", queues);
+        let packed = self.accepted() & PACKED != 0;
+        prop_assert!(queues.iter().all(|queue| is_valid(queue, packed)), "{:x?}", queues);
         Ok(())
     }
 
@@ -388,11 +393,11 @@ impl Model {
     }
 }
 
-/// Virtio 1.3, "Virtqueues": the parts of a split ring.
-fn is_valid(queue: &[u64; 4]) -> bool {
+/// Virtio 1.3, "Virtqueues": the parts of a ring.
+fn is_valid(queue: &[u64; 4], packed: bool) -> bool {
     let [size, descriptors, driver, device] = queue.map(u128::from);
     let inside = |start: u128, len: u128| start + len <= u128::from(MEMORY);
-    size == 0
+    let is_split = size == 0
         || size.is_power_of_two()
             && size <= u128::from(SIZE)
             && descriptors % 16 == 0
@@ -400,5 +405,13 @@ fn is_valid(queue: &[u64; 4]) -> bool {
             && device % 4 == 0
             && inside(descriptors, 16 * size)
             && inside(driver, 6 + 2 * size)
-            && inside(device, 6 + 8 * size)
+            && inside(device, 6 + 8 * size);
+    let is_packed = size <= u128::from(SIZE)
+        && descriptors % 16 == 0
+        && driver % 4 == 0
+        && device % 4 == 0
+        && inside(descriptors, 16 * size)
+        && inside(driver, 4)
+        && inside(device, 4);
+    if packed { is_packed } else { is_split }
 }

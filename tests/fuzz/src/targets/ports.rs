@@ -40,7 +40,7 @@ pub fn disturb(words: &[AtomicU64], input: &mut Input<'_>) {
     let order = words[wire::ORDER].load(Relaxed);
     match input.byte() & 7 {
         0 | 1 => {
-            words[wire::OFFERS].store(1 << 5 | 1 << 29, Relaxed);
+            words[wire::OFFERS].store(1 << 5 | 1 << 29 | 1 << 34, Relaxed);
             words[wire::QUEUE_SIZE].store(64, Relaxed);
             words[wire::ANSWER].store(order, Relaxed);
         }

@@ -12,7 +12,7 @@ use cloister_guest_abi::platform;
 use cloister_monitor::apic::Message;
 use cloister_monitor::devices::{Devices, Effect};
 use cloister_monitor::msix;
-use cloister_virtio::wire;
+use cloister_virtio::{features, wire};
 
 use super::machine::{MEMORY, QUEUES, config, words};
 use super::ports;
@@ -220,7 +220,8 @@ impl<'a> Rig<'a> {
             Some((before, _)) if order != before => memory.reset = Some(order),
             Some((_, before)) => assert_eq!(rings, before, "rings changed under a live order"),
             None if order & wire::LIVE != 0 => {
-                judge_rings(&rings);
+                let features = words[wire::FEATURES].load(Relaxed);
+                judge_rings(&rings, features & features::RING_PACKED != 0);
                 mark("live");
             }
             None => {}
@@ -241,13 +242,15 @@ impl<'a> Rig<'a> {
 }
 
 /// Rings of a live order (virtio 1.3, "Virtqueues", table of alignments and sizes).
-fn judge_rings(rings: &Rings) {
+fn judge_rings(rings: &Rings, packed: bool) {
     for queue in rings.chunks(wire::QUEUE_WORDS).filter(|queue| queue[0] != 0) {
         let (size, parts) = (queue[0], &queue[1..]);
-        assert!(size.is_power_of_two() && size <= 32768, "a ring of {size}");
-        for (at, (align, len)) in
-            parts.iter().zip([(16, 16 * size), (2, 2 * size + 6), (4, 8 * size + 6)])
-        {
+        assert!((packed || size.is_power_of_two()) && size <= 32768, "a ring of {size}");
+        let areas = match packed {
+            true => [(16, 16 * size), (4, 4), (4, 4)],
+            false => [(16, 16 * size), (2, 2 * size + 6), (4, 8 * size + 6)],
+        };
+        for (at, (align, len)) in parts.iter().zip(areas) {
             assert_eq!(at % align, 0, "{at:#x} is not aligned to {align}");
             assert!(at.checked_add(len).is_some_and(|end| end <= MEMORY), "{at:#x} and {len:#x}");
         }
