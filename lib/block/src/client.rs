@@ -202,7 +202,8 @@ impl<'a, M: Ram> Client<'a, M> {
     pub(crate) fn listen(&mut self) -> bool {
         let before = self.due;
         let silent = !(before | self.asked) & ALL_QUEUES;
-        if silent == 0 {
+        // What is left to be adopted waits for the disk, not for the guest.
+        if silent == 0 || self.is_adopting {
             return false;
         }
         for queue in (0..QUEUES).filter(|queue| silent & bit(*queue) != 0) {
