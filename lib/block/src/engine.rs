@@ -119,7 +119,8 @@ struct Load {
 /// All requests in flight; `T` is what belongs to one of them on the client's side.
 pub struct Engine<T> {
     slots: [Slot<T>; REQUESTS_MAX],
-    free: u128,
+    /// Slots with a request. Nothing in flight is all zeros, so that a static one costs no image.
+    used: u128,
     /// Slots whose requests have ended and were not yet given out.
     ready: u128,
     loads: [Load; CLIENTS_MAX],
@@ -145,7 +146,7 @@ impl<T> Engine<T> {
     pub const fn new() -> Engine<T> {
         Engine {
             slots: [const { Slot::FREE }; REQUESTS_MAX],
-            free: u128::MAX,
+            used: 0,
             ready: 0,
             loads: [Load { slots: 0, changing: 0, bytes: 0 }; CLIENTS_MAX],
         }
@@ -153,7 +154,7 @@ impl<T> Engine<T> {
 
     /// Where the next request is to be written; `None` if there is no room for one.
     pub fn draft(&mut self) -> Option<&mut Request> {
-        let slot = self.slots.get_mut(first(self.free)?)?;
+        let slot = self.slots.get_mut(first(!self.used)?)?;
         Some(&mut slot.request)
     }
 
@@ -170,7 +171,7 @@ impl<T> Engine<T> {
 
     /// Whether nothing of anybody is in flight.
     pub fn is_empty(&self) -> bool {
-        self.free == u128::MAX
+        self.used == 0
     }
 
     /// Begins the request that was drafted. Without a draft, nothing is done and nothing finished.
@@ -181,7 +182,7 @@ impl<T> Engine<T> {
         place: Place,
         ticket: T,
     ) -> Progress {
-        let Some(index) = first(self.free) else {
+        let Some(index) = first(!self.used) else {
             return Progress::Begun;
         };
         let (Some(slot), Some(load)) =
@@ -189,7 +190,7 @@ impl<T> Engine<T> {
         else {
             return Progress::Begun;
         };
-        self.free &= !bit(index);
+        self.used |= bit(index);
         slot.place = place;
         slot.ticket = Some(ticket);
         (slot.next, slot.outstanding, slot.bounced, slot.failed) = (0, 0, None, false);
@@ -334,7 +335,7 @@ impl<T> Engine<T> {
         load.slots &= !bit(index);
         load.changing &= !bit(index);
         load.bytes = load.bytes.saturating_sub(slot.request.len);
-        self.free |= bit(index);
+        self.used &= !bit(index);
         Some(Finished {
             place: slot.place,
             ticket: slot.ticket.take()?,

@@ -28,26 +28,20 @@ pub enum Next {
 
 /// The server of a disk.
 pub struct Server<'a, M> {
-    engine: Engine<Ticket>,
+    engine: &'a mut Engine<Ticket>,
     clients: [Option<Client<'a, M>>; CLIENTS_MAX],
     chain: Chain<CHAIN_MAX>,
     first: usize,
     is_bounded: bool,
 }
 
-impl<'a, M: Ram> Default for Server<'a, M> {
-    fn default() -> Self {
-        Server {
-            engine: Engine::new(),
-            clients: [const { None }; CLIENTS_MAX],
-            chain: Chain::default(),
-            first: 0,
-            is_bounded: false,
-        }
-    }
-}
-
 impl<'a, M: Ram> Server<'a, M> {
+    /// A server without clients. The engine is large: tasks have a static one.
+    pub fn new(engine: &'a mut Engine<Ticket>) -> Server<'a, M> {
+        let clients = [const { None }; CLIENTS_MAX];
+        Server { engine, clients, chain: Chain::default(), first: 0, is_bounded: false }
+    }
+
     /// Adds a client under the number that it was made with; `None` if there is no such number.
     pub fn add(&mut self, number: u8, client: Client<'a, M>) -> Option<()> {
         let place = self.clients.get_mut(usize::from(number))?;
@@ -75,7 +69,7 @@ impl<'a, M: Ram> Server<'a, M> {
     pub fn round<D: Disk, B: Bounce>(&mut self, disk: &mut D, bounce: &mut B, now: u64) -> Next {
         let ended = self.collect(disk, bounce);
         let active = self.clients.iter().flatten();
-        let active = active.filter(|client| client.is_active(&self.engine)).count();
+        let active = active.filter(|client| client.is_active(self.engine)).count();
         let sharing = Sharing::among(active);
         let Server { engine, clients, chain, .. } = self;
         let mut common = Common { engine, disk, bounce, chain, sharing, now };

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 
 use cloister_block::{
-    Bounce, Busy, Client, Command, Disk, Fit, Limits, Next, Operation, Outcome, Rate, Request,
-    Segment, Server, Tag, Volume,
+    Bounce, Busy, Client, Command, Disk, Engine, Fit, Limits, Next, Operation, Outcome, Rate,
+    Request, Segment, Server, Tag, Ticket, Volume,
 };
 use cloister_virtio::block::{Shape, feature};
 use cloister_virtio::{Device, Offer, Worker, features};
@@ -23,7 +23,7 @@ const RECORDS: usize = 1 << 16;
 
 /// Where the disk has a client's memory.
 fn base(client: u8) -> u64 {
-    u64::from(client) + 1 << 32
+    (u64::from(client) + 1) << 32
 }
 
 fn shape(is_read_only: bool) -> Shape {
@@ -179,6 +179,11 @@ impl Bounce for None_ {
     fn release(&mut self, _: u8) {}
 }
 
+/// An engine for one test.
+fn engine() -> &'static mut Engine<Ticket> {
+    Box::leak(Box::new(Engine::new()))
+}
+
 /// The machine around one guest.
 struct Bench {
     ram: TestRam,
@@ -301,7 +306,7 @@ fn finish<'a>(
 }
 
 fn one(bench: &Bench) -> (Server<'_, &TestRam>, TestDisk<'_>, Guest<'_>) {
-    let mut server = Server::default();
+    let mut server = Server::new(engine());
     server.add(0, bench.client(0, Rate::UNBOUNDED, false)).unwrap();
     let mut disk = TestDisk::new(vec![&bench.ram], 16);
     settle(&mut server, &mut disk, 0);
@@ -405,7 +410,7 @@ fn a_reset_is_answered_when_the_disk_is_done_and_not_before() {
 #[test]
 fn a_read_only_volume_stays_what_it_is() {
     let bench = Bench::new();
-    let mut server = Server::default();
+    let mut server = Server::new(engine());
     server.add(0, bench.client(0, Rate::UNBOUNDED, true)).unwrap();
     let mut disk = TestDisk::new(vec![&bench.ram], 16);
     settle(&mut server, &mut disk, 0);
@@ -422,7 +427,7 @@ fn a_read_only_volume_stays_what_it_is() {
 /// in so many completions.
 fn load(depth: usize, wanted: [(usize, u64); 2]) -> [u64; 2] {
     let benches = [Bench::new(), Bench::new()];
-    let mut server = Server::default();
+    let mut server = Server::new(engine());
     for (number, bench) in (0u8..).zip(&benches) {
         server.add(number, bench.client(number, Rate::UNBOUNDED, false)).unwrap();
     }
@@ -470,7 +475,7 @@ fn two_guests_at_full_load_have_the_same() {
 #[test]
 fn a_rate_bounds_requests_and_says_when_to_go_on() {
     let bench = Bench::new();
-    let mut server = Server::default();
+    let mut server = Server::new(engine());
     server.add(0, bench.client(0, Rate::new(Some(1000), None), false)).unwrap();
     let mut disk = TestDisk::new(vec![&bench.ram], 16);
     let mut guest = Guest::new(&bench);
@@ -524,10 +529,10 @@ fn a_new_server_goes_on_where_the_old_one_was_killed() {
         guest.collect();
         let before = guest.done;
         // The controller is reset before a new instance begins: the disk does nothing more.
-        drop(server);
+        let _ = server;
         disk.out.clear();
         disk.ended.clear();
-        let mut server = Server::default();
+        let mut server = Server::new(engine());
         server.add(0, bench.client(0, Rate::UNBOUNDED, false)).unwrap();
         finish(&mut server, &mut disk, &mut guest);
         assert_eq!(guest.done, 40, "killed after {kill_at}, {before} had ended");

@@ -1,15 +1,19 @@
 //! The loop of a disk's driver: [`serve`].
 
-use cloister_block::{Bounce, Buffers, Disk, Next, Request, Segment, Server};
+use cloister_block::{Bounce, Buffers, Disk, Engine, Next, Request, Segment, Server, Ticket};
 use cloister_dma::{Memory as Accesses, Region};
 use cloister_guestmem::GuestMemory;
 use cloister_rt::{Bits, Deadline, Duration, Grants, Instant, grants, wait};
+use static_cell::ConstStaticCell;
 
 use crate::open::{Opened, Owner, open};
 use crate::scan::{ReadBuffer, partitions};
 
 /// Exit status: the manifest gives this task no client that it can serve.
 pub const STATUS_NO_CLIENT: u32 = 1;
+/// All requests in flight.
+static ENGINE: ConstStaticCell<Engine<Ticket>> = ConstStaticCell::new(Engine::new());
+
 /// How often the hardware is looked after while commands are in flight.
 pub(crate) const TICK: Duration = Duration::from_secs(1);
 
@@ -88,7 +92,7 @@ impl Nanoseconds {
 /// Serves all clients of a disk, for ever. Returns only if there is none.
 pub fn serve<H: Hardware>(hardware: &mut H, memory: &mut Memory<'_>) -> u32 {
     let grants: Grants = grants();
-    let mut server = Server::default();
+    let mut server = Server::new(ENGINE.take());
     let scan = partitions(hardware, memory);
     let mut opened = open(grants, hardware, &scan, memory, &mut server);
     if opened.bits.is_empty() {
