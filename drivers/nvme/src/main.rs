@@ -115,7 +115,10 @@ impl Nvme<'_> {
             defmt::error!("the function cannot be put on the bus: {}", word(refused));
             return Err(Failure::Gone);
         }
-        self.controller.start(&Clock)
+        self.controller.start(&Clock)?;
+        // A function that was put on the bus has its interrupts masked.
+        self.acknowledge(self.bits);
+        Ok(())
     }
 
     fn give_up(&mut self) {

@@ -7,8 +7,9 @@
 //! is reset: what is in flight ends without a word, and [`Engine::is_idle`] says when.
 //!
 //! Order: a write, discard or zeroing that overlaps one in flight waits for it, so that no block
-//! ever gets an older content after a newer one, a second execution after a restart included.
-//! Reads and flushes wait for nothing: two requests in flight at a time have no order.
+//! ever gets an older content after a newer one, a second execution after a restart included. Reads
+//! and such requests wait for each other as well: the guest's block may be larger than what the
+//! disk does at once, and is never seen in part. Reads do not wait for reads, flushes for nothing.
 //! Invariant: each request begun is finished once, or orphaned, and not while a command is out.
 
 use crate::bounce::Bounce;
@@ -111,7 +112,9 @@ impl<T> Slot<T> {
 struct Load {
     /// Slots in use.
     slots: u128,
-    /// Those of them whose requests change blocks and have begun.
+    /// Those of them whose requests read or change blocks and have begun.
+    begun: u128,
+    /// Those of them that change blocks.
     changing: u128,
     bytes: u64,
 }
@@ -148,7 +151,7 @@ impl<T> Engine<T> {
             slots: [const { Slot::FREE }; REQUESTS_MAX],
             used: 0,
             ready: 0,
-            loads: [Load { slots: 0, changing: 0, bytes: 0 }; CLIENTS_MAX],
+            loads: [Load { slots: 0, begun: 0, changing: 0, bytes: 0 }; CLIENTS_MAX],
         }
     }
 
@@ -292,17 +295,21 @@ impl<T> Engine<T> {
         let Some(load) = self.loads.get_mut(usize::from(slot.place.client)) else {
             return true;
         };
-        if !slot.request.operation.changes() || load.changing & bit(index) != 0 {
+        let operation = slot.request.operation;
+        if operation == Operation::Flush || load.begun & bit(index) != 0 {
             return true;
         }
-        let mut others = load.changing;
+        let mut others = if operation.changes() { load.begun } else { load.changing };
         while let Some(other) = first(others) {
             others &= !bit(other);
             if self.slots.get(other).is_some_and(|other| other.request.overlaps(&slot.request)) {
                 return false;
             }
         }
-        load.changing |= bit(index);
+        load.begun |= bit(index);
+        if operation.changes() {
+            load.changing |= bit(index);
+        }
         true
     }
 
@@ -333,6 +340,7 @@ impl<T> Engine<T> {
         slot.generation = slot.generation.wrapping_add(1);
         let load = self.loads.get_mut(usize::from(slot.place.client))?;
         load.slots &= !bit(index);
+        load.begun &= !bit(index);
         load.changing &= !bit(index);
         load.bytes = load.bytes.saturating_sub(slot.request.len);
         self.used &= !bit(index);

@@ -285,8 +285,7 @@ proptest! {
 }
 
 #[test]
-fn a_write_waits_for_one_that_overlaps_and_a_read_does_not() {
-    let mut run = Run::new(limits(Fit::Any, 0, 1 << 20), 1, 0);
+fn what_overlaps_a_write_waits_for_it() {
     let wish = |queue, operation, block, blocks| Wish {
         queue,
         operation,
@@ -295,13 +294,12 @@ fn a_write_waits_for_one_that_overlaps_and_a_read_does_not() {
         pieces: vec![(4096, 0)],
         is_private: false,
     };
-    run.begin(wish(0, Operation::Write, 4, 4));
-    assert_eq!(run.disk.outstanding(), 1);
     for (operation, block, is_held) in [
         (Operation::Write, 7, true),
         (Operation::Write, 8, false),
         (Operation::Write, 0, false),
-        (Operation::Read, 4, false),
+        (Operation::Read, 4, true),
+        (Operation::Read, 8, false),
         (Operation::Flush, 0, false),
         (Operation::Zero, 5, true),
         (Operation::Discard, 2, true),
@@ -313,4 +311,9 @@ fn a_write_waits_for_one_that_overlaps_and_a_read_does_not() {
         assert_eq!(run.held[1].is_some(), is_held, "{operation:?} {block}");
         assert_eq!(run.disk.outstanding() > 1, !is_held, "{operation:?} {block}");
     }
+    let mut run = Run::new(limits(Fit::Any, 8, 1 << 20), 1, 0);
+    run.begin(wish(0, Operation::Read, 4, 4));
+    run.begin(wish(1, Operation::Read, 4, 4));
+    run.begin(wish(2, Operation::Write, 7, 1));
+    assert!(run.held[1].is_none() && run.held[2].is_some());
 }

@@ -101,7 +101,7 @@ pub fn serve<H: Hardware>(hardware: &mut H, memory: &mut Memory<'_>) -> u32 {
     }
     let mask = opened.bits | hardware.bits();
     let mut next_tick = Instant::now() + TICK;
-    let mut owed = hardware.bits();
+    let mut owed = Bits::NONE;
     loop {
         let now = if server.is_bounded() { Nanoseconds::now() } else { 0 };
         let next = server.round(hardware, memory, now);
