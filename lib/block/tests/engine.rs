@@ -216,7 +216,7 @@ fn fit() -> impl Strategy<Value = Fit> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn no_write_is_lost_torn_or_overtaken(
         wishes in wishes(),

@@ -163,7 +163,7 @@ fn disks_that_cannot_have_a_table() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn no_bytes_do_harm(
         damage in prop::collection::vec((0usize..34 * 512, any::<u8>()), 1..20),

@@ -103,7 +103,7 @@ fn every_operation_reaches_the_disk() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn memory_in_pages_is_named_right(
         skew in (0u64..1024).prop_map(|n| n * 4),
