@@ -32,6 +32,11 @@ pub const PAGE_TABLES: u64 = 0x8_0000;
 pub const GDT: u64 = 0x8_6000;
 /// Eight bytes behind the descriptors: the TSC at vCPU 0's first instruction.
 pub const STARTED: u64 = GDT + 0x20;
+/// Where a program finds its command line: text, at most [`COMMAND_LINE_MAX`] bytes, then a zero.
+/// A program without one finds a zero.
+pub const COMMAND_LINE: u64 = 0x1_1000;
+/// Most bytes of a program's command line.
+pub const COMMAND_LINE_MAX: usize = 2047;
 /// Digits that `khz_at` has room for.
 pub const KHZ_DIGITS: usize = 10;
 

@@ -7,7 +7,9 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod apic;
 pub mod cpuid;
+pub mod disk;
 pub mod image;
 pub mod pci;
 pub mod platform;

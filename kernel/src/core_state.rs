@@ -100,10 +100,10 @@ pub const LAST: u8 = u8::MAX;
 
 const _: () = assert!(MAX_THREADS <= LAST as usize);
 
-/// The flow of one interrupt, on core 0.
+/// The flow of one interrupt, on the core that gets it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct IrqState {
-    /// How its pin is wired, once it is known.
+    /// How its pin is wired, once it is known; on core 0.
     pub route: Option<Route>,
     /// Start of the current second of counting, in TSC ticks.
     pub window: u64,
@@ -160,7 +160,7 @@ pub struct Core {
     pub threads: [Thread; MAX_THREADS_PER_CORE],
     /// The IOAPICs; core 0 only.
     pub ioapics: IoApics,
-    /// The interrupts; core 0 only.
+    /// The interrupts, as far as this core gets them.
     pub irqs: [IrqState; MAX_IRQS],
 }
 
@@ -185,6 +185,13 @@ pub unsafe fn this_core() -> &'static mut Core {
 }
 
 impl Core {
+    /// How the pin of a platform device's interrupt is wired: an ISA pin without an override by the
+    /// same number, edge triggered, active high.
+    pub fn route_of(&mut self, index: usize) -> Route {
+        let gsi = self.table.irqs[index].pin;
+        *self.irqs[index].route.get_or_insert(Route { gsi, low: false, level: false })
+    }
+
     /// The thread of a rank; ranks come from the scheduler or from [`Core::places`].
     #[inline(always)]
     pub fn thread(&mut self, rank: u32) -> &mut Thread {

@@ -1,17 +1,26 @@
 //! Faults: the record, the parking of the task, the word to its supervisor.
 
 use crate::arch::x86_64::frame::{self, Regs};
-use crate::arch::x86_64::{cpu, entry, smap};
+use crate::arch::x86_64::{apic, cpu, entry, iommu, smap};
 use crate::core_state::Core;
 use crate::power;
-use crate::shared::{Fault, shared};
+use crate::shared::{Fault, FunctionShared, shared};
 use crate::syscall::{Return, tell_threads, wake};
 use cloister_abi::fault::FaultKind;
+use cloister_abi::layout::MAX_TASKS;
 use cloister_abi::table::{NONE, ROLE_INIT, ROLE_SUPERVISOR, ROLE_TASK};
 use cloister_core::park::Begun;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 const PAGE_FAULT: u64 = 14;
+/// Records of refused DMA that one interrupt reads.
+const REFUSED_AT_ONCE: usize = 64;
+/// Records of refused DMA that a task may cause in a second.
+const REFUSED_MAX: u32 = 1000;
+/// Those in the current second, by task; the last is for sources without an owner.
+static REFUSED: [AtomicU32; MAX_TASKS + 1] = [const { AtomicU32::new(0) }; _];
+/// When that second began, in TSC ticks.
+static REFUSED_SINCE: AtomicU64 = AtomicU64::new(0);
 
 /// A CPU exception in ring 3.
 #[inline(never)]
@@ -165,6 +174,55 @@ pub fn stop_task(core: &mut Core, task: usize) -> bool {
         tell_threads(core, words, cpu::rdtsc());
     }
     is_first
+}
+
+/// An IOMMU has refused something: the owner's supervisor is told, and an owner whose functions do
+/// not stop it fails, as one whose interrupts come too often. Core 0.
+pub fn dma(core: &mut Core) {
+    let now = cpu::rdtsc();
+    if now.wrapping_sub(REFUSED_SINCE.load(Ordering::Relaxed)) > core.clock.tsc_hz {
+        REFUSED_SINCE.store(now, Ordering::Relaxed);
+        REFUSED.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+    }
+    if iommu::drain(REFUSED_AT_ONCE, &mut |what| refused(core, what, now)) {
+        // What is left makes no interrupt of its own.
+        apic::send(core.apic_id, apic::IOMMU_VECTOR);
+    }
+}
+
+fn refused(core: &mut Core, what: iommu::Refused, now: u64) {
+    let is_source = |f: &&FunctionShared| f.source() == Some(what.source);
+    let owner = shared().functions.iter().find(is_source).and_then(FunctionShared::owner);
+    let in_second = REFUSED[owner.unwrap_or(MAX_TASKS)].fetch_add(1, Ordering::Relaxed) + 1;
+    let record = [u64::from(what.source), what.address, what.reason];
+    let count = match owner {
+        Some(task) => shared().task(task).set_refused(record),
+        None => u64::from(in_second),
+    };
+    if count.is_power_of_two() {
+        defmt::warn!(
+            "{=u16:04x}: DMA to {=u64:#x} refused (reason {=u64:#x}), {=u64} so far",
+            what.source,
+            what.address,
+            what.reason,
+            count
+        );
+    }
+    let Some(task) = owner else {
+        // Nobody's, so it is no bus master: it is broken, or the machine is.
+        if in_second > REFUSED_MAX {
+            iommu::silence();
+        }
+        return;
+    };
+    if in_second > REFUSED_MAX {
+        let kind = FaultKind::DmaStorm as u64;
+        let (address, error) = (what.address, u64::from(what.source));
+        let fault = Fault { kind, address, error, core: 0, tsc: now, ..Default::default() };
+        fail_task(core, task, |_| (fault, Backtrace::NONE));
+    } else {
+        tell_supervisor(core, task, now);
+    }
 }
 
 /// Every thread of a task is parked.

@@ -15,6 +15,8 @@ pub const ON: bool = cfg!(feature = "flush-checker");
 static STALE: AtomicBool = AtomicBool::new(false);
 /// Each core's space: its top page table.
 static LOADED: [AtomicU64; MAX_CORES] = [const { AtomicU64::new(0) }; MAX_CORES];
+/// A table that IOMMUs read has changed since they last forgot everything.
+static UNITS_STALE: AtomicBool = AtomicBool::new(false);
 
 /// The boot core changes an entry. One that is present would need a flush on other cores as well
 /// if they may have it; only `init`'s space, loaded on this core alone, has such changes.
@@ -47,5 +49,30 @@ pub fn used(core: u32, root: u64) {
         assert!(loaded == root, "flush checker: {root:#x} is used, but {loaded:#x} is loaded");
         let is_stale = core == 0 && STALE.load(Ordering::Relaxed);
         assert!(!is_stale, "flush checker: a mapping has changed without a flush");
+    }
+}
+
+/// The boot core changes a table that IOMMUs read.
+#[inline(always)]
+pub fn table_changed() {
+    if ON {
+        UNITS_STALE.store(true, Ordering::Relaxed);
+    }
+}
+
+/// IOMMUs are told to forget everything.
+#[inline(always)]
+pub fn tables_forgotten() {
+    if ON {
+        UNITS_STALE.store(false, Ordering::Relaxed);
+    }
+}
+
+/// A function becomes a bus master, or an interrupt is let through.
+#[inline(always)]
+pub fn tables_used() {
+    if ON {
+        let is_stale = UNITS_STALE.load(Ordering::Relaxed);
+        assert!(!is_stale, "flush checker: an IOMMU's table has changed without an invalidation");
     }
 }

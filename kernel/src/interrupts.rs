@@ -4,10 +4,12 @@ use crate::arch::x86_64::descriptors::{DEVICE_VECTOR, DEVICE_VECTORS};
 use crate::arch::x86_64::frame::Regs;
 use crate::arch::x86_64::{apic, cpu};
 use crate::core_state::{Core, NOBODY, this_core};
+use crate::device;
 use crate::fault;
 use crate::shared::shared;
 use crate::syscall::wake;
 use cloister_abi::call::{NEVER, Status};
+use cloister_abi::table::DEVICE_PLATFORM;
 
 /// From ring 3. Returns whether a thread is to be chosen anew.
 #[unsafe(no_mangle)]
@@ -49,8 +51,9 @@ fn handle(core: &mut Core, vector: u8) {
             report_nmis(core);
         }
         apic::IPI_VECTOR => core.look(cpu::rdtsc()),
+        apic::IOMMU_VECTOR => fault::dma(core),
         n if (DEVICE_VECTOR..DEVICE_VECTOR + DEVICE_VECTORS).contains(&n) => {
-            device(core, usize::from(n - DEVICE_VECTOR));
+            deliver(core, usize::from(n - DEVICE_VECTOR));
         }
         n => panic!("interrupt with the unused vector {n}"),
     }
@@ -66,19 +69,18 @@ fn report_nmis(core: &mut Core) {
 }
 
 /// A device interrupt: masked until the owner acknowledges it, charged to the owner's budget.
-fn device(core: &mut Core, index: usize) {
+fn deliver(core: &mut Core, index: usize) {
     let start = cpu::rdtsc();
     let (Some(record), Some(state)) = (core.table.irqs.get(index), core.irqs.get_mut(index)) else {
         return;
     };
-    if let Some(route) = state.route {
-        core.ioapics.set_masked(route, DEVICE_VECTOR + index as u8, true);
-    }
     if start.saturating_sub(state.window) > core.clock.tsc_hz {
         (state.window, state.count) = (start, 0);
     }
     state.count += 1;
-    if state.count > record.rate_max {
+    let is_storm = state.count > record.rate_max;
+    set_masked(core, index, true);
+    if is_storm {
         // A task that is parked already stays as it is, with its interrupt masked.
         let is_stopped = fault::storm(core, usize::from(record.thread), index);
         core.irqs[index].stopped = is_stopped;
@@ -96,21 +98,32 @@ fn device(core: &mut Core, index: usize) {
 /// Unmasks an interrupt for its owner.
 pub fn acknowledge(core: &mut Core, index: usize) -> Result<(), Status> {
     let state = core.irqs.get(index).ok_or(Status::BadArgument)?;
-    let route = state.route.filter(|_| !state.stopped).ok_or(Status::WrongState)?;
-    core.ioapics.set_masked(route, DEVICE_VECTOR + index as u8, false);
+    if state.stopped || !set_masked(core, index, false) {
+        return Err(Status::WrongState);
+    }
     Ok(())
+}
+
+/// Masks or unmasks an interrupt at its source. `false`: that belongs to another core, or is not
+/// there.
+fn set_masked(core: &Core, index: usize, masked: bool) -> bool {
+    let irq = &core.table.irqs[index];
+    if core.table.devices[usize::from(irq.device)].kind != DEVICE_PLATFORM {
+        return device::set_masked(core, irq, masked);
+    }
+    let route = core.irqs[index].route;
+    route.is_some_and(|route| {
+        core.ioapics.set_masked(route, DEVICE_VECTOR + index as u8, masked);
+        true
+    })
 }
 
 /// A restarted thread begins with masked interrupts and a clean count.
 pub fn forget(core: &mut Core, global: usize) {
-    if core.index != 0 {
-        return;
-    }
-    let irqs = core.table.irqs.iter().zip(&mut core.irqs).enumerate();
-    for (index, (_, state)) in irqs.filter(|(_, (irq, _))| usize::from(irq.thread) == global) {
-        (state.stopped, state.count) = (false, 0);
-        if let Some(route) = state.route {
-            core.ioapics.set_masked(route, DEVICE_VECTOR + index as u8, true);
+    for index in 0..core.table.irqs.len() {
+        if usize::from(core.table.irqs[index].thread) == global {
+            (core.irqs[index].stopped, core.irqs[index].count) = (false, 0);
+            set_masked(core, index, true);
         }
     }
 }

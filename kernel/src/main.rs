@@ -4,7 +4,7 @@
 //! then on it creates nothing, allocates nothing and changes no mapping. `arch/` holds all that is
 //! specific to x86-64, `start/` all that happens before the seal; the other files are the running
 //! kernel: `syscall`, `interrupts` and `fault` are the ways in, `switch` is the way out,
-//! `core_state` what one core owns, `shared` what all cores share. Pure logic is in
+//! `core_state` what one core owns, `device` its PCI functions, `shared` what all cores share. Pure logic is in
 //! `cloister-core`, the contract with everybody else in `cloister-abi`.
 
 #![no_std]
@@ -12,6 +12,7 @@
 
 mod arch;
 mod core_state;
+mod device;
 mod fault;
 mod flush;
 mod interrupts;
@@ -88,7 +89,7 @@ extern "C" fn kernel_main(info: *const BootInfo) -> ! {
         (features.smep, CPU_SMEP),
         (features.smap, CPU_SMAP),
         (features.umip, CPU_UMIP),
-        // No IOMMU is driven yet, whatever the machine has.
+        // Until a unit is handed over.
         (true, NO_IOMMU),
     ];
     let page = boot.system_page();

@@ -4,8 +4,8 @@
 //! cache lines of its own. Everything in here is atomic; nothing in here is a pointer.
 
 use crate::arch::x86_64::window;
-use cloister_abi::fault::BACKTRACE_LEN;
-use cloister_abi::layout::{MAX_CORES, MAX_TASKS, MAX_THREADS, PAGE};
+use cloister_abi::fault::{BACKTRACE_LEN, DMA_INDEX};
+use cloister_abi::layout::{MAX_CORES, MAX_DEVICES, MAX_TASKS, MAX_THREADS, PAGE};
 use cloister_core::park::ParkWord;
 use cloister_core::signal::{CoreWord, ThreadWord};
 use core::mem::offset_of;
@@ -52,6 +52,30 @@ pub struct CoreShared {
     pub apic_id: AtomicU32,
     /// The core runs and takes interrupts.
     pub online: AtomicBool,
+    /// Its bus masters, by device record. Written at boot.
+    pub functions: AtomicU64,
+}
+
+/// The PCI function of a device record. Written at boot.
+pub struct FunctionShared(AtomicU32);
+
+impl FunctionShared {
+    /// It was bound as a bus master.
+    pub fn set(&self, source: u16, owner: usize) {
+        self.0.store(1 << 31 | (owner as u32) << 16 | u32::from(source), Ordering::Relaxed);
+    }
+
+    /// The task that owns it, `None` if it is no bus master that was bound.
+    pub fn owner(&self) -> Option<usize> {
+        let word = self.0.load(Ordering::Relaxed);
+        (word >> 31 != 0).then_some((word >> 16 & 0x7fff) as usize)
+    }
+
+    /// Its source id: bus << 8 | device << 3 | function.
+    pub fn source(&self) -> Option<u16> {
+        let word = self.0.load(Ordering::Relaxed);
+        (word >> 31 != 0).then_some(word as u16)
+    }
 }
 
 /// A task, as the cores see it.
@@ -64,17 +88,20 @@ pub struct TaskShared {
     /// How many threads it has. Written at boot.
     pub threads: AtomicU8,
     record: [AtomicU64; RECORD_WORDS],
+    /// What the IOMMU has refused its functions; core 0 alone writes it.
+    refused: [AtomicU64; 4],
 }
 
-/// All shared words. Each part begins on a page of its own, and only the pages that a system
-/// needs have memory behind them.
+/// All shared words. Only the pages that a system needs have memory behind them.
 #[repr(C)]
 pub struct Shared {
     /// The cores.
     pub cores: [CoreShared; MAX_CORES],
+    /// The bus masters.
+    pub functions: [FunctionShared; MAX_DEVICES],
     /// The system is sealed: cores start their threads.
     pub sealed: AtomicBool,
-    threads: PageAligned<[ThreadWord; MAX_THREADS]>,
+    threads: [ThreadWord; MAX_THREADS],
     tasks: PageAligned<[TaskShared; MAX_TASKS]>,
 }
 
@@ -85,7 +112,7 @@ impl Shared {
     /// The signal word of the thread of a valid index.
     #[inline(always)]
     pub fn thread(&self, index: usize) -> &ThreadWord {
-        &self.threads.0[index & (MAX_THREADS - 1)]
+        &self.threads[index & (MAX_THREADS - 1)]
     }
 
     /// The tasks.
@@ -104,13 +131,16 @@ impl Shared {
 /// The pages, counted from [`window::SHARED`], that a system of this size needs.
 pub fn pages(threads: usize, tasks: usize) -> impl Iterator<Item = u64> {
     let parts = [
-        (0, size_of::<[CoreShared; MAX_CORES]>() + 1),
+        (0, offset_of!(Shared, sealed) + 1),
         (offset_of!(Shared, threads), threads * size_of::<ThreadWord>()),
         (offset_of!(Shared, tasks), tasks * size_of::<TaskShared>()),
     ];
-    parts.into_iter().flat_map(|(offset, len)| {
-        let first = offset as u64 / PAGE;
-        first..first + (len as u64).div_ceil(PAGE)
+    let mut next = 0;
+    parts.into_iter().flat_map(move |(offset, len)| {
+        // The first words of a part may share the last page of the one before.
+        let first = next.max(offset as u64 / PAGE);
+        next = ((offset + len) as u64).div_ceil(PAGE);
+        first..next
     })
 }
 
@@ -138,7 +168,7 @@ pub unsafe fn init(threads: usize, tasks: usize) {
     }
     for index in 0..threads {
         // SAFETY: inside the mapped pages.
-        let word = unsafe { &raw mut (*shared).threads.0[index] };
+        let word = unsafe { &raw mut (*shared).threads[index] };
         // SAFETY: as above.
         unsafe { word.write(ThreadWord::new()) };
     }
@@ -167,6 +197,13 @@ impl TaskShared {
         rest.take(1).for_each(|end| end.store(0, Ordering::Relaxed));
     }
 
+    /// Counts what the IOMMU has refused: its source, address and reason. How often it has.
+    pub fn set_refused(&self, what: [u64; 3]) -> u64 {
+        let [count, words @ ..] = &self.refused;
+        words.iter().zip(what).for_each(|(to, from)| to.store(from, Ordering::Relaxed));
+        count.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     fn word(&self, index: usize) -> u64 {
         self.record.get(index).map_or(0, |word| word.load(Ordering::Relaxed))
     }
@@ -187,6 +224,7 @@ impl TaskShared {
             }
             1 | 2 => core::array::from_fn(|word| self.word(index as usize * 4 - 2 + word)),
             3..=6 => self.addresses(index as usize - 3),
+            DMA_INDEX => core::array::from_fn(|word| self.refused[word].load(Ordering::Relaxed)),
             _ => return None,
         })
     }

@@ -3,6 +3,7 @@
 use crate::arch::x86_64::fpu::{self, INITIAL_STATE};
 use crate::arch::x86_64::{apic, cpu, descriptors, entry, frame, virt};
 use crate::core_state::{Core, EXTENDED, GUEST, NOBODY, RESET, RESULT, Thread, WAITS, this_core};
+use crate::device;
 use crate::flush;
 use crate::interrupts;
 use crate::shared::shared;
@@ -129,10 +130,26 @@ impl Core {
         let thread = self.thread(rank);
         let (task, global) = (usize::from(thread.task), usize::from(thread.global));
         let word = shared().thread(global);
-        let act = thread.park.catch_up(&shared().task(task).park);
+        let words = shared().task(task);
+        let (index, is_first) =
+            (self.index, usize::from(words.first.load(Ordering::Relaxed)) == global);
+        let thread = self.thread(rank);
+        // The functions come before the count: who sees all threads parked sees them quiet.
+        let quiet = || {
+            if is_first {
+                device::park(index, task)
+            }
+        };
+        let act = thread.park.catch_up_after(&words.park, quiet);
         if act.reset {
             thread.flags = RESET;
             self.forget(word, global);
+        }
+        if is_first && act.reset {
+            device::forget(index, task);
+        }
+        if is_first && act.step == Step::Run {
+            device::resume(index, task);
         }
         let thread = self.thread(rank);
         match act.step {

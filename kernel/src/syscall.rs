@@ -3,7 +3,7 @@
 use crate::arch::x86_64::{apic, cpu, frame};
 use crate::core_state::{Core, LAST, Place, WAITS, this_core};
 use crate::shared::{TaskShared, shared};
-use crate::{fault, interrupts, power, start};
+use crate::{device, fault, interrupts, power, start};
 use cloister_abi::call::{self, Call, PowerOp, Status};
 use cloister_abi::layout::MAX_CORES;
 use cloister_abi::table::CapKind;
@@ -112,10 +112,7 @@ fn dispatch(core: &mut Core, a: u64, b: u64, c: u64, number: u32) -> Return {
         n if n == Call::Stop as u32 => stop(core, a).into(),
         n if n == Call::Leave as u32 => fault::leave(core, a, b),
         n if n == Call::Power as u32 => power_op(core, a, b).into(),
-        // No table holds a capability of this kind yet, so this always refuses.
-        n if n == Call::DeviceReset as u32 => {
-            lookup(core.caps, a, CapKind::Device, 0).and(Err(Status::WrongState)).into()
-        }
+        n if n == Call::DeviceReset as u32 => device::reset(core, a, b).into(),
         n if (Call::FIRST_BOOT_ONLY..Call::COUNT).contains(&n) => {
             start::calls::serve(core, n, [a, b, c])
         }

@@ -12,7 +12,7 @@
 //! [`GUEST_DEVICES`]: cloister_abi::layout::GUEST_DEVICES
 
 use crate::apic::{DFR, LDR, Mode, TPR};
-use crate::bus::{self, Bus, Env};
+use crate::bus;
 use crate::num::{index, low32};
 use crate::request::{Op, Request};
 use crate::run::{Cpu, Host, NEVER, Stop};
@@ -183,8 +183,13 @@ impl<H: Host> Cpu<'_, '_, H> {
     /// Carries an access out, here or on thread 0.
     fn access(&mut self, op: Op, address: u32, width: u8, values: [u64; 2]) -> [u64; 2] {
         let request = Request { op, address, width, values };
-        let act = |bus: &mut Bus<'_>, env: &mut Env<'_>| bus.carry_out(&request, env);
-        self.with_bus(act).unwrap_or_else(|| self.ask(&request))
+        self.carry_out(&request).unwrap_or_else(|| self.ask(&request))
+    }
+
+    /// Carries it out if the devices are this thread's.
+    #[inline(never)]
+    pub(crate) fn carry_out(&mut self, request: &Request) -> Option<[u64; 2]> {
+        self.with_bus(|bus, env| bus.carry_out(request, env))
     }
 
     /// Asks thread 0 and waits for the answer.

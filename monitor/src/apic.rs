@@ -107,6 +107,7 @@ impl LocalApic {
     }
 
     /// The mode that the base MSR has selected.
+    #[inline(always)]
     pub fn mode(&self) -> Mode {
         match (self.base & reg::BASE_ENABLED != 0, self.base & reg::BASE_X2APIC != 0) {
             (false, _) => Mode::Off,
@@ -157,31 +158,44 @@ impl LocalApic {
         Ok(())
     }
 
-    /// An interrupt arrives. A vector below 16 is an error; an APIC that software has disabled
-    /// takes none.
-    #[inline]
-    pub fn accept(&mut self, vector: u8, is_level: bool) {
+    /// An interrupt arrives; whether it is requested now. A vector below 16 is an error; an APIC that
+    /// software has disabled takes none.
+    #[inline(always)]
+    pub fn accept(&mut self, vector: u8, is_level: bool) -> bool {
         if self.spurious & reg::SPURIOUS_ENABLED == 0 || !self.is_enabled() {
-            return;
+            return false;
         }
         if vector < reg::VECTOR_MIN {
-            return self.error(reg::ERROR_RECEIVED_ILLEGAL);
+            self.error(reg::ERROR_RECEIVED_ILLEGAL);
+            return false;
         }
         self.requested.set(vector, true);
         self.level.set(vector, is_level);
+        true
     }
 
-    /// The requested vector that is to be injected: the highest, if its class is above every one
-    /// in service. The task priority is not looked at: the CPU compares it by itself.
+    /// Whether any interrupt is requested, deliverable or not.
+    #[inline(always)]
+    pub fn has_requests(&self) -> bool {
+        !self.requested.is_empty()
+    }
+
+    /// The requested vector that is to be injected: the highest, if it can be delivered.
     pub fn highest(&self) -> Option<u8> {
-        let requested = self.requested.highest()?;
-        match self.in_service.highest() {
-            Some(serviced) if requested >> 4 <= serviced >> 4 => None,
-            _ => Some(requested),
-        }
+        self.requested.highest().filter(|&vector| self.can_deliver(vector))
+    }
+
+    /// Whether a vector's class is above every one in service. The task priority is not looked at:
+    /// the CPU compares it by itself.
+    #[inline(always)]
+    pub fn can_deliver(&self, vector: u8) -> bool {
+        let is_above = |serviced: u8| vector >> 4 > serviced >> 4;
+        // Mostly none is, which is asked faster than which is.
+        self.in_service.is_empty() || self.in_service.highest().is_none_or(is_above)
     }
 
     /// The CPU has accepted this interrupt.
+    #[inline(always)]
     pub fn taken(&mut self, vector: u8) {
         if self.requested.has(vector) {
             self.requested.set(vector, false);
@@ -190,7 +204,7 @@ impl LocalApic {
     }
 
     /// The guest ends the highest interrupt in service.
-    #[inline]
+    #[inline(always)]
     pub fn eoi(&mut self) -> Effect {
         let Some(vector) = self.in_service.highest() else { return Effect::None };
         self.in_service.set(vector, false);

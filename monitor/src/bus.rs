@@ -11,7 +11,7 @@
 use crate::devices::{self, DeviceError, Devices};
 use crate::ioapic::IoApic;
 use crate::machine::Machine;
-use crate::num::low8;
+use crate::num::{index, low8};
 use crate::pic::Pic;
 use crate::pit::Pit;
 use crate::pm_timer::PmTimer;
@@ -21,6 +21,7 @@ use crate::uart::Uart;
 use cloister_guest_abi::platform;
 use cloister_proto::vm::{MAX_VM_DEVICES, VM_IOAPIC, VM_LEGACY};
 use cloister_ring::Stream;
+use core::num::NonZeroU64;
 
 /// In [`Env::signals`]: the first of a bit for each device's worker, behind those of the threads.
 pub const SIGNAL_WORKER: u32 = 8;
@@ -61,9 +62,10 @@ pub struct Bus<'a> {
     legacy: Option<Legacy>,
     ioapic: Option<IoApic>,
     devices: Devices<'a>,
-    /// The bits of thread 0's signal word that the console and each device's worker set.
+    /// The bits of thread 0's signal word that the console sets.
     console_bits: u64,
-    worker_bits: [u64; MAX_VM_DEVICES],
+    /// By the number of a bit: the device whose worker sets it.
+    workers: [u8; 64],
     /// The legacy parts have changed something that only the virtual CPU itself can see.
     changed: bool,
 }
@@ -142,7 +144,7 @@ impl<'a> Bus<'a> {
             ioapic: (flags & VM_IOAPIC != 0).then(IoApic::new),
             devices: Devices::new(),
             console_bits: 0,
-            worker_bits: [0; MAX_VM_DEVICES],
+            workers: [u8::MAX; 64],
             changed: false,
         }
     }
@@ -160,13 +162,16 @@ impl<'a> Bus<'a> {
         bits: u64,
         add: impl FnOnce(&mut Devices<'a>) -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
-        self.worker_bits.get_mut(number).into_iter().for_each(|worker| *worker = bits);
+        let own = u8::try_from(number).unwrap_or(u8::MAX);
+        for (worker, bit) in self.workers.iter_mut().zip(0..) {
+            *worker = if bits >> bit & 1 != 0 { own } else { *worker };
+        }
         add(&mut self.devices)
     }
 
     /// A device whose worker has not answered the first reset. The guest must not run before there
     /// is none.
-    pub fn unready(&self) -> Option<usize> {
+    pub fn unready(&mut self) -> Option<usize> {
         self.devices.unready()
     }
 
@@ -292,11 +297,21 @@ impl<'a> Bus<'a> {
         if bits & self.console_bits != 0 {
             self.exchange(env);
         }
-        for (number, worker) in self.worker_bits.iter().enumerate() {
-            if bits & worker != 0 {
-                self.devices.poll(number, &mut |effect| apply(effect, env));
-            }
+        let mut left = bits;
+        while let Some(number) = self.workers.get(index(left.trailing_zeros().into())) {
+            left &= left.wrapping_sub(1);
+            self.devices.poll(usize::from(*number), &mut |effect| apply(effect, env));
         }
+    }
+
+    /// If these bits tell of a completion that interrupts virtual CPU 0 and of nothing else: the
+    /// vector. It is that of this thread, and needs no post. Otherwise [`Bus::poll`] is to follow.
+    #[inline(always)]
+    pub fn completion(&mut self, bits: u64) -> Option<u8> {
+        let first = NonZeroU64::new(bits)?.trailing_zeros();
+        let number = self.workers.get(index(first.into()))?;
+        let is_one = bits & bits.wrapping_sub(1) == 0;
+        if is_one { self.devices.completion(usize::from(*number)) } else { None }
     }
 
     /// When [`Bus::tick`] is to be called.

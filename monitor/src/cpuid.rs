@@ -1,8 +1,8 @@
 //! What CPUID tells a guest: [`CpuidTable`], made once from the manifest and the host's facts, then
 //! a lookup.
 //!
-//! Feature bits come from [`features`], the one table of them with reasons. Every other number is
-//! made here and is the same on every host, but for three: the frequency of the TSC, features with
+//! Feature bits come from `guest_abi::cpuid::features`, the one table of them with reasons; who the
+//! virtual CPU is, from its parent. Every other number is made here and is the same on every host, but for three: the frequency of the TSC, features with
 //! which a guest kernel protects itself, and, for the same purpose, family and model where vendor
 //! and identity agree (a kernel chooses its defences by them). Neighbours: `msr` has the registers
 //! that go with the bits, `guest_abi::cpuid` the platform's own leaves.
@@ -10,15 +10,16 @@
 //! Invariant: no bit is shown that the host of the appliance cannot honour: [`CpuidTable::new`]
 //! refuses a host that lacks a feature of the baseline.
 
-pub mod features;
+mod host;
 
 use crate::ensure;
 use crate::num::{index, low32};
+use cloister_guest_abi::cpuid::features::{self, AMD_REPEATED, Source};
+use cloister_guest_abi::cpuid::{ADDRESS_BITS, AMD, BRAND, CACHES, INTEL, NEUTRAL};
 use cloister_guest_abi::{VERSION, cpuid as platform};
 use cloister_proto::vm::{IDENTITY_AMD, IDENTITY_INTEL, IDENTITY_NEUTRAL};
 use cloister_proto::vm::{MAX_VCPUS, VM_V3, VmConfig};
-pub use features::HostFacts;
-use features::{AMD_REPEATED, Source};
+pub use host::HostFacts;
 
 /// Rows of the table by kind of leaf: basic ones up to 0xd, the last that is needed and below those
 /// that tell frequencies; the platform's; extended ones.
@@ -35,19 +36,6 @@ const OSXSAVE: u32 = 1 << 27;
 /// Size and offset of the AVX part of an XSAVE area (Intel SDM, "Standard Format of XSAVE Area").
 const AVX_AREA: [u32; 2] = [256, 576];
 const XCR0_AVX: u64 = 4;
-/// Physical and linear address bits: every host has as many, and RAM ends far below.
-const ADDRESS_BITS: u32 = 36 | 48 << 8;
-/// Vendor and signature. AMD family 17h, model 31h: Linux takes its weaknesses for granted, and
-/// defends itself without registers that a vCPU does not have.
-const AMD: ([u8; 12], u32) = (*b"AuthenticAMD", 0x0083_0f10);
-/// Family 6, model 55h: a model for which Linux takes every weakness of its time for granted.
-const INTEL: ([u8; 12], u32) = (*b"GenuineIntel", 0x0005_0654);
-/// Family 6, model 0: means nothing under a vendor that no kernel knows.
-const NEUTRAL: ([u8; 12], u32) = (*b"CloisterVCPU", 0x0000_0600);
-const BRAND: [&[u8; 16]; 2] = [b"Cloister virtual", b" CPU\0\0\0\0\0\0\0\0\0\0\0\0"];
-/// The virtual caches: type and level, ways, sets. The last one is shared by all vCPUs.
-const CACHES: [(u32, u32, u32); 4] =
-    [(1 | 1 << 5, 8, 64), (2 | 1 << 5, 8, 64), (3 | 2 << 5, 8, 1024), (3 | 3 << 5, 16, 8192)];
 
 /// Why a virtual machine's CPU cannot be what its manifest says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

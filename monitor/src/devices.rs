@@ -85,8 +85,9 @@ impl<'a> Devices<'a> {
     }
 
     /// The first device whose worker has not answered the newest reset.
-    pub fn unready(&self) -> Option<usize> {
-        self.devices.iter().position(|place| place.as_ref().is_some_and(|d| !d.virtio.is_ready()))
+    pub fn unready(&mut self) -> Option<usize> {
+        let mut places = self.devices.iter_mut();
+        places.position(|place| place.as_mut().is_some_and(|device| !device.virtio.is_ready()))
     }
 
     /// The worker of a device has signalled.
@@ -95,6 +96,19 @@ impl<'a> Devices<'a> {
             let action = device.virtio.poll(device.msix.is_enabled());
             device.apply(number, action, out);
         }
+    }
+
+    /// The same if all that it tells is a completion, and all that comes of that an interrupt of
+    /// virtual CPU 0: its vector. Otherwise nothing has happened.
+    #[inline(always)]
+    pub fn completion(&mut self, number: usize) -> Option<u8> {
+        let Device { virtio, msix, .. } = self.device(number)?;
+        let pending = virtio.take_completions()?;
+        let own = virtio.completion(pending).and_then(|vector| msix.own(vector));
+        if own.is_none() {
+            virtio.put_back(pending);
+        }
+        own
     }
 
     /// Reads the port of a BAR or of the configuration; `None` if the port is neither.
@@ -138,6 +152,7 @@ impl<'a> Devices<'a> {
         true
     }
 
+    #[inline(always)]
     fn device(&mut self, number: usize) -> Option<&mut Device<'a>> {
         self.devices.get_mut(number)?.as_mut()
     }

@@ -6,7 +6,7 @@
 //! Invariant: an exit either moves `rip` to the next instruction, or sets an event, or leaves both
 //! for the instruction to be executed again, or ends the virtual machine.
 
-use crate::apic::{Effect, PPR, TPR};
+use crate::apic::{Effect, Mode, PPR, TPR};
 use crate::msr::{self, Gp, Policy};
 use crate::num::{low8, low16, low32};
 use crate::run::{Activity, Cpu, Host};
@@ -201,8 +201,11 @@ impl<H: Host> Cpu<'_, '_, H> {
         let state = self.host.state();
         let [rax, rcx, rdx, ..] = state.registers;
         let (msr, value) = (low32(rcx), u64::from(low32(rax)) | rdx << 32);
+        if msr == msr::X2APIC_EOI && self.apic.mode() == Mode::X2Apic && value == 0 {
+            return self.end_interrupt();
+        }
         let done = match msr {
-            msr::X2APIC_EOI | msr::X2APIC_ICR | msr::X2APIC_TIMER => self.write_apic(msr, value),
+            msr::X2APIC_ICR | msr::X2APIC_TIMER => self.write_apic(msr, value),
             msr::TSC_DEADLINE => {
                 let offset = state.tsc_offset;
                 self.apic.write_tsc_deadline(value, offset, self.host.now());
@@ -219,6 +222,17 @@ impl<H: Host> Cpu<'_, '_, H> {
         let effect = self.apic.write_msr(msr, value, self.host.now())?;
         self.effect(effect);
         Ok(true)
+    }
+
+    /// The guest ends an interrupt: another one can come of it only if one is requested, or if the
+    /// I/O APIC sends it again.
+    #[inline(always)]
+    fn end_interrupt(&mut self) {
+        if let Effect::Eoi(vector) = self.apic.eoi() {
+            self.end_of_interrupt(vector);
+        }
+        self.attention |= self.apic.has_requests();
+        self.skip();
     }
 
     /// What a write to the APIC has done.

@@ -31,8 +31,8 @@ pub struct Msix<'a> {
     vectors: u16,
     /// Message control: vectors send messages; the device's own interrupt pin is off.
     enabled: bool,
-    /// The function mask, or the function may not write to memory.
-    masked: bool,
+    /// They may: there is no function mask, and the function may write to memory.
+    sends: bool,
 }
 
 impl<'a> Msix<'a> {
@@ -48,7 +48,7 @@ impl<'a> Msix<'a> {
             let is_control = at & 1 != 0 && at >> 1 < usize::from(vectors);
             word.store(if is_control { MASKED } else { 0 }, Ordering::Relaxed);
         }
-        Some(Msix { page, vectors, enabled: false, masked: false })
+        Some(Msix { page, vectors, enabled: false, sends: false })
     }
 
     /// Whether vectors send messages at all.
@@ -75,8 +75,18 @@ impl<'a> Msix<'a> {
 
     /// The guest has changed the capability's control bits.
     pub fn set_control(&mut self, enabled: bool, masked: bool, send: &mut dyn FnMut(Message)) {
-        (self.enabled, self.masked) = (enabled, masked);
+        (self.enabled, self.sends) = (enabled, enabled && !masked);
         self.send_pending(u64::MAX, send);
+    }
+
+    /// The interrupt vector, if this one may send at once and its message is a fixed, edge-triggered
+    /// interrupt of the local APIC with the id 0: the address then has no other bit. That is what a
+    /// completion mostly is; for everything else there is [`Msix::raise`].
+    #[inline(always)]
+    pub fn own(&self, vector: u16) -> Option<u8> {
+        let [address, data] = self.entry(vector).filter(|_| self.sends)?;
+        let is_own = address.load(Ordering::Relaxed) == platform::MSI.start;
+        u8::try_from(data.load(Ordering::Relaxed)).ok().filter(|_| is_own)
     }
 
     /// The device has something to say by these vectors.
@@ -97,7 +107,7 @@ impl<'a> Msix<'a> {
 
     /// Sends those of `vectors` that are pending and may send.
     fn send_pending(&mut self, vectors: u64, send: &mut dyn FnMut(Message)) {
-        if !self.enabled || self.masked {
+        if !self.sends {
             return;
         }
         let mut left = self.pending() & vectors;
@@ -114,6 +124,7 @@ impl<'a> Msix<'a> {
         }
     }
 
+    #[inline(always)]
     fn entry(&self, vector: u16) -> Option<&'a [AtomicU64; 2]> {
         let (entries, _) = self.page.as_chunks::<2>();
         entries.get(usize::from(vector)).filter(|_| vector < self.vectors)

@@ -176,14 +176,19 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
         if self.attention && !self.attend() {
             return self.stop;
         }
-        let ran = self.host.run(self.deadline);
-        if self.offered != 0 && self.host.state().interrupt == 0 {
-            self.accepted();
-        }
-        match ran {
-            Ran::Exit => self.exit(),
-            Ran::Bits(bits) => self.wake(bits),
-            Ran::Deadline => self.tick(),
+        match self.host.run(self.deadline) {
+            Ran::Exit => {
+                self.look_at_interrupt();
+                self.exit();
+            }
+            Ran::Bits(bits) => {
+                self.look_at_interrupt();
+                self.wake(bits);
+            }
+            Ran::Deadline => {
+                self.look_at_interrupt();
+                self.tick();
+            }
         }
         None
     }
@@ -228,19 +233,52 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
         self.end(Stop::Stopped(Stopped { code, byte, rip }));
     }
 
-    /// The guest has accepted the interrupt that waited.
-    fn accepted(&mut self) {
-        match &mut self.bus {
-            Some(bus) if self.offered_external => bus.acknowledge(),
-            _ => self.apic.taken(low8(u64::from(self.offered))),
+    /// The guest may have accepted the interrupt that waited. If no other is requested there is none
+    /// to offer in its place.
+    #[inline(always)]
+    fn look_at_interrupt(&mut self) {
+        if self.offered == 0 || self.host.state().interrupt != 0 {
+            return;
+        }
+        if self.offered_external {
+            self.acknowledge();
+        } else {
+            self.apic.taken(low8(u64::from(self.offered)));
         }
         self.offered = 0;
+        self.attention |= self.apic.has_requests();
+    }
+
+    /// It was the 8259A's, which may have another one.
+    #[inline(never)]
+    fn acknowledge(&mut self) {
+        self.bus.as_mut().into_iter().for_each(|bus| bus.acknowledge());
         self.attention = true;
     }
 
-    /// Bits have come: a bit is only a hint, so everything that could have set one is looked at.
-    #[inline(never)]
+    /// Bits have come. Mostly one says that a device is done with something for which the guest
+    /// wants an interrupt; where nothing else is to be done, that is offered at once.
+    #[inline(always)]
     fn wake(&mut self, bits: u64) {
+        if !self.attention
+            && let Some(vector) = self.bus.as_mut().and_then(|bus| bus.completion(bits))
+        {
+            // What is offered was right before, so this one or nothing takes its place.
+            if self.apic.accept(vector, false)
+                && u32::from(vector) > self.offered
+                && !self.offered_external
+                && self.apic.can_deliver(vector)
+            {
+                self.tell_interrupt(u32::from(vector));
+            }
+        } else {
+            self.wake_oddly(bits);
+        }
+    }
+
+    /// A bit is only a hint, so everything that could have set one is looked at.
+    #[inline(never)]
+    fn wake_oddly(&mut self, bits: u64) {
         self.attention = true;
         self.serve();
         self.with_bus(|bus, env| bus.poll(bits, env));
@@ -251,8 +289,7 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
         while self.bus.is_some()
             && let Some((vcpu, request)) = self.machine.requests.next()
         {
-            let act = |bus: &mut Bus<'_>, env: &mut Env<'_>| bus.carry_out(&request, env);
-            let values = self.with_bus(act).unwrap_or_default();
+            let values = self.carry_out(&request).unwrap_or_default();
             self.machine.requests.reply(vcpu, values);
             self.host.signal(1u64.unbounded_shl(u32::try_from(vcpu).unwrap_or(u32::MAX)));
         }
@@ -337,6 +374,7 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
     }
 
     /// Tells the kernel of an interrupt; 0 for none.
+    #[inline(always)]
     pub(crate) fn tell_interrupt(&mut self, vector: u32) {
         self.offered = vector;
         let state = self.host.state();

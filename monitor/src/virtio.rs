@@ -34,13 +34,11 @@ const ALWAYS: u64 = features::VERSION_1 | features::ACCESS_PLATFORM;
 /// those of rings that it knows; the others need registers that are not here.
 const TRANSPORT: u64 = 0x3_ffff_ff00_0000;
 
-/// An area of a ring: alignment, bytes for each descriptor, bytes besides.
-type Part = (u64, u64, u64);
-/// Descriptors, driver area, device area of a split ring (virtio 1.3, "Virtqueues", table of
-/// alignments and sizes).
-const SPLIT: [Part; 3] = [(16, 16, 0), (2, 2, 6), (4, 8, 6)];
+/// Descriptors, driver area, device area of a split ring: alignment, bytes for each descriptor,
+/// bytes besides (virtio 1.3, "Virtqueues", table of alignments and sizes).
+const SPLIT: [(u64, u64, u64); 3] = [(16, 16, 0), (2, 2, 6), (4, 8, 6)];
 /// The same of a packed ring, whose areas besides are event structures.
-const PACKED: [Part; 3] = [(16, 16, 0), (4, 0, 4), (4, 0, 4)];
+const PACKED: [(u64, u64, u64); 3] = [(16, 16, 0), (4, 0, 4), (4, 0, 4)];
 const NO_VECTOR: u16 = 0xffff;
 /// Interrupt status: a queue has used buffers; configuration or status has changed.
 const ISR_QUEUE: u8 = 1;
@@ -120,7 +118,10 @@ impl<'a> Virtio<'a> {
     }
 
     /// Whether the worker has answered the newest reset.
-    pub fn is_ready(&self) -> bool {
+    pub fn is_ready(&mut self) -> bool {
+        if self.resetting && self.worker.has_answered() {
+            self.finish_reset();
+        }
         !self.resetting
     }
 
@@ -179,9 +180,7 @@ impl<'a> Virtio<'a> {
     /// interrupts are messages.
     pub fn poll(&mut self, msix: bool) -> Action {
         if self.resetting {
-            if self.worker.has_answered() {
-                self.finish_reset();
-            }
+            self.is_ready();
             return NOTHING;
         }
         let changed = self.worker.copy_config();
@@ -204,6 +203,26 @@ impl<'a> Virtio<'a> {
             action.vectors |= self.registers.config_event();
         }
         action
+    }
+
+    /// The queues with used buffers, a bit each, if that is all that the worker has to say. What is
+    /// not dealt with is to be put back.
+    #[inline(always)]
+    pub fn take_completions(&mut self) -> Option<u64> {
+        if self.worker.is_plain() { Some(self.worker.take_pending()) } else { None }
+    }
+
+    /// The vector, if it is one queue.
+    #[inline(always)]
+    pub fn completion(&self, pending: u64) -> Option<u16> {
+        let queue = self.registers.queues.get(index(pending.trailing_zeros().into()))?;
+        let is_one = pending & pending.wrapping_sub(1) == 0;
+        if is_one && queue.enabled { Some(queue.vector) } else { None }
+    }
+
+    /// [`Virtio::poll`], which is to follow, will find these.
+    pub fn put_back(&mut self, pending: u64) {
+        self.worker.put_back(pending);
     }
 
     /// A field of the common configuration (virtio 1.3, "Common configuration structure layout").
@@ -239,11 +258,10 @@ impl<'a> Virtio<'a> {
         let is_open = |queue: &&mut Queue| !queue.enabled && !is_ready;
         let Some(queue) = self.queue().filter(is_open) else { return };
         let new = low16(u64::from(value));
+        // Packed rings may have any size ("Packed Virtqueues").
+        let fits = (1..=size_max).contains(&new) && (is_packed || new.is_power_of_two());
         match (offset, width) {
-            // Packed rings may have any size ("Packed Virtqueues").
-            (0x18, 2) if new <= size_max && (new.is_power_of_two() || is_packed && new != 0) => {
-                queue.size = new;
-            }
+            (0x18, 2) if fits => queue.size = new,
             // A queue without a size does not exist.
             (0x1c, 2) => queue.enabled = new == 1 && queue.size != 0,
             (0x20..0x38, 4) if offset & 3 == 0 => {
@@ -280,8 +298,8 @@ impl<'a> Virtio<'a> {
     /// mistake, and the worker never hears of the device.
     fn start(&mut self) -> Action {
         let queues = self.registers.queues.map(Queue::words);
-        let parts = if self.registers.is_packed() { PACKED } else { SPLIT };
-        if !queues.iter().all(|words| is_valid(words, parts, self.memory)) {
+        let packed = self.registers.is_packed();
+        if !queues.iter().all(|words| is_valid(words, packed, self.memory)) {
             self.registers.status |= NEEDS_RESET;
             return Action { vectors: self.registers.config_event(), ..NOTHING };
         }
@@ -361,8 +379,8 @@ impl Queue {
 }
 
 /// Whether each part of a queue is aligned and ends inside the guest's RAM. An unused one is.
-fn is_valid([size, starts @ ..]: &QueueWords, parts: [Part; 3], memory: u64) -> bool {
-    starts.iter().zip(parts).all(|(start, (align, each, more))| {
+fn is_valid([size, starts @ ..]: &QueueWords, packed: bool, memory: u64) -> bool {
+    starts.iter().zip(if packed { PACKED } else { SPLIT }).all(|(start, (align, each, more))| {
         let len = size.saturating_mul(each).saturating_add(more);
         let is_inside = start.checked_add(len).is_some_and(|end| end <= memory);
         start & align.wrapping_sub(1) == 0 && is_inside

@@ -163,10 +163,9 @@ fn a_workers_completion_becomes_the_vector_in_the_table() {
     assert!(added.is_ok());
     assert_eq!(bus.unready(), Some(0));
     let answer = || page[wire::ANSWER].store(page[wire::ORDER].load(SeqCst), SeqCst);
-    answer();
-    with(&machine, |env| bus.poll(2, env));
-    assert_eq!(bus.unready(), Some(0), "another one's signal");
     with(&machine, |env| bus.poll(1, env));
+    assert_eq!(bus.unready(), Some(0), "a signal is no answer");
+    answer();
     assert_eq!(bus.unready(), None);
     let bar = platform::VIRTIO;
     let set = |bus: &mut Bus<'_>, port: u16, width, value| {
@@ -211,6 +210,14 @@ fn a_workers_completion_becomes_the_vector_in_the_table() {
     assert_eq!((signals, posted(&machine)), (1, vec![0x71]));
     // Taken: the next signal is about something else.
     with(&machine, |env| bus.poll(1, env));
+    assert_eq!(posted(&machine), []);
+    // The signal of this device alone is a completion for virtual CPU 0, without a post.
+    page[wire::PENDING].fetch_or(1, SeqCst);
+    for other in [0, 2, 3, CONSOLE_BIT, CONSOLE_BIT | 1] {
+        assert_eq!(bus.completion(other), None, "{other:#x}");
+    }
+    assert_eq!(bus.completion(1), Some(0x71));
+    assert_eq!(bus.completion(1), None, "it was taken");
     assert_eq!(posted(&machine), []);
 }
 

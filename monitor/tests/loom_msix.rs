@@ -104,6 +104,10 @@ impl System {
                 sent += 1;
                 self.deliver(message);
             };
+            // As `Devices::completion` does if the interrupt is for another virtual CPU.
+            if let Some(pending) = device.take_completions() {
+                device.put_back(pending);
+            }
             msix.raise(device.poll(true).vectors, &mut send);
             while let Some((vcpu, request)) = self.requests.next() {
                 msix.write(request.address as u16, request.values, &mut send);

@@ -248,6 +248,44 @@ fn rings_that_cannot_be_make_the_device_need_a_reset() {
 }
 
 #[test]
+fn packed_rings_have_areas_of_their_own_lengths() {
+    const PACKED: u64 = 1 << 34;
+    let end = MEMORY;
+    for (parts, good) in [
+        ([end - 64 * 16, end - 4, end - 8], true),
+        ([end - 64 * 16, end - 2, end - 8], false),
+        ([end - 64 * 16, 0x2002, end - 8], false),
+        ([end - 64 * 16, 0x2000, end - 2], false),
+        ([end - 63 * 16, 0x2000, 0x3000], false),
+    ] {
+        let mut rig = ready(PACKED);
+        negotiate(&mut rig, F_VERSION_1 | PACKED);
+        fill_queue(&mut rig, 0, parts);
+        let _ = rig.write(0x14, 1, 0xf);
+        assert_eq!(rig.read(0x14, 1), if good { 0xf } else { 0x4f }, "{parts:x?}");
+        assert_eq!(rig.words[wire::FEATURES].load(Relaxed) & PACKED != 0, good);
+    }
+}
+
+#[test]
+fn four_queues_and_sixty_bytes_are_what_a_disk_needs() {
+    let mut rig = Rig::new(4);
+    rig.words[wire::QUEUE_SIZE].store(128, Relaxed);
+    rig.words[wire::CONFIG + 7].store(0x8877_6655_4433_2211, Relaxed);
+    rig.answer();
+    nothing(rig.device.poll(true));
+    assert_eq!((rig.read(0x12, 2), rig.device.vectors()), (4, 5));
+    assert_eq!(rig.read(0x80 + 60, 4), 0x8877_6655);
+    for queue in 0..4 {
+        nothing(rig.write(0x16, 2, queue));
+        assert_eq!(rig.read(0x18, 2), 128, "size of queue {queue}");
+        assert_eq!(rig.read(0x1e, 2), queue, "its doorbell");
+        nothing(rig.write(0x1a, 2, queue + 1));
+        assert_eq!(rig.read(0x1a, 2), queue + 1, "its vector");
+    }
+}
+
+#[test]
 fn a_reset_shows_the_old_status_until_the_worker_has_answered() {
     let mut rig = live();
     let order = rig.order();

@@ -83,7 +83,7 @@ fn bare_command(compiler: &BareCompiler, packages: &[&str], features: &[&str]) -
         .env("RUSTFLAGS", FLAGS)
         .env("CARGO_TARGET_DIR", paths::bare_target())
         .args(["build", "--release", "--target", "x86_64-unknown-none"])
-        .args(["-Zbuild-std=core", "-Zbuild-std-features=compiler-builtins-mem"])
+        .args(["-Zbuild-std=core,alloc", "-Zbuild-std-features=compiler-builtins-mem"])
         .arg("--message-format=json-render-diagnostics");
     for package in packages {
         command.args(["--package", package]);

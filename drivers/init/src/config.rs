@@ -35,8 +35,8 @@ impl ConfigSpace {
             let (name, _) = places.find(|(_, base)| *base == ecam.base)?;
             Some((grants.registers(name).ok()?, ecam))
         });
-        if mapped.is_none() {
-            defmt::info!("PCI: extended configuration space cannot be reached");
+        if mapped.is_none() && table.platform(MAPPED).next().is_some() {
+            defmt::warn!("PCI: the board file's configuration space is not where firmware says");
         }
         Some(ConfigSpace { address, data, mapped })
     }

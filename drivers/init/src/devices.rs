@@ -39,7 +39,11 @@ pub fn bind(
         defmt::error!("device {=str} of the manifest cannot be had", name(index));
         failure
     })?;
-    defmt::info!("{=u64} PCI functions", functions.iter().count() as u64);
+    defmt::info!(
+        "{=u64} PCI functions, {=u64} of them keep peers apart",
+        functions.iter().count() as u64,
+        functions.iter().filter(|function| function.has_acs).count() as u64
+    );
     for (index, (device, binding)) in table.devices.iter().zip(bindings).enumerate() {
         match binding {
             Some(at) => {

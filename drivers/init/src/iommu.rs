@@ -51,12 +51,9 @@ impl Iommu {
         let (summary, remaps) = with_table(boot, tables.dmar, b"DMAR", |table| {
             Ok((Summary::read(table, functions, config)?, dmar::remaps_interrupts(table)))
         })?;
-        defmt::info!(
-            "VT-d: {=u64} units, {=u64} functions that firmware keeps, interrupts {=str}",
-            summary.units.values().len() as u64,
-            summary.reserved.values().len() as u64,
-            if remaps { "remapped" } else { "not remapped" }
-        );
+        if !remaps {
+            defmt::warn!("VT-d: firmware says that interrupts are not remapped");
+        }
         Ok(Iommu { summary, is_in_use: false })
     }
 
@@ -97,13 +94,19 @@ impl Iommu {
                 }
             }
         }
+        if self.is_in_use {
+            defmt::info!(
+                "VT-d: {=u64} units in use, {=u64} functions that firmware keeps",
+                self.summary.units.values().len() as u64,
+                self.summary.reserved.values().len() as u64
+            );
+        }
         Ok(())
     }
 
     /// Without an IOMMU no device may write memory by itself, unless the manifest says so.
     pub fn check(&self, table: &SystemTable) -> Result<(), Failure> {
         if self.is_in_use {
-            defmt::info!("the IOMMU is in use");
             return Ok(());
         }
         if !table.has_bus_master() {

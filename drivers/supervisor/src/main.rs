@@ -1,7 +1,7 @@
 //! Restarts what faults, by the manifest's policy; powers the machine off when all is done.
 //!
-//! The loop: hear what a person at the console wants, restart what is due, pat the watchdog, sleep
-//! until a task stops or the next thing is due. When every essential task has left with status 0,
+//! The loop: hear what a person at the console wants, restart what is due, ask who is watched
+//! whether it lives, pat the chipset's watchdog, sleep until a task stops or the next thing is due. When every essential task has left with status 0,
 //! or a task's policy or the person says so, the [`ending`] begins: the console ships what was
 //! logged, then the machine powers off or reboots.
 //!
@@ -59,7 +59,7 @@ fn main() -> u32 {
         }
     };
     let mut wards = Wards::default();
-    wards.add_all(supervised);
+    wards.add_all(grants, supervised);
     let mut watchdog = Watchdog::start(grants);
     let mut console = Console::new(grants);
     let mut ending = Ending::default();
@@ -72,6 +72,7 @@ fn main() -> u32 {
             ending.begin(how, &console);
         }
         wards.restart_due();
+        wards.watch();
         wards.tell(&mut console);
         watchdog.pat();
         if let Some(how) = ending.is_due(&mut console) {

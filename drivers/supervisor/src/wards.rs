@@ -3,14 +3,15 @@
 //! Invariant: handle and agenda entry of a task have the same index.
 
 use cloister_ring::orders::{Name, Operation, VmState};
+use cloister_ring::pulse::Asker;
 use cloister_rt::abi::call::CLIENT_BITS;
 use cloister_rt::abi::fault::TaskState;
 use cloister_rt::abi::name_str;
 use cloister_rt::proto::policy::{
-    FLAG_ESSENTIAL, FLAG_VM, RestartPolicy, THEN_POWER_OFF, THEN_REBOOT,
+    FLAG_DMA, FLAG_ESSENTIAL, FLAG_VM, RestartPolicy, THEN_POWER_OFF, THEN_REBOOT,
 };
-use cloister_rt::{Bits, Duration, Instant, Supervised, clock};
-use cloister_supervisor_core::{Act, Agenda, Cause, Limits, Next, Then};
+use cloister_rt::{Bits, Duration, Grants, Instant, Signal, Supervised, clock};
+use cloister_supervisor_core::{Act, Agenda, Cause, Limits, Look, Next, Then, Watch};
 
 use crate::console::Console;
 use crate::ending::How;
@@ -19,31 +20,48 @@ use crate::words;
 /// Most tasks: each needs a signal bit.
 pub const MAX: usize = CLIENT_BITS as usize;
 
+/// How a task is asked whether it lives.
+struct Watched {
+    watch: Watch,
+    asker: Asker<'static>,
+    wake: Signal,
+}
+
 /// Everything that is supervised.
 pub struct Wards {
     tasks: [Option<Supervised>; MAX],
+    watched: [Option<Watched>; MAX],
     agenda: Agenda<MAX>,
     bits: Bits,
+    /// How often each task's devices were refused, as far as it was told.
+    refused: [u64; MAX],
 }
 
 impl Default for Wards {
     fn default() -> Self {
-        Wards { tasks: [const { None }; MAX], agenda: Agenda::default(), bits: Bits::NONE }
+        Wards {
+            tasks: [const { None }; MAX],
+            watched: [const { None }; MAX],
+            agenda: Agenda::default(),
+            bits: Bits::NONE,
+            refused: [0; MAX],
+        }
     }
 }
 
 impl Wards {
     /// Takes the manifest's records.
-    pub fn add_all(&mut self, supervised: impl Iterator<Item = Supervised>) {
-        let mut places = self.tasks.iter_mut();
+    pub fn add_all(&mut self, grants: Grants, supervised: impl Iterator<Item = Supervised>) {
+        let mut places = self.tasks.iter_mut().zip(&mut self.watched);
         for task in supervised {
             let is_essential = task.policy.flags & FLAG_ESSENTIAL != 0;
-            let Some(place) = places.next() else {
+            let Some((place, watched)) = places.next() else {
                 defmt::error!("{=str} is one task too many to supervise", name_of(task.policy));
                 return;
             };
             self.agenda.add(limits(task.policy), is_essential);
             self.bits |= task.bits;
+            *watched = watch(grants, task.policy);
             *place = Some(task);
         }
     }
@@ -58,17 +76,46 @@ impl Wards {
         self.agenda.is_finished()
     }
 
-    /// When the next restart is due.
+    /// When the next restart is due, or the next look at a task that is watched.
     pub fn next_due(&self) -> Option<Instant> {
-        self.agenda.next_due().map(Instant::from_tsc)
+        let looks = self.watched.iter().flatten().map(|watched| watched.watch.due());
+        self.agenda.next_due().into_iter().chain(looks).min().map(Instant::from_tsc)
+    }
+
+    /// Asks the tasks that are watched whether they live, and has those parked that hang.
+    pub fn watch(&mut self) {
+        let now = Instant::now().tsc();
+        for (index, (task, watched)) in self.tasks.iter().zip(&mut self.watched).enumerate() {
+            let (Some(task), Some(watched)) = (task, watched) else { continue };
+            let is_running = self.agenda.state(index) == Some(VmState::Running);
+            match watched.watch.look(now, is_running, watched.asker.is_answered()) {
+                Look::Nothing => {}
+                Look::Ask => {
+                    watched.asker.ask();
+                    watched.wake.wake();
+                }
+                Look::Hangs if self.agenda.hangs(index) => {
+                    let ms = Duration::from_nanos(task.policy.watchdog_ns).as_millis();
+                    let name = name_of(task.policy);
+                    defmt::error!("{=str} did not answer for {=u64} ms: it hangs", name, ms);
+                    // One that came to rest by itself is dealt with as such.
+                    drop(task.control.stop());
+                }
+                Look::Hangs => {}
+            }
+        }
     }
 
     /// Looks at every task whose bit is set. What a policy wants for the whole machine, if it does.
     pub fn attend(&mut self, woken: Bits) -> Option<How> {
         let mut asked = None;
-        for (index, task) in self.tasks.iter().enumerate() {
+        let refused = self.refused.iter_mut();
+        for ((index, task), refused) in self.tasks.iter().enumerate().zip(refused) {
             let Some(task) = task else { continue };
             if task.bits.intersects(woken) {
+                if task.policy.flags & FLAG_DMA != 0 {
+                    tell_dma(task, refused);
+                }
                 asked = asked.or(stopped(&mut self.agenda, index, task));
             }
         }
@@ -138,6 +185,17 @@ impl Wards {
     }
 }
 
+/// The task's devices may have been refused memory: says so, once for all that came since it was
+/// last said.
+fn tell_dma(task: &Supervised, told: &mut u64) {
+    // Without the right to ask there is nothing to tell; the kernel confines them all the same.
+    let Ok(faults) = task.control.dma_faults() else { return };
+    let before = core::mem::replace(told, faults.count);
+    if faults.count != before {
+        words::say_dma(name_of(task.policy), &faults, faults.count.wrapping_sub(before));
+    }
+}
+
 /// One task may have stopped: finds out, says why, decides.
 fn stopped(agenda: &mut Agenda<MAX>, index: usize, task: &Supervised) -> Option<How> {
     let name = name_of(task.policy);
@@ -153,8 +211,9 @@ fn stopped(agenda: &mut Agenda<MAX>, index: usize, task: &Supervised) -> Option<
     match report.state {
         TaskState::Running | TaskState::Parking => return None,
         TaskState::Stopped => {
-            agenda.parked(index, now);
-            return None;
+            let next = agenda.parked(index, now);
+            follow(name, next, task.policy.tries);
+            return machine(next);
         }
         TaskState::Faulted => {}
     }
@@ -171,11 +230,32 @@ fn stopped(agenda: &mut Agenda<MAX>, index: usize, task: &Supervised) -> Option<
     } else {
         say(name, &cause, &report, next, task.policy.tries);
     }
+    machine(next)
+}
+
+/// What a task's end means for the whole machine.
+fn machine(next: Next) -> Option<How> {
     match next {
         Next::GiveUp(Then::Reboot) => Some(How::Reboot),
         Next::GiveUp(Then::PowerOff) => Some(How::PowerOff),
         _ => None,
     }
+}
+
+/// The means to watch a task, if the manifest wants that.
+fn watch(grants: Grants, policy: &'static RestartPolicy) -> Option<Watched> {
+    if policy.watchdog_ns == 0 {
+        return None;
+    }
+    let found = grants.watch(name_of(policy));
+    let Some((asker, wake)) =
+        found.and_then(|(page, wake)| Some((Asker::new(page.words())?, wake)))
+    else {
+        defmt::error!("{=str} is to be watched, and there is no page for it", name_of(policy));
+        return None;
+    };
+    let time = clock().ticks(Duration::from_nanos(policy.watchdog_ns));
+    Some(Watched { watch: Watch::new(time, Instant::now().tsc()), asker, wake })
 }
 
 /// Whether the monitor itself failed, and not its guest.
@@ -188,6 +268,11 @@ fn say(name: &str, cause: &Cause, report: &cloister_rt::FaultReport, next: Next,
     if !matches!(cause, Cause::Left { .. }) {
         words::backtrace(name, report);
     }
+    follow(name, next, tries);
+}
+
+/// Says what follows for a task.
+fn follow(name: &str, next: Next, tries: u32) {
     match next {
         Next::Restart { delay, nth } => {
             let ms = clock().duration(delay).as_millis();

@@ -1,15 +1,15 @@
 //! What is said of a task that came to rest: one line that names the cause, and for a task its
-//! backtrace. Of a virtual machine the same line says what follows.
+//! backtrace. What is said of memory that devices were refused is here too. Of a virtual machine the same line says what follows.
 //!
 //! The line `backtrace NAME: […]` is an agreement with the host's log viewer, which puts function
 //! names in place of the addresses.
 
-use cloister_rt::FaultReport;
 use cloister_rt::abi::fault::BACKTRACE_LEN;
 use cloister_rt::proto::stopped::{
     STOPPED_CONFIG, STOPPED_HOST, STOPPED_INVALID, STOPPED_PANIC, STOPPED_WORKER, Stopped,
 };
 use cloister_rt::{Clock, clock};
+use cloister_rt::{DmaFaults, FaultReport};
 use cloister_supervisor_core::{Cause, Next, RESETS_MAX, Stop, Then};
 use defmt::{Format, Formatter};
 
@@ -66,6 +66,22 @@ pub fn say_vm(name: &str, cause: &Cause, report: &FaultReport, next: Next, tries
             defmt::error!("vm {=str}: monitor fault: it{}{}", name, clause, then);
         }
     }
+}
+
+/// One line for a person, of memory that a task's devices wanted and did not get.
+pub fn say_dma(name: &str, faults: &DmaFaults, count: u64) {
+    defmt::error!(
+        "{=str}: its device {=u16:02x}:{=u16:02x}.{=u16} may not {=str} {=u64:#x}; the IOMMU refused \
+         {=u64} accesses (the last one for reason {=u8:#x})",
+        name,
+        faults.source >> 8,
+        faults.source >> 3 & 31,
+        faults.source & 7,
+        if faults.is_read { "read" } else { "write" },
+        faults.address,
+        count,
+        faults.reason
+    );
 }
 
 /// Whether the byte says more than the words: the guest's own, or of the CPU's code.
@@ -125,6 +141,12 @@ impl Format for Clause<'_> {
                 f,
                 " made system call {=u64}, which does not exist (any more)",
                 *number
+            ),
+            Cause::DmaStorm { source, address } => defmt::write!(
+                f,
+                ": its device {=u64:04x} went on reaching for memory that is not its own, {=u64:#x} at last",
+                *source,
+                *address
             ),
             Cause::InterruptStorm { interrupt } => defmt::write!(
                 f,

@@ -10,41 +10,24 @@ use cloister_guest_abi::platform;
 
 use crate::cpu;
 
+pub use cloister_guest_abi::apic::{
+    BASE_X2APIC, DIVIDE as DIVIDER, EOI, ICR as COMMAND, LVT_TIMER as TIMER, PPR as PRIORITY,
+    SELF_IPI as SELF, SPURIOUS_ENABLED as ENABLED, SVR as SPURIOUS, TMICT as INITIAL,
+    TPR as TASK_PRIORITY,
+};
+
 /// APIC base: mode and address.
 pub const BASE: u32 = 0x1b;
-/// APIC base: x2APIC mode.
-pub const BASE_X2APIC: u64 = 1 << 10;
 /// MSR of register 0.
 pub const X2APIC: u32 = 0x800;
 /// Identifier.
 pub const ID: u32 = 0x02;
-/// Task priority.
-pub const TASK_PRIORITY: u32 = 0x08;
-/// Processor priority.
-pub const PRIORITY: u32 = 0x0a;
-/// End of interrupt.
-pub const EOI: u32 = 0x0b;
-/// Spurious vector and the APIC's switch.
-pub const SPURIOUS: u32 = 0x0f;
 /// In service, first of eight.
 pub const IN_SERVICE: u32 = 0x10;
 /// Requested, first of eight.
 pub const REQUESTED: u32 = 0x20;
-/// Interrupt command; the second half stands behind it in the page.
-pub const COMMAND: u32 = 0x30;
-/// Timer entry of the local vector table.
-pub const TIMER: u32 = 0x32;
-/// Timer: what it counts down from.
-pub const INITIAL: u32 = 0x38;
 /// Timer: what is left.
 pub const CURRENT: u32 = 0x39;
-/// Timer: divider.
-pub const DIVIDER: u32 = 0x3e;
-/// Interrupt to this vCPU itself; x2APIC only.
-pub const SELF: u32 = 0x3f;
-
-/// [`SPURIOUS`]: on.
-pub const ENABLED: u32 = 1 << 8;
 /// The vector of spurious interrupts.
 pub const SPURIOUS_VECTOR: u8 = 0xff;
 /// [`COMMAND`]: delivery as an NMI.

@@ -7,9 +7,10 @@
 //! to where it is linked and entered it in 64-bit mode with the first 4 GiB mapped one to one.
 //!
 //! - [`print!`], [`println!`]: the console. A panic is printed there and told to the platform.
+//! - [`cmdline`]: what the guest file tells the program.
 //! - [`clock`], [`cmos`], [`timer`], [`interrupts`]: time, timer interrupts, waiting without running.
 //! - [`memory`]: heap and pages. With the feature `alloc` the heap is the global allocator.
-//! - [`pci`], [`virtio`]: the bus, and drivers for channel and entropy devices.
+//! - [`pci`], [`virtio`]: the bus, and drivers for channel, disk and entropy devices.
 //! - [`smp`]: further vCPUs.
 //! - [`cpu`], [`port`], [`probe`]: single instructions, also those that may fault.
 //! - [`power`]: how a guest ends.
@@ -21,6 +22,7 @@
 
 pub mod apic;
 pub mod clock;
+pub mod cmdline;
 pub mod cmos;
 pub mod console;
 pub mod cpu;

@@ -96,6 +96,26 @@ pub fn leak_pages(count: usize) -> Option<&'static mut [u8]> {
     Some(unsafe { core::slice::from_raw_parts_mut(at.as_ptr(), layout.size()) })
 }
 
+/// Zeroed words in whole pages that are never given back, for what devices share.
+pub fn leak_words(pages: usize) -> Option<&'static [AtomicU64]> {
+    let bytes = leak_pages(pages)?;
+    let len = bytes.len() / size_of::<AtomicU64>();
+    let at = bytes.as_mut_ptr().cast::<AtomicU64>();
+    // SAFETY: the pages are aligned, zero is a value of every word, and the only other reference
+    // to them ends here.
+    Some(unsafe { core::slice::from_raw_parts(at, len) })
+}
+
+/// A value in memory that is never given back.
+pub fn leak<T>(value: T) -> Option<&'static mut T> {
+    let layout = Layout::new::<T>();
+    let at = if layout.size() == 0 { NonNull::dangling() } else { allocate(layout)?.cast::<T>() };
+    // SAFETY: the memory is this caller's alone, large enough and aligned.
+    unsafe { at.write(value) };
+    // SAFETY: a value was just written there, and nobody else knows the place.
+    Some(unsafe { &mut *at.as_ptr() })
+}
+
 #[cfg(all(feature = "alloc", not(test)))]
 mod global {
     //! The heap as Rust's allocator.

@@ -132,8 +132,9 @@ pub enum ResetPhase {
     Begin = 0,
     /// The same, then a function-level reset is started; refused where the function has none.
     BeginFunction = 1,
-    /// The record that `bind` made is written back to configuration space and message table, then
-    /// bus mastering is on and interrupts are unmasked.
+    /// The record that `bind` made is written back to configuration space and message table, with
+    /// every message masked until `irq_ack`; then bus mastering is on. Each life of a driver begins
+    /// without it.
     Finish = 2,
 }
 
@@ -165,9 +166,9 @@ pub enum Part {
     /// Table Description"): `a` = physical address for bus 0, `b` = first bus | last bus << 8.
     Ecam = 4,
     /// A VT-d remapping unit: `a` = physical address of its registers, `b` = 0. After all of the
-    /// machine's and before the first `bind` of a bus master.
+    /// machine's IOAPICs and before the first `bind` of a bus master.
     VtdUnit = 5,
     /// Memory that firmware wants a function to reach (RMRR): `a` = the function, `b` = 0. The
-    /// function cannot be bound as bus master.
+    /// function cannot be bound as bus master. Before the first `bind` of one.
     Reserved = 6,
 }

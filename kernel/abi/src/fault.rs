@@ -47,6 +47,9 @@ pub enum FaultKind {
     /// An interrupt came more often than the manifest allows; the interrupt's index is the
     /// address word.
     InterruptStorm = 4,
+    /// DMA of its functions was refused more often than the kernel takes; the error code is the
+    /// source id, the address word the last address.
+    DmaStorm = 5,
 }
 
 impl FaultKind {

@@ -179,6 +179,12 @@ impl ThreadPark {
     /// Does what the task's word asks of this thread. Called by the thread's core when it took
     /// [`crate::signal::OP_PARK`], and by the core of a thread that faulted, after `begin`.
     pub fn catch_up(&mut self, task: &ParkWord) -> Act {
+        self.catch_up_after(task, || {})
+    }
+
+    /// [`ThreadPark::catch_up`]; a thread that has to park does `before` first, so that whoever
+    /// sees the task parked sees that done.
+    pub fn catch_up_after(&mut self, task: &ParkWord, before: impl FnOnce()) -> Act {
         // Taking the operation acquired the change that it tells of.
         let word = task.word.load(Ordering::Relaxed);
         let reset = generation(word) != self.generation;
@@ -194,6 +200,7 @@ impl ThreadPark {
         }
         self.runs = false;
         self.episode = word & EPISODE;
+        before();
         Act { reset, step: if task.parked() { Step::ParkLast } else { Step::Park } }
     }
 }

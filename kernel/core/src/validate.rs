@@ -86,6 +86,9 @@ pub enum Rule {
     MapRange,
     /// A map lies in the fixed area below the image, but not where its kind belongs.
     MapFixed,
+    /// A map reaches into the IOMMU domain though its region's kind or place may not be, or its
+    /// task owns no bus master.
+    MapDma,
     /// Two maps of a task overlap; the index is that of the first.
     MapOverlap,
     /// Device registers are mapped by a task that does not own the device, or what only `init` may
@@ -109,20 +112,27 @@ pub enum Rule {
     PortConfig,
     /// A device has an unknown kind or a selector that its kind does not have.
     Device,
+    /// A bus master belongs to a system task; or a device has messages without being one, or two
+    /// kinds of messages.
+    DeviceMaster,
     /// Two device records select the same function; the index is that of the second.
     DeviceTwice,
     /// A device's owner does not exist.
     DeviceOwner,
     /// An interrupt's device or thread does not exist, or they belong to different tasks.
     IrqOwner,
-    /// An interrupt's thread is not on core 0.
+    /// An interrupt's thread is not on core 0, or that of a PCI function not on the core of its
+    /// task's first thread.
     IrqCore,
     /// An interrupt's bit is out of range.
     IrqBit,
     /// An interrupt's bit tells its thread of another interrupt too.
     IrqBitTwice,
-    /// Two interrupts have the same pin; the index is that of the second.
+    /// Two interrupts have the same pin, or are the same message of a function; the index is that
+    /// of the second.
     IrqPin,
+    /// An interrupt of a PCI function is not one of its messages.
+    IrqMessage,
     /// An interrupt's allowed rate is zero.
     IrqRate,
     /// A virtual machine's runs of vCPUs, guest maps and doorbells do not follow those of the one
@@ -174,7 +184,7 @@ pub struct TableError {
 
 impl Rule {
     /// How many rules there are.
-    pub const COUNT: usize = 67;
+    pub const COUNT: usize = 70;
 
     /// The error of a record that breaks this rule.
     pub(crate) fn at(self, index: usize) -> TableError {

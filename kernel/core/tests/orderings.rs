@@ -26,8 +26,10 @@ const KERNEL: [Module; 4] = [
 ];
 
 /// A worker's rings (publish and consume, suppression of notifications) and its page.
-const VIRTIO: [Module; 2] = [
+const VIRTIO: [Module; 4] = [
     ("lib/virtio/src/queue.rs", "cloister-virtio", &["loom_queue"]),
+    ("lib/virtio/src/split.rs", "cloister-virtio", &["loom_queue"]),
+    ("lib/virtio/src/packed.rs", "cloister-virtio", &["loom_queue"]),
     ("lib/virtio/src/worker.rs", "cloister-virtio", &["loom_worker"]),
 ];
 

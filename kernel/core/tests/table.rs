@@ -53,6 +53,25 @@ fn the_sample_with_a_virtual_machine_is_valid_and_has_it() {
     assert_eq!(table.doorbells_of(&table.vms[0]), build.doorbells);
 }
 
+/// The client, which is on core 1 alone, gets a device with an interrupt.
+fn far_device(build: &mut Build, kind: u8) {
+    let flags = if kind == DEVICE_PLATFORM { 0 } else { DEVICE_BUS_MASTER | DEVICE_MSI };
+    let device = Device { name: name("far"), select: 0, kind, flags, owner: 3, ..build.devices[1] };
+    build.devices.push(device);
+    build.irqs.push(Irq { device: 2, thread: 4, pin: 0, ..build.irqs[0] });
+}
+
+#[test]
+fn a_bus_master_may_be_anywhere_and_reach_what_it_was_granted() {
+    let mut build = Build::sample();
+    far_device(&mut build, DEVICE_PCI_POSITION);
+    build.maps[20].rights |= MAP_DMA;
+    build.maps[30].rights |= MAP_DMA;
+    let bytes = build.bytes();
+    assert_eq!(validate(bytes.bytes()), Ok(()));
+    support::slow::check(bytes.bytes(), PAYLOAD_PAGES);
+}
+
 /// Wrong records and the answer they must get. Map 14 is the driver's text, 20 its mailbox.
 const WRONG: &[Wrong] = &[
     (Rule::Header, 0, |b| b.header.magic ^= 1),
@@ -72,7 +91,7 @@ const WRONG: &[Wrong] = &[
     (Rule::NameTwice, 3, |b| b.tasks[3].name = b.tasks[2].name),
     (Rule::NameTwice, 1, |b| b.devices[1].name = b.devices[0].name),
     (Rule::Flags, 3, |b| b.tasks[3].flags = 2),
-    (Rule::Flags, 0, |b| b.devices[0].flags = 4),
+    (Rule::Flags, 0, |b| b.devices[0].flags = 32),
     (Rule::Run, 2, |b| b.tasks[2].first_cap += 1),
     (Rule::Run, 3, |b| b.tasks[2].maps -= 1),
     (Rule::Run, 4, |b| b.tasks[3].ports = 0),
@@ -129,7 +148,7 @@ const WRONG: &[Wrong] = &[
     (Rule::MapRegion, 20, |b| b.maps[20].region = NONE),
     (Rule::MapRights, 20, |b| b.maps[20].rights = MAP_WRITE),
     (Rule::MapRights, 20, |b| b.maps[20].rights = 7),
-    (Rule::MapRights, 20, |b| b.maps[20].rights = 9),
+    (Rule::MapRights, 20, |b| b.maps[20].rights = 17),
     (Rule::Reserved, 20, |b| b.maps[20].reserved[0] = 1),
     (Rule::MapKind, 16, |b| b.maps[16].rights = MAP_READ | MAP_WRITE),
     (Rule::MapKind, 20, |b| b.maps[20].rights = MAP_READ | MAP_EXEC),
@@ -195,7 +214,29 @@ const WRONG: &[Wrong] = &[
     (Rule::IrqBit, 0, |b| b.irqs[0].bit = 47),
     (Rule::IrqBit, 1, |b| b.irqs[1].bit = 56),
     (Rule::IrqBitTwice, 1, |b| b.irqs[1].bit = 48),
-    (Rule::IrqPin, 1, |b| b.irqs[1].pin = 11),
+    (Rule::IrqPin, 1, |b| b.irqs[1] = Irq { bit: 55, ..b.irqs[0] }),
+    (Rule::IrqPin, 2, |b| {
+        b.devices.push(Device { name: name("x"), ..b.devices[1] });
+        b.irqs.push(Irq { device: 2, bit: 54, ..b.irqs[1] });
+    }),
+    (Rule::IrqMessage, 0, |b| b.irqs[0].pin = 256),
+    (Rule::IrqMessage, 0, |b| b.devices[0].flags = DEVICE_BUS_MASTER),
+    (Rule::IrqMessage, 0, |b| b.devices[0].flags = DEVICE_BUS_MASTER | DEVICE_MSI),
+    (Rule::IrqCore, 1, |b| b.irqs[1].thread = 3),
+    (Rule::IrqCore, 2, |b| far_device(b, DEVICE_PLATFORM)),
+    (Rule::DeviceMaster, 0, |b| b.devices[0].flags = DEVICE_MSIX),
+    (Rule::DeviceMaster, 0, |b| b.devices[0].flags |= DEVICE_MSI),
+    (Rule::DeviceMaster, 0, |b| b.devices[0].owner = 0),
+    (Rule::DeviceMaster, 0, |b| b.devices[0].owner = 1),
+    (Rule::DeviceMaster, 1, |b| b.devices[1].flags = DEVICE_MSI),
+    (Rule::MapDma, 14, |b| b.maps[14].rights |= MAP_DMA),
+    (Rule::MapDma, 17, |b| b.maps[17].rights |= MAP_DMA),
+    (Rule::MapDma, 18, |b| b.maps[18].rights |= MAP_DMA),
+    (Rule::MapDma, 21, |b| b.maps[21].rights |= MAP_DMA),
+    (Rule::MapDma, 22, |b| b.maps[22].rights |= MAP_DMA),
+    (Rule::MapDma, 30, |b| b.maps[30].rights |= MAP_DMA),
+    (Rule::MapRights, 20, |b| b.maps[20].rights |= 16),
+    (Rule::Flags, 0, |b| b.devices[0].flags |= 16),
     (Rule::IrqRate, 0, |b| b.irqs[0].rate_max = 0),
 ];
 

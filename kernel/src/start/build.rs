@@ -5,6 +5,7 @@
 //! physical memory, and is gone when that map goes.
 
 use super::carve::Carver;
+use super::devices::Pci;
 use crate::arch::x86_64::cpu::Features;
 use crate::arch::x86_64::paging::{self, KERNEL_CONST, KERNEL_DATA, Space, UNCACHED};
 use crate::arch::x86_64::{apic, clock, cpu, descriptors, frame, window};
@@ -46,7 +47,9 @@ pub struct Boot {
     pub firmware_used: u64,
     /// For each core with vCPUs: the pages for the kernel's own state.
     pub virtual_pages: [[u64; 2]; MAX_CORES],
-    /// Pages of nested tables.
+    /// What `init` has said of PCI.
+    pub pci: Pci,
+    /// Pages of nested tables, and for IOMMUs.
     pub nested_pages: u64,
     /// Pages lost to alignment.
     gap: u64,
@@ -178,7 +181,7 @@ impl Boot {
     }
 
     /// The physical address behind an address of a core's window.
-    fn window_page(&self, core: usize, va: u64) -> u64 {
+    pub(super) fn window_page(&self, core: usize, va: u64) -> u64 {
         // SAFETY: the window's page table was filled by `build_window`.
         let table: &paging::Table = unsafe { paging::page(self.windows[core]) };
         table[(va >> 12 & 511) as usize] & paging::ADDRESS
@@ -393,6 +396,7 @@ impl Boot {
             bound: [0; _],
             firmware_used: 0,
             virtual_pages: [[0; 2]; MAX_CORES],
+            pci: Pci::new(),
             nested_pages: 0,
             gap: 0,
             high,

@@ -2,10 +2,9 @@
 //! and with it everything that could change a page table.
 
 use super::build::Boot;
-use crate::arch::x86_64::descriptors::DEVICE_VECTOR;
 use crate::arch::x86_64::ioapic::Route;
-use crate::arch::x86_64::paging::{self, KERNEL_DATA, UNCACHED};
-use crate::arch::x86_64::{apic, cpu, pci, power, smp, window};
+use crate::arch::x86_64::paging::{self, UNCACHED};
+use crate::arch::x86_64::{apic, cpu, iommu, power, smp, window};
 use crate::core_state::Core;
 use crate::fault;
 use crate::flush;
@@ -14,7 +13,7 @@ use crate::syscall::Return;
 use cloister_abi::boot::{MemRange, RANGE_RAM};
 use cloister_abi::call::{Call, Part, Status};
 use cloister_abi::layout::PAGE;
-use cloister_abi::table::{DEVICE_PLATFORM, Device, MAP_READ, Map, ROLE_INIT, Region, RegionKind};
+use cloister_abi::table::{DEVICE_PLATFORM, Device, MAP_READ, Map, ROLE_INIT, RegionKind};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 type Answer = Result<Return, Status>;
@@ -107,11 +106,17 @@ fn narrow<T: TryFrom<u64>>(value: u64) -> Result<T, Status> {
     T::try_from(value).map_err(|_| Status::BadArgument)
 }
 
+fn bind(boot: &mut Boot, device: u64, function: u64) -> Answer {
+    boot.bind(narrow(device)?, narrow(function)?)?;
+    Ok(Return::status(Status::Ok))
+}
+
 fn hand_over(core: &mut Core, boot: &mut Boot, kind: u64, a: u64, b: u64) -> Answer {
     match kind {
         n if n == Part::IoApic as u64 => add_ioapic(core, boot, a, b)?,
         n if n == Part::PinRoute as u64 => {
             let route = Route { gsi: b as u16, low: b >> 16 & 1 != 0, level: b >> 17 & 1 != 0 };
+            // That of a PCI function is the number of a message; its route is never asked for.
             for (record, state) in core.table.irqs.iter().zip(&mut core.irqs) {
                 if u64::from(record.pin) == a {
                     state.route = Some(route);
@@ -120,57 +125,34 @@ fn hand_over(core: &mut Core, boot: &mut Boot, kind: u64, a: u64, b: u64) -> Ans
         }
         n if n == Part::PowerOff as u64 => power::set_sleep_ports(narrow(a)?, narrow(b)?),
         n if n == Part::Reset as u64 => power::set_reset(narrow(a)?, narrow(b)?),
+        n if n == Part::Ecam as u64 => boot.add_ecam(a, b)?,
+        n if n == Part::VtdUnit as u64 && b == 0 => boot.add_vtd(core, a)?,
+        n if n == Part::Reserved as u64 && b == 0 => boot.add_reserved(narrow(a)?)?,
         _ => return Err(Status::BadArgument),
     }
     Ok(Return::status(Status::Ok))
 }
 
-fn add_ioapic(core: &mut Core, boot: &mut Boot, phys: u64, gsi_base: u64) -> Result<(), Status> {
-    let gsi_base = narrow(gsi_base)?;
+fn add_ioapic(core: &mut Core, boot: &mut Boot, phys: u64, about: u64) -> Result<(), Status> {
+    // A source id comes with the bit that says so, and nothing stands above it.
+    let source = (about >> 48 == 1).then_some((about >> 32) as u16);
+    if source.is_none() && about >> 32 != 0 {
+        return Err(Status::BadArgument);
+    }
     if !phys.is_multiple_of(PAGE) || phys >= 1 << 52 || !boot.is_free_for_device(phys, PAGE) {
         return Err(Status::BadArgument);
     }
     let unit = core.ioapics.count();
-    if unit == window::IOAPICS {
+    // After a unit was taken over it would be too late to ask for sources.
+    if unit == window::IOAPICS || iommu::units() > 0 {
         return Err(Status::WrongState);
     }
-    // SAFETY: the boot core's window was built; the entry was not present.
-    let table: &mut paging::Table = unsafe { paging::page(boot.windows[0]) };
-    let entry = &mut table[(window::IOAPIC >> 12 & 511) as usize + unit];
-    flush::changed(*entry, || false);
-    *entry = phys | KERNEL_DATA | UNCACHED;
+    boot.set_window(0, window::IOAPIC + unit as u64 * PAGE, phys | UNCACHED);
     boot.flush();
     let current = core.current;
     flush::used(core.index, core.thread(current).cr3);
-    core.ioapics.add(gsi_base);
+    core.ioapics.add(about as u32, source);
     Ok(())
-}
-
-fn bind(boot: &mut Boot, device: u64, function: u64) -> Answer {
-    let (index, function) = (narrow::<usize>(device)?, narrow(function)?);
-    let record = boot.table.devices.get(index).ok_or(Status::BadArgument)?;
-    if record.kind == DEVICE_PLATFORM || pci::read(function, 0) & 0xffff == 0xffff {
-        return Err(Status::BadArgument);
-    }
-    let ours = |region: &Region| {
-        region.kind() == Some(RegionKind::Mmio) && region.value as u32 == index as u32
-    };
-    for (at, region) in boot.table.regions.iter().enumerate().filter(|(_, region)| ours(region)) {
-        if boot.regions[at] != 0 {
-            return Err(Status::WrongState);
-        }
-        let bar = (region.value >> 32) as u8;
-        let (base, size) = pci::memory_bar(function, bar).ok_or(Status::BadArgument)?;
-        let len = u64::from(region.pages) * PAGE;
-        if len > size || !base.is_multiple_of(PAGE) || !boot.is_free_for_device(base, size) {
-            return Err(Status::BadArgument);
-        }
-        boot.regions[at] = base;
-        boot.map_region(usize::from(record.owner), at);
-    }
-    boot.bound[index / 64] |= 1 << (index % 64);
-    boot.flush();
-    Ok(Return::status(Status::Ok))
 }
 
 /// Whether a task has all its devices; one whose optional device is absent never starts.
@@ -186,15 +168,7 @@ fn seal(core: &mut Core, boot: &mut Boot, unix_seconds: u64, entropy: u64) -> An
     if !(0..cores).filter(|&core| boot.is_used(core)).all(|core| online(&core)) {
         return Err(Status::WrongState);
     }
-    for index in 0..core.table.irqs.len() {
-        let pin = core.table.irqs[index].pin;
-        // An ISA pin without an override: same number, edge triggered, active high.
-        let route = core.irqs[index].route.unwrap_or(Route { gsi: pin, low: false, level: false });
-        core.irqs[index].route = Some(route);
-        if !core.ioapics.route(route, DEVICE_VECTOR + index as u8, core.apic_id) {
-            return Err(Status::BadArgument);
-        }
-    }
+    boot.route(core)?;
     let kernel_bytes = boot.kernel_bytes();
     let page = boot.system_page();
     page.unix_seconds = unix_seconds;

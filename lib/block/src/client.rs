@@ -121,7 +121,7 @@ impl<'a, M: Ram> Client<'a, M> {
 
     /// Looks for orders of the monitor and for the guest's doorbells.
     pub(crate) fn look<D: Disk, B: Bounce>(&mut self, common: &mut Common<'_, D, B>) -> Change {
-        if self.device.quiesce() {
+        if self.device.has_order() {
             if !self.is_leaving {
                 self.leave(common);
                 self.is_leaving = true;
@@ -151,6 +151,9 @@ impl<'a, M: Ram> Client<'a, M> {
 
     /// The client's turn. Whether it may want another one at once.
     pub(crate) fn turn<D: Disk, B: Bounce>(&mut self, common: &mut Common<'_, D, B>) -> bool {
+        if self.is_leaving {
+            return false;
+        }
         self.resume(common);
         self.readopt(common);
         let (mut requests, mut bytes) = (TURN_REQUESTS, TURN_BYTES);
@@ -202,8 +205,8 @@ impl<'a, M: Ram> Client<'a, M> {
     pub(crate) fn listen(&mut self) -> bool {
         let before = self.due;
         let silent = !(before | self.asked) & ALL_QUEUES;
-        // What is left to be adopted waits for the disk, not for the guest.
-        if silent == 0 || self.is_adopting {
+        // What is left to be adopted, or to end, waits for the disk and not for the guest.
+        if silent == 0 || self.is_adopting || self.is_leaving {
             return false;
         }
         for queue in (0..QUEUES).filter(|queue| silent & bit(*queue) != 0) {

@@ -265,10 +265,12 @@ fn platform(judge: &mut Judge<'_>, name: &Spanned<String>, raw: &raw::Device) ->
         raw::Device { bus_master: true, .. } => "bus-master",
         raw::Device { iommu: Some(_), .. } => "iommu",
         raw::Device { vectors: Some(_), .. } => "vectors",
-        _ if messages(raw).is_some() => "interrupts = \"msi-x\"",
         raw::Device { nth: Some(_), .. } => "nth",
         raw::Device { bars, .. } if !bars.is_empty() => "bars",
-        _ => return Some(Place::Platform),
+        _ => match messages(raw) {
+            Some(word) => &format!("interrupts = \"{}\"", word.get_ref()),
+            None => return Some(Place::Platform),
+        },
     };
     judge.wrong(
         name.span(),

@@ -104,6 +104,7 @@ pub struct Task {
     pub numbers: Named<Spanned<i64>>,
     pub essential: Option<Spanned<bool>>,
     pub restart: Option<Spanned<Restart>>,
+    pub watchdog: Option<Spanned<Written>>,
 }
 
 /// A virtual machine.

@@ -25,6 +25,10 @@ const MEMORY_MAX: u64 = 256 << 20;
 const PERIOD_NS: (u64, u64) = (100_000, 1_000_000_000);
 /// Smallest budget: below it a thread would spend its time on being switched to.
 const BUDGET_NS_MIN: u64 = 10_000;
+/// Periods of a task's first thread that its watchdog time has at least.
+const WATCHDOG_PERIODS: u64 = 10;
+/// Longest watchdog time.
+const WATCHDOG_NS_MAX: u64 = 60_000_000_000;
 /// Longest name of a package.
 const PROGRAM_NAME_MAX: usize = 64;
 
@@ -53,6 +57,7 @@ pub fn task(
     let inherited = if role == Some(Role::Task) { default } else { Restart::SUPERVISOR };
     let restart =
         restart(judge, &format!("tasks.{}", name.get_ref()), raw.restart.as_ref(), inherited);
+    let watchdog = watchdog(judge, name.get_ref(), raw, role);
     if !named {
         return None;
     }
@@ -73,8 +78,44 @@ pub fn task(
         numbers: numbers?,
         is_essential: raw.essential.as_ref().is_some_and(|flag| *flag.get_ref()),
         restart: restart?,
+        watchdog_ns: watchdog?,
         vm: None,
     })
+}
+
+/// How long a task may be silent. Budgets alone must not make it late.
+fn watchdog(
+    judge: &mut Judge<'_>,
+    name: &str,
+    raw: &raw::Task,
+    role: Option<Role>,
+) -> Option<Option<u64>> {
+    let Some(written) = &raw.watchdog else {
+        return Some(None);
+    };
+    let what = format!("tasks.{name}: `watchdog`");
+    let time = judge.quantity(&what, written, duration_ns)?;
+    if role != Some(Role::Task) {
+        judge.wrong(
+            written.span(),
+            format!("{what} is for tasks that the supervisor looks after"),
+            "the supervisor does not watch this task",
+            "remove `watchdog`: `init` is gone after the seal, and the chipset watches the supervisor",
+        );
+        return None;
+    }
+    let period = duration_ns(raw.cpu.get_ref().period.get_ref()).unwrap_or(PERIOD_NS.1);
+    let least = period.saturating_mul(WATCHDOG_PERIODS);
+    if !(least..=WATCHDOG_NS_MAX).contains(&time) {
+        judge.wrong(
+            written.span(),
+            format!("{what} is {}, which is not between ten periods and a minute", shown_ns(time)),
+            "too short, or too long",
+            format!("write {} to {}", shown_ns(least), shown_ns(WATCHDOG_NS_MAX)),
+        );
+        return None;
+    }
+    Some(Some(time))
 }
 
 fn program(

@@ -62,6 +62,7 @@ pub fn vm(
         numbers: Vec::new(),
         is_essential: raw.essential.as_ref().is_some_and(|flag| *flag.get_ref()),
         restart: restart?,
+        watchdog_ns: None,
         vm: Some(Vm {
             guest: raw.guest.clone(),
             guest_file: PathBuf::new(),

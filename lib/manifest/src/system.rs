@@ -136,6 +136,8 @@ pub struct Task {
     pub is_essential: bool,
     /// What happens after a fault.
     pub restart: Restart,
+    /// How long it may not answer the supervisor before it counts as one that hangs.
+    pub watchdog_ns: Option<u64>,
     /// The virtual machine that it is the monitor of.
     pub vm: Option<Vm>,
 }

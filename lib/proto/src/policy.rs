@@ -34,6 +34,8 @@ pub struct RestartPolicy {
     pub delay_ns: u64,
     /// Largest delay.
     pub delay_max_ns: u64,
+    /// How long it may not answer before it counts as one that hangs; 0: it is not watched.
+    pub watchdog_ns: u64,
     /// Bit of the supervisor's signal word that tells of this task.
     pub bit: u8,
     /// [`THEN_STOP`] and so on.

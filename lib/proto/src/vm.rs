@@ -26,12 +26,7 @@ pub const VM_V3: u32 = 4;
 /// The guest begins with its APICs in xAPIC mode.
 pub const VM_XAPIC: u32 = 8;
 
-/// CPU identities: [`VmConfig::identity`].
-pub const IDENTITY_AMD: u32 = 0;
-/// GenuineIntel.
-pub const IDENTITY_INTEL: u32 = 1;
-/// A vendor that no kernel knows.
-pub const IDENTITY_NEUTRAL: u32 = 2;
+pub use cloister_guest_abi::cpuid::{IDENTITY_AMD, IDENTITY_INTEL, IDENTITY_NEUTRAL};
 
 /// A virtio device of a virtual machine.
 #[derive(

@@ -5,8 +5,8 @@
 //! peer is another task and may be wrong, hostile, dead or restarted at any moment: whatever it
 //! writes, this side never panics, never reads outside the region, and ends in one of the two
 //! values of [`Lost`]. [`Link`] is a ring that finds its peer again by itself. [`Stream`] is the
-//! other use of such a region: bytes each way, for consoles. [`log`] reads the log rings of tasks
-//! and cores.
+//! other use of such a region: bytes each way, for consoles. [`pulse`] tells whether a task lives,
+//! [`log`] reads the log rings of tasks and cores.
 //!
 //! Neighbours: `lib/rt` gives the region and the signals; docs/notes/0004-mailboxes.md tells the
 //! protocol. Invariant: every word of the peer is read once, checked, and then used as a copy.
@@ -19,6 +19,7 @@ mod link;
 pub mod log;
 mod mailbox;
 pub mod orders;
+pub mod pulse;
 mod stream;
 mod sync;
 

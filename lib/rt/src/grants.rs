@@ -285,6 +285,19 @@ impl Grants {
         Ok(records.filter(|policy| policy.name[0] != 0).map(Supervised::new))
     }
 
+    /// The page with which the supervisor watches a task, and the right to wake that task.
+    pub fn watch(&self, task: &str) -> Option<(Shared, Signal)> {
+        let memories = self.entries.iter().filter(|entry| entry.kind == GRANT_MEMORY);
+        let mut names = memories.map(|entry| name_str(&entry.name));
+        let name = names.find(|name| name.strip_prefix("watch/") == Some(task))?;
+        Some((self.shared(name).ok()?, self.signal(name).ok()?))
+    }
+
+    /// The task's end of that, if the manifest has it watched: the page, and the bit that asks.
+    pub fn watchdog(&self) -> Option<(Shared, Bits)> {
+        Some((self.shared("watchdog").ok()?, self.bit("watchdog").ok()?))
+    }
+
     /// A region whose content is part of the payload. Only the names that the image builder fills
     /// so are asked for: [`Grants::system_table`], [`Grants::supervised`], [`Grants::volumes`].
     fn payload(&self, name: &'static str) -> Result<&'static [u8], Missing> {

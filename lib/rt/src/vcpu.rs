@@ -71,9 +71,10 @@ impl Vcpu {
         if reply.status == Status::Exit as u64 {
             return Ran::Exit;
         }
-        match Status::from_code(reply.status) {
-            Some(Status::Ok) => Ran::Bits(Bits::from_word(reply.values[0])),
-            Some(Status::Deadline) => Ran::Deadline,
+        // Statuses have 32 bits. Of all 64 the compiler would ask for 0 first, and exits come first.
+        match reply.status as u32 {
+            status if status == Status::Ok as u32 => Ran::Bits(Bits::from_word(reply.values[0])),
+            status if status == Status::Deadline as u32 => Ran::Deadline,
             // The capability comes from the manifest; a refusal means a wrong system table.
             _ => leave(LeaveReason::Panic, u64::from(line!())),
         }

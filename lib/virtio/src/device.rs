@@ -99,15 +99,10 @@ impl<'a, M: Ram, const Q: usize> Device<'a, M, Q> {
         self.queues.get(queue).is_some_and(Option::is_some)
     }
 
-    /// Whether the monitor has a new order; then the queues are let go. For devices whose requests
-    /// touch guest memory by other hands than this code's: the caller waits until none of those is
-    /// at work, and only then follows, which answers.
-    pub fn quiesce(&mut self) -> bool {
-        let is_ordered = self.worker.is_ordered();
-        if is_ordered {
-            self.let_go();
-        }
-        is_ordered
+    /// Whether there is a new order to be followed. A device whose requests reach guest memory
+    /// without the CPU waits until all of them have ended before it follows.
+    pub fn has_order(&self) -> bool {
+        self.worker.has_order()
     }
 
     /// Follows the monitor's order, if there is a new one.

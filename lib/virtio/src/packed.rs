@@ -212,8 +212,8 @@ impl Packed {
         // As with split rings: the driver writes its wish and then looks at the ring.
         fence(Ordering::SeqCst);
         let at = self.driver.checked_add(EVENT_FLAGS).ok_or(Rule::QueueOutside)?;
-        // Acquire: the place was written before the flags that make it count.
-        let flags = ram.load_u16(at, Ordering::Acquire).map_err(|_| Rule::QueueOutside)?;
+        // A driver whose new wish is seen only in part looks at the ring after the fence.
+        let flags = ram.load_u16(at, Ordering::Relaxed).map_err(|_| Rule::QueueOutside)?;
         match flags & 3 {
             DISABLE => Ok(false),
             DESC if self.event_idx => {

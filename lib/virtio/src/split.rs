@@ -197,7 +197,8 @@ impl Split {
 
     fn used_index<M: Ram>(&self, ram: &M) -> Result<u16, Rule> {
         let at = self.device.checked_add(INDEX).ok_or(Rule::QueueOutside)?;
-        ram.load_u16(at, Ordering::Acquire).map_err(|_| Rule::QueueOutside)
+        // The device's own: nothing else is read by what it says.
+        ram.load_u16(at, Ordering::Relaxed).map_err(|_| Rule::QueueOutside)
     }
 
     /// Where a ring has the entry for an index, which counts without end.

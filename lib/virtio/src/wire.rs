@@ -10,7 +10,7 @@
 //! - The monitor enters the guest for the first time only when every worker has answered a reset,
 //!   so no page of a new life is written by an old request.
 //! - A worker that cannot go on (the guest broke the rules of a ring, or the worker was restarted
-//!   while the device was live) writes the order to [`BROKEN`]: the device needs a reset.
+//!   while the device was live and kept no record of it) writes the order to [`BROKEN`]: the device needs a reset.
 //! - A worker that has used a buffer sets the queue's bit in [`PENDING`] by an atomic OR; the
 //!   monitor takes the bits with a swap and posts the interrupt, if the vector is not masked.
 //! - The configuration space is the worker's: words [`CONFIG`] and up, and [`CONFIG_GENERATION`],

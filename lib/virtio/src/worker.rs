@@ -116,6 +116,11 @@ impl<'a> Worker<'a> {
         Ok(worker)
     }
 
+    /// Whether there is an order that was not taken.
+    pub fn has_order(&self) -> bool {
+        self.load(wire::ORDER, Ordering::Relaxed) != self.order
+    }
+
     /// The order, if it is a new one. Before a reset is answered, and before queues of a live order
     /// are worked, the caller lets go of all queues that it has.
     pub fn order(&mut self) -> Option<Order> {
@@ -139,11 +144,6 @@ impl<'a> Worker<'a> {
             self.rung(queue);
         }
         Some(Order::Live(setup))
-    }
-
-    /// Whether there is an order that was not taken yet.
-    pub fn is_ordered(&self) -> bool {
-        self.load(wire::ORDER, Ordering::Relaxed) != self.order
     }
 
     /// The number of the order that was last taken: another one for each life of the device.

@@ -95,6 +95,29 @@ fn guest_memory_is_touched_only_between_live_and_reset() {
 }
 
 #[test]
+fn an_order_waits_until_it_is_followed() {
+    let bench = Bench::new();
+    let (mut device, monitor) = (bench.device(), bench.monitor());
+    assert!(!device.has_order());
+    let mut driver = Driver::new(0x1000, 8);
+    monitor.live(0, &[driver.record()]);
+    assert!(device.has_order() && device.follow() == Change::Live && !device.has_order());
+    driver.add(&bench.ram, &[(0x4000, 4, true)]).unwrap();
+    let head = device.fetch(0, &mut Chain::<8>::default()).unwrap();
+    // A reset that comes while the disk still writes to the guest: the answer waits for it.
+    monitor.reset();
+    assert!(device.has_order() && !monitor.is_answered());
+    device.complete(0, head, 4);
+    assert_eq!(
+        driver.used(&bench.ram),
+        Some((0, 4)),
+        "the guest's memory is not anybody else's yet"
+    );
+    assert_eq!(device.follow(), Change::Reset);
+    assert!(monitor.is_answered() && !device.has_order());
+}
+
+#[test]
 fn used_buffers_are_reported_once_for_each_signal() {
     let bench = Bench::new();
     let (mut device, monitor) = (bench.device(), bench.monitor());

@@ -1,38 +1,14 @@
-//! Numbers and bits of the local APIC's registers (Intel SDM volume 3, "Local APIC Register
-//! Address Map").
+//! Bits of the local APIC's registers (Intel SDM volume 3, "Local APIC Register Address Map"), and
+//! which of them can be written.
 //!
-//! A register has one number in both modes: its offset in the page divided by 16, and its MSR
-//! above 0x800. Neighbour: `apic`, which is their meaning.
+//! Neighbours: `guest_abi::apic` has the registers' numbers; `apic` is their meaning.
 
+pub(crate) use cloister_guest_abi::apic::*;
 /// Where the page is.
 pub use cloister_guest_abi::platform::APIC as BASE;
 
-/// Base MSR: this is the boot CPU.
-pub(super) const BASE_BOOT: u64 = 1 << 8;
-/// Base MSR: x2APIC.
-pub(super) const BASE_X2APIC: u64 = 1 << 10;
-/// Base MSR: on.
-pub(super) const BASE_ENABLED: u64 = 1 << 11;
-
-pub(crate) const TPR: u32 = 0x08;
-pub(crate) const PPR: u32 = 0x0a;
-pub(super) const EOI: u32 = 0x0b;
-pub(crate) const LDR: u32 = 0x0d;
-pub(crate) const DFR: u32 = 0x0e;
-pub(super) const SVR: u32 = 0x0f;
-pub(super) const ESR: u32 = 0x28;
-pub(super) const ICR: u32 = 0x30;
-pub(super) const ICR_HIGH: u32 = 0x31;
-pub(super) const LVT_TIMER: u32 = 0x32;
-pub(super) const LVT_ERROR: u32 = 0x37;
-pub(super) const TMICT: u32 = 0x38;
-pub(super) const DIVIDE: u32 = 0x3e;
-pub(super) const SELF_IPI: u32 = 0x3f;
-
 /// Vectors below are reserved for exceptions.
 pub(super) const VECTOR_MIN: u8 = 16;
-/// Spurious vector register: software has enabled the APIC.
-pub(super) const SPURIOUS_ENABLED: u32 = 1 << 8;
 
 /// Error status: an illegal vector was sent.
 pub(super) const ERROR_SENT_ILLEGAL: u32 = 1 << 5;

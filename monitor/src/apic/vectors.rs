@@ -11,7 +11,7 @@ pub(super) struct Vectors([u64; 4]);
 
 impl Vectors {
     /// Puts a vector in, or takes it out.
-    #[inline]
+    #[inline(always)]
     pub(super) fn set(&mut self, vector: u8, is_in: bool) {
         let bit = 1u64 << (vector & 63);
         if let Some(word) = self.0.get_mut(usize::from(vector >> 6)) {
@@ -19,22 +19,30 @@ impl Vectors {
         }
     }
 
+    /// Whether there is none.
+    #[inline(always)]
+    pub(super) fn is_empty(&self) -> bool {
+        let [a, b, c, d] = self.0;
+        a | b | c | d == 0
+    }
+
     /// Whether a vector is in.
+    #[inline(always)]
     pub(super) fn has(&self, vector: u8) -> bool {
         let word = self.0.get(usize::from(vector >> 6)).copied().unwrap_or(0);
         word & 1u64 << (vector & 63) != 0
     }
 
     /// The highest vector.
-    #[inline]
+    #[inline(always)]
     pub(super) fn highest(&self) -> Option<u8> {
-        let [a, b, c, d] = self.0;
-        for (word, base) in [(d, 192u8), (c, 128), (b, 64), (a, 0)] {
-            if let Some(bit) = word.checked_ilog2() {
-                return Some(base | crate::num::low8(u64::from(bit)));
-            }
-        }
-        None
+        let (word, base) = match self.0 {
+            [.., d] if d != 0 => (d, 192),
+            [.., c, _] if c != 0 => (c, 128),
+            [_, b, ..] if b != 0 => (b, 64),
+            [a, ..] => (a, 0),
+        };
+        word.checked_ilog2().map(|bit| base | crate::num::low8(u64::from(bit)))
     }
 
     /// One of the eight 32-bit registers that show the set.

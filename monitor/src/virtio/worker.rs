@@ -26,8 +26,8 @@ pub struct Worker<'a> {
     pub config: [u8; CONFIG_BYTES],
     /// How many copies were made. Drivers see whole copies only, each with a number of its own.
     pub generation: u8,
-    /// The worker's generation of the copy.
-    seen: Option<u64>,
+    /// The worker's generation of the copy; an odd one before there is a copy.
+    seen: u64,
 }
 
 impl<'a> Worker<'a> {
@@ -37,12 +37,13 @@ impl<'a> Worker<'a> {
         let words = words.first_chunk::<{ wire::WORDS }>()?;
         let order = words[wire::ORDER].load(Ordering::Relaxed);
         let config = [0; CONFIG_BYTES];
-        let mut worker = Worker { words, order, config, generation: 0, seen: None };
+        let mut worker = Worker { words, order, config, generation: 0, seen: 1 };
         worker.order(0);
         Some(worker)
     }
 
     /// Whether the newest order is to work the queues.
+    #[inline(always)]
     pub fn is_live(&self) -> bool {
         self.order & wire::LIVE != 0
     }
@@ -68,20 +69,36 @@ impl<'a> Worker<'a> {
     }
 
     /// Whether the worker cannot go on with the newest order.
+    #[inline(always)]
     pub fn is_broken(&self) -> bool {
         self.words[wire::BROKEN].load(Ordering::Relaxed) == self.order
     }
 
+    /// Whether the worker works, and can have nothing to say but which queues have used buffers.
+    #[inline(always)]
+    pub fn is_plain(&self) -> bool {
+        // Relaxed: what a change of the generation orders is read by `copy_config`.
+        let generation = self.words[wire::CONFIG_GENERATION].load(Ordering::Relaxed);
+        self.is_live() && generation == self.seen && !self.is_broken()
+    }
+
     /// Takes the queues with used buffers, a bit each. Whoever learns of a bit sees the buffers.
+    #[inline(always)]
     pub fn take_pending(&mut self) -> u64 {
         self.words[wire::PENDING].swap(0, Ordering::Acquire)
+    }
+
+    /// Puts back what was taken, to be taken again at once: a worker that finds it there meanwhile
+    /// does not signal for what it adds.
+    pub fn put_back(&self, pending: u64) {
+        self.words[wire::PENDING].fetch_or(pending, Ordering::Relaxed);
     }
 
     /// After an answered reset: takes over what the worker says of itself, and forgets used buffers
     /// of the old life. Returns what it offers and its largest ring, 0 if that is no power of two.
     pub fn begin(&mut self) -> (u64, u16) {
         self.take_pending();
-        self.seen = None;
+        self.seen = 1;
         self.copy_config();
         let offers = self.words[wire::OFFERS].load(Ordering::Relaxed);
         let size = u16::try_from(self.words[wire::QUEUE_SIZE].load(Ordering::Relaxed));
@@ -92,7 +109,7 @@ impl<'a> Worker<'a> {
     /// Copies the configuration if there is a new one and it is whole; whether it did.
     pub fn copy_config(&mut self) -> bool {
         let before = self.words[wire::CONFIG_GENERATION].load(Ordering::Acquire);
-        if self.seen == Some(before) || before & 1 != 0 {
+        if self.seen == before || before & 1 != 0 {
             return false;
         }
         let mut copy = [0; CONFIG_BYTES];
@@ -105,7 +122,7 @@ impl<'a> Worker<'a> {
             // The worker will signal when it has finished.
             return false;
         }
-        (self.seen, self.config) = (Some(before), copy);
+        (self.seen, self.config) = (before, copy);
         self.generation = self.generation.wrapping_add(1);
         true
     }

@@ -7,8 +7,7 @@
 
 use crate::give_up;
 use crate::host::{Kernel, refuse};
-use cloister_monitor::bus::{Bus, Env};
-use cloister_monitor::machine::Machine;
+use cloister_monitor::bus::Bus;
 use cloister_monitor::run::{Host, Ran};
 use cloister_ring::{Side, Stream};
 use cloister_rt::abi::name_str;
@@ -32,32 +31,20 @@ pub fn bus(config: &VmConfig) -> Bus<'static> {
 /// Connects console and virtio devices, and returns when every worker has reset its device. A
 /// virtual machine whose worker never does is stopped, for its policy to decide.
 #[inline(never)]
-pub fn start(
-    bus: &mut Bus<'static>,
-    kernel: &mut Kernel,
-    config: &'static VmConfig,
-    machine: &Machine,
-) {
+pub fn start(bus: &mut Bus<'static>, kernel: &mut Kernel, config: &'static VmConfig) {
     virtio(bus, kernel, config);
     console(bus, kernel);
     let deadline = kernel.now().saturating_add(clock().ticks(PATIENCE));
     while let Some(number) = bus.unready() {
-        match kernel.wait(deadline) {
-            Ran::Bits(bits) => {
-                let mut env = Env { machine, now: kernel.now(), signals: 0 };
-                bus.poll(bits, &mut env);
-                kernel.signal(env.signals);
-            }
-            Ran::Deadline | Ran::Exit => {
-                let name = config.devices.get(number).map_or("", |device| name_str(&device.name));
-                defmt::error!(
-                    "the task behind device {=str} has not answered a reset in {=u64} s; see why it \
-                     is at rest, and start the virtual machine again",
-                    name,
-                    PATIENCE.as_millis() / 1000
-                );
-                give_up(STOPPED_WORKER);
-            }
+        if kernel.wait(deadline) == Ran::Deadline {
+            let name = config.devices.get(number).map_or("", |device| name_str(&device.name));
+            defmt::error!(
+                "the task behind device {=str} has not answered a reset in {=u64} s; see why it is \
+                 at rest, and start the virtual machine again",
+                name,
+                PATIENCE.as_millis() / 1000
+            );
+            give_up(STOPPED_WORKER);
         }
     }
 }

@@ -40,7 +40,7 @@ fn thread0() -> u32 {
         defmt::warn!("the guest is told of another CPU vendor than this machine's");
     }
     let (mut bus, mut kernel) = (devices::bus(config), host::Kernel::new(0));
-    devices::start(&mut bus, &mut kernel, config, &MACHINE);
+    devices::start(&mut bus, &mut kernel, config);
     let now = Instant::now().tsc();
     MACHINE.start(index(config.vcpus.into()), config.flags & VM_XAPIC == 0, now);
     let since = now.wrapping_sub(system().tsc_checked);

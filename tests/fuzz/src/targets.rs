@@ -8,6 +8,7 @@ mod apic;
 mod bus;
 mod cpu;
 mod cpuid;
+mod disk;
 mod guest;
 mod ioapic;
 mod logview;
@@ -21,7 +22,7 @@ mod transport;
 use crate::Target;
 
 /// All targets but those whose code is a program's, not a library's.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     Target {
         name: "bus",
         run: bus::run,
@@ -84,6 +85,14 @@ pub const TARGETS: [Target; 10] = [
         inputs: 6_000,
         len_max: 768,
         reaches: &["chain", "used", "dead", "interrupt", "listens"],
+        words: &[],
+    },
+    Target {
+        name: "disk",
+        run: disk::run,
+        inputs: 4_000,
+        len_max: 768,
+        reaches: &["adopted", "readopted", "work", "refused", "broken"],
         words: &[],
     },
     Target {

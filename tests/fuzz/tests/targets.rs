@@ -38,7 +38,7 @@ macro_rules! targets {
     };
 }
 
-targets!(bus, transport, apic, ioapic, msr, cpuid, cpu, rings, logview, manifest);
+targets!(bus, transport, apic, ioapic, msr, cpuid, cpu, rings, disk, logview, manifest);
 
 /// A device with a fault: three writes in order, and then a value that it does not take.
 fn canary(bytes: &[u8]) {

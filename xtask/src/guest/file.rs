@@ -48,7 +48,12 @@ pub struct GuestFile {
 #[derive(Clone, Debug)]
 pub enum Kind {
     /// A package of the workspace.
-    Program(Spanned<String>),
+    Program {
+        /// Its name.
+        package: Spanned<String>,
+        /// What it is told.
+        cmdline: Spanned<String>,
+    },
     /// An ELF somewhere.
     Elf {
         /// Its file.
@@ -77,7 +82,7 @@ pub struct Linux {
 
 /// The kinds and the keys that each may have; the first is needed.
 const KINDS: &[(&str, &[&str])] = &[
-    ("program", &["program"]),
+    ("program", &["program", "cmdline"]),
     ("elf", &["path", "entry"]),
     ("linux", &["kernel", "release", "initramfs", "modules", "cmdline"]),
 ];
@@ -179,10 +184,17 @@ impl Raw {
         .collect()
     }
 
+    fn cmdline(&self) -> Spanned<String> {
+        self.cmdline.clone().unwrap_or_else(|| Spanned::new(0..0, String::new()))
+    }
+
     /// What the keys say, or the key that is missing.
     fn kind(&self) -> Result<Kind, &'static str> {
         match self.kind.get_ref().as_str() {
-            "program" => self.program.clone().map(Kind::Program).ok_or("program"),
+            "program" => {
+                let package = self.program.clone().ok_or("program")?;
+                Ok(Kind::Program { package, cmdline: self.cmdline() })
+            }
             "elf" => {
                 let path = self.path.clone().ok_or("path")?;
                 Ok(Kind::Elf { path, is_pvh: self.entry.is_some() })
@@ -192,7 +204,7 @@ impl Raw {
                 release: self.release.clone(),
                 initramfs: self.initramfs.clone(),
                 modules: self.modules.clone().unwrap_or_else(|| Spanned::new(0..0, Vec::new())),
-                cmdline: self.cmdline.clone().unwrap_or_else(|| Spanned::new(0..0, String::new())),
+                cmdline: self.cmdline(),
             })),
         }
     }
@@ -228,7 +240,13 @@ mod tests {
     #[test]
     fn each_kind_is_read() {
         let program = parse("format = 1\nkind = \"program\"\nprogram = \"hello\"").expect("good");
-        assert!(matches!(program.kind, Kind::Program(name) if name.get_ref() == "hello"));
+        let Kind::Program { package, cmdline } = program.kind else { panic!("no program") };
+        assert_eq!((package.get_ref().as_str(), cmdline.get_ref().as_str()), ("hello", ""));
+        let told = "format = 1\nkind = \"program\"\nprogram = \"hello\"\ncmdline = \"a=1\"";
+        let Kind::Program { cmdline, .. } = parse(told).expect("good").kind else {
+            panic!("no program")
+        };
+        assert_eq!(cmdline.get_ref(), "a=1");
         let elf = "format = 1\nkind = \"elf\"\npath = \"a.elf\"\n";
         let read = parse(elf).expect("good");
         assert!(matches!(read.kind, Kind::Elf { is_pvh: false, .. }));

@@ -78,13 +78,18 @@ fn image(request: &Request<'_>) -> Result<Vec<u8>> {
     }
     let file = GuestFile::read(request.guest_file)?;
     match &file.kind {
-        Kind::Program(package) => {
+        Kind::Program { package, cmdline } => {
             check_package(package.get_ref()).map_err(|error| file.refuse(package, &error))?;
             let built = built(&[START_CODE, package.get_ref()], request.install)?;
             let [code, program] = built.as_slice() else {
                 bail!("package `{}` and the start code are one", package.get_ref());
             };
-            let layout = program::layout(program, request.memory);
+            let line = program::command_line(cmdline.get_ref());
+            let line = line.map_err(|error| file.refuse(cmdline, &error))?;
+            let layout = program::layout(program, request.memory).map(|mut layout| {
+                layout.pieces.extend(line);
+                layout
+            });
             render(layout, code).map_err(|error| file.refuse(package, &error))
         }
         Kind::Elf { path, is_pvh } => {

@@ -142,12 +142,10 @@ fn more_than_there_is_room_for_and_paths_that_lead_nowhere_are_told() {
 #[test]
 fn records_and_scopes_that_lie_about_their_length_are_damage() {
     let sound = || unit(0x10_0000, 0, 1, &[]);
-    let with = |record: Vec<u8>| table(&[sound(), record].concat());
+    let with = |record: Vec<u8>| table(&[sound(), record, sound()].concat());
     let scoped = |scope: Vec<u8>| with(unit(0x20_0000, 0, 0, &[scope]));
     let mut long = sound();
     long[2] += 1;
-    let mut short_scope = scope(1, 0, 0, &[1, 0]);
-    short_scope[1] = 6;
     let mut long_scope = scope(1, 0, 0, &[1, 0]);
     long_scope[1] = 10;
     for (bytes, what) in [
@@ -159,7 +157,7 @@ fn records_and_scopes_that_lie_about_their_length_are_damage() {
         (with(record(1, &[0; 19], &[])), "a region without its end"),
         (with(unit(0, 0, 0, &[])), "registers at zero"),
         (with(unit(0x20_0800, 0, 0, &[])), "registers within a page"),
-        (scoped(short_scope), "a scope without a path"),
+        (scoped(scope(1, 0, 0, &[])), "a scope without a path"),
         (scoped(long_scope), "a scope beyond its record"),
         (scoped(scope(1, 0, 0, &[1, 0, 2])), "half a step"),
         (scoped(vec![1]), "a scope cut off"),

@@ -17,6 +17,8 @@ enum Wish {
     Pause,
     Stop,
     Reset,
+    /// It hangs: being parked counts as a fault.
+    Hung,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,8 +153,8 @@ impl<const N: usize> Agenda<N> {
         }
     }
 
-    /// A task has been parked, as it was told.
-    pub fn parked(&mut self, index: usize, now: u64) {
+    /// A task has been parked, as it was told. What follows, if that was not its own doing.
+    pub fn parked(&mut self, index: usize, now: u64) -> Next {
         if let Some(ward) = self.ward(index)
             && let Phase::Stopping(wish) = ward.phase
         {
@@ -160,7 +162,20 @@ impl<const N: usize> Agenda<N> {
                 Wish::Pause => Phase::Paused,
                 Wish::Stop => Phase::Stopped,
                 Wish::Reset => Phase::Due(now),
+                Wish::Hung => return ward.failed(now),
             };
+        }
+        Next::Nothing
+    }
+
+    /// A task does not take turns any more. Whether the kernel is to be asked to park it.
+    pub fn hangs(&mut self, index: usize) -> bool {
+        match self.ward(index) {
+            Some(ward) if ward.phase == Phase::Running => {
+                ward.phase = Phase::Stopping(Wish::Hung);
+                true
+            }
+            _ => false,
         }
     }
 

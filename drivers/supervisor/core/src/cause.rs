@@ -126,6 +126,13 @@ pub enum Cause {
         /// Its number.
         number: u64,
     },
+    /// Its devices' DMA was refused more often than the kernel takes.
+    DmaStorm {
+        /// The function: bus << 8 | device << 3 | function.
+        source: u64,
+        /// The last address.
+        address: u64,
+    },
     /// Its device interrupted more often than the manifest allows.
     InterruptStorm {
         /// The interrupt's index.
@@ -143,6 +150,7 @@ impl Cause {
             FaultKind::Leave => Cause::of_leave(stop),
             FaultKind::BadCall => Cause::BadCall { number: stop.address },
             FaultKind::InterruptStorm => Cause::InterruptStorm { interrupt: stop.address },
+            FaultKind::DmaStorm => Cause::DmaStorm { source: stop.error, address: stop.address },
             FaultKind::Exception => Cause::of_exception(stop),
         }
     }

@@ -1,5 +1,5 @@
 //! The supervisor's pure part: when a task is restarted ([`Agenda`]) and what stopped it
-//! ([`Cause`]).
+//! ([`Cause`]); [`Watch`] finds one that hangs.
 //!
 //! Nothing here makes a system call, and nothing here can panic: the supervisor's death reboots
 //! the machine.
@@ -10,7 +10,9 @@
 mod agenda;
 mod cause;
 mod restarts;
+mod watch;
 
 pub use agenda::{Act, Agenda, Ended, Next};
 pub use cause::{Access, Cause, Stop};
 pub use restarts::{Limits, RESETS_MAX, Restarts, Then, Verdict};
+pub use watch::{Look, Watch};

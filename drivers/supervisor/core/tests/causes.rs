@@ -89,5 +89,6 @@ fn the_other_kinds_carry_their_number() {
     let of = |kind| Cause::of(&Stop { kind, address: 9, ..STOP });
     assert_eq!(of(FaultKind::BadCall), Cause::BadCall { number: 9 });
     assert_eq!(of(FaultKind::InterruptStorm), Cause::InterruptStorm { interrupt: 9 });
+    assert!(matches!(of(FaultKind::DmaStorm), Cause::DmaStorm { address: 9, .. }));
     assert_eq!(of(FaultKind::None), Cause::Unknown);
 }

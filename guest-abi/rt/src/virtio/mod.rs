@@ -1,9 +1,11 @@
 //! Virtio devices behind the platform's transport: registers in an I/O BAR, MSI-X in a page.
 //!
-//! [`devices`] finds them, [`transport::IoTransport`] speaks to one, [`channel::Channel`] and
-//! [`entropy::Entropy`] are drivers on top. The rings are those of the `virtio-drivers` crate.
+//! [`devices`] finds them, [`transport::IoTransport`] speaks to one, [`channel::Channel`],
+//! [`disk::Disk`] and [`entropy::Entropy`] are drivers on top. A disk has rings of
+//! `cloister-guest-disk`, the others those of the `virtio-drivers` crate.
 
 pub mod channel;
+pub mod disk;
 pub mod entropy;
 mod hal;
 mod msix;
@@ -18,6 +20,8 @@ use crate::pci::{self, DeviceFunction};
 pub use hal::Memory;
 pub use msix::Table;
 
+/// Device type of a disk.
+pub const BLOCK: u16 = cloister_guest_abi::disk::KIND;
 /// Device type of a console, which is what a channel to another guest looks like.
 pub const CONSOLE: u16 = 3;
 /// Device type of an entropy source.
@@ -49,6 +53,8 @@ pub enum Failure {
     Vector,
     /// The rings: `virtio-drivers`' own error.
     Queue(virtio_drivers::Error),
+    /// The device breaks the rules of a ring or of its requests.
+    Broken(cloister_guest_disk::Broken),
     /// No memory.
     NoMemory,
 }
@@ -61,6 +67,7 @@ impl fmt::Display for Failure {
             Self::NeedsReset => f.write_str("the device needs a reset"),
             Self::Vector => f.write_str("the device refused an interrupt vector"),
             Self::Queue(error) => write!(f, "a queue failed: {error}"),
+            Self::Broken(why) => write!(f, "the device is broken: {why}"),
             Self::NoMemory => f.write_str("there is no memory for the device's buffers"),
         }
     }
@@ -69,6 +76,12 @@ impl fmt::Display for Failure {
 impl From<virtio_drivers::Error> for Failure {
     fn from(error: virtio_drivers::Error) -> Self {
         Self::Queue(error)
+    }
+}
+
+impl From<cloister_guest_disk::Broken> for Failure {
+    fn from(why: cloister_guest_disk::Broken) -> Self {
+        Self::Broken(why)
     }
 }
 

@@ -152,7 +152,7 @@ impl IoTransport {
     /// Gives the device a vector on vCPU 0 for whatever it has to say. The handler does nothing:
     /// it is there to wake who waits.
     pub fn interrupt_first_vcpu(&mut self) -> Result<(), Failure> {
-        let vector = FIRST_VECTOR + (self.device.function.device & 0x1f);
+        let vector = self.vector();
         interrupts::set(vector, |_| apic::eoi());
         apic::start();
         self.table.enable(false);
@@ -160,6 +160,20 @@ impl IoTransport {
         self.set_config_vector(Some(0))?;
         self.set_vector(Some(0));
         Ok(())
+    }
+
+    /// The vector of [`IoTransport::interrupt_first_vcpu`].
+    pub fn vector(&self) -> u8 {
+        FIRST_VECTOR + (self.device.function.device & 0x1f)
+    }
+
+    /// The doorbell of a queue; it does not move.
+    pub fn doorbell(&self, queue: u16) -> Option<Doorbell> {
+        self.select(queue);
+        let offset = u32::from(port::read16(self.common.at + common::QUEUE_NOTIFY));
+        let offset = u16::try_from(offset.saturating_mul(self.multiplier)).ok();
+        let offset = offset.filter(|at| at.checked_add(2).is_some_and(|e| e <= self.notify.len))?;
+        Some(Doorbell { port: self.notify.at.checked_add(offset)?, queue })
     }
 
     /// Nothing, or why the device cannot go on.
@@ -189,6 +203,21 @@ impl IoTransport {
 
     fn select(&self, queue: u16) {
         self.write16(common::QUEUE_SELECT, queue);
+    }
+}
+
+/// The port that tells a device of new buffers in one queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Doorbell {
+    port: u16,
+    queue: u16,
+}
+
+impl Doorbell {
+    /// Tells the device.
+    pub fn ring(self) {
+        // SAFETY: the device looks at the ring, which owns its memory.
+        unsafe { port::write16(self.port, self.queue) };
     }
 }
 
@@ -243,12 +272,8 @@ impl Transport for IoTransport {
     }
 
     fn notify(&mut self, queue: u16) {
-        self.select(queue);
-        let offset = u32::from(port::read16(self.common.at + common::QUEUE_NOTIFY));
-        let offset = offset.saturating_mul(self.multiplier);
-        if let Some(offset) = u16::try_from(offset).ok().filter(|&at| at + 2 <= self.notify.len) {
-            // SAFETY: the device looks at the ring, which owns its memory.
-            unsafe { port::write16(self.notify.at + offset, queue) };
+        if let Some(bell) = self.doorbell(queue) {
+            bell.ring();
         }
     }
 

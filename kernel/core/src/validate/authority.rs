@@ -6,12 +6,12 @@ use crate::caps::code;
 use crate::table::Table;
 use cloister_abi::call::{
     CLIENT_BITS, IRQ_BIT_FIRST, IRQ_BITS, RIGHT_ACK, RIGHT_INFO, RIGHT_POWER_OFF, RIGHT_REBOOT,
-    RIGHT_RESTART, RIGHT_RESUME, RIGHT_RUN, RIGHT_SIGNAL, RIGHT_STOP,
+    RIGHT_RESET, RIGHT_RESTART, RIGHT_RESUME, RIGHT_RUN, RIGHT_SIGNAL, RIGHT_STOP,
 };
 use cloister_abi::layout::MAX_THREADS;
 use cloister_abi::table::{
-    Cap, CapKind, DEVICE_BUS_MASTER, DEVICE_OPTIONAL, DEVICE_PCI_CLASS, DEVICE_PCI_ID,
-    DEVICE_PCI_POSITION, DEVICE_PLATFORM, Device, Irq, Ports, ROLE_INIT, ROLE_TASK,
+    Cap, CapKind, DEVICE_BUS_MASTER, DEVICE_MSI, DEVICE_MSIX, DEVICE_OPTIONAL, DEVICE_PCI_CLASS,
+    DEVICE_PCI_ID, DEVICE_PCI_POSITION, DEVICE_PLATFORM, Device, Irq, Ports, ROLE_INIT, ROLE_TASK,
 };
 use core::ops::Range;
 
@@ -19,16 +19,19 @@ use core::ops::Range;
 const CONFIG_PORTS: Range<u32> = 0xcf8..0xd00;
 /// One above the last port that a task can be given: the bitmap's end.
 const PORT_END: u32 = 0xfff8;
-/// Rights of a device capability: to reset the function.
-const DEVICE_RIGHTS: u8 = 1;
+/// Messages of a function that the kernel reaches: the entries of a page.
+const MESSAGES: u16 = 256;
 
 pub(super) fn devices(table: &Table) -> Result<(), TableError> {
     for (index, device) in table.devices.iter().enumerate() {
         Rule::Reserved.when(device.reserved == 0 && device.reserved2 == [0; 3], index)?;
         Rule::Name.when(super::is_name(&device.name), index)?;
-        Rule::Flags.when(device.flags & !(DEVICE_BUS_MASTER | DEVICE_OPTIONAL) == 0, index)?;
+        let known = DEVICE_BUS_MASTER | DEVICE_OPTIONAL | DEVICE_MSIX | DEVICE_MSI;
+        Rule::Flags.when(device.flags & !known == 0, index)?;
         Rule::Device.when(selects(device), index)?;
-        Rule::DeviceOwner.when(usize::from(device.owner) < table.tasks.len(), index)?;
+        let owner = table.tasks.get(usize::from(device.owner));
+        let owner = owner.ok_or(Rule::DeviceOwner.at(index))?;
+        Rule::DeviceMaster.when(is_master_right(device, owner.role), index)?;
         let mut before = table.devices.iter().take(index);
         Rule::NameTwice.when(before.clone().all(|other| other.name != device.name), index)?;
         let same = |other: &Device| {
@@ -51,6 +54,27 @@ fn selects(device: &Device) -> bool {
     }
 }
 
+/// System tasks have no bus masters: nobody is told of what theirs does. Messages are writes of a
+/// bus master, in one way.
+fn is_master_right(device: &Device, role: u8) -> bool {
+    let messages = device.flags & (DEVICE_MSIX | DEVICE_MSI);
+    if device.flags & DEVICE_BUS_MASTER == 0 {
+        return messages == 0;
+    }
+    role == ROLE_TASK && messages != DEVICE_MSIX | DEVICE_MSI
+}
+
+/// Whether an interrupt's number is one that its device has; the kernel reaches one page of a
+/// function's table of messages.
+fn is_message_right(device: &Device, irq: &Irq) -> bool {
+    match (device.kind, device.flags & (DEVICE_MSIX | DEVICE_MSI)) {
+        (DEVICE_PLATFORM, _) => true,
+        (_, DEVICE_MSIX) => irq.pin < MESSAGES,
+        (_, DEVICE_MSI) => irq.pin == 0,
+        _ => false,
+    }
+}
+
 pub(super) fn irqs(table: &Table) -> Result<(), TableError> {
     for (index, irq) in table.irqs.iter().enumerate() {
         Rule::Reserved.when(irq.reserved == 0 && irq.reserved2 == 0, index)?;
@@ -60,13 +84,22 @@ pub(super) fn irqs(table: &Table) -> Result<(), TableError> {
             return Err(Rule::IrqOwner.at(index));
         };
         Rule::IrqOwner.when(device.owner == thread.task, index)?;
-        Rule::IrqCore.when(thread.core == 0, index)?;
+        let is_on_bus = device.kind != DEVICE_PLATFORM;
+        let first = table.threads.iter().find(|first| first.task == thread.task);
+        let core = if is_on_bus { first.map_or(0, |first| first.core) } else { 0 };
+        Rule::IrqCore.when(thread.core == core, index)?;
+        Rule::IrqMessage.when(is_message_right(device, irq), index)?;
         let bits = IRQ_BIT_FIRST..IRQ_BIT_FIRST.saturating_add(IRQ_BITS);
         Rule::IrqBit.when(bits.contains(&u32::from(irq.bit)), index)?;
         Rule::IrqRate.when(irq.rate_max > 0, index)?;
         let same_bit = |other: &Irq| (other.thread, other.bit) == (irq.thread, irq.bit);
         Rule::IrqBitTwice.when(!table.irqs.iter().take(index).any(same_bit), index)?;
-        let same_pin = |other: &Irq| other.pin == irq.pin;
+        let same_pin = |other: &Irq| {
+            let of = table.devices.get(usize::from(other.device));
+            let is_on_bus_too = of.is_some_and(|device| device.kind != DEVICE_PLATFORM);
+            let same = if is_on_bus { other.device == irq.device } else { !is_on_bus_too };
+            same && other.pin == irq.pin
+        };
         Rule::IrqPin.when(!table.irqs.iter().take(index).any(same_pin), index)?;
     }
     Ok(())
@@ -150,7 +183,7 @@ fn cap(table: &Table, task: usize, cap: &Cap, index: usize) -> Result<(), TableE
         (CapKind::Task, task_rights, table.tasks.get(object).is_some_and(|t| t.role != ROLE_INIT)),
         (CapKind::Irq, RIGHT_ACK, owns(irq_owner())),
         (CapKind::Power, RIGHT_POWER_OFF | RIGHT_REBOOT, nothing),
-        (CapKind::Device, DEVICE_RIGHTS, owns(table.devices.get(object).map(|d| d.owner))),
+        (CapKind::Device, RIGHT_RESET, owns(table.devices.get(object).map(|d| d.owner))),
         (CapKind::Vcpu, RIGHT_RUN, owns(monitor())),
     ];
     let found = kinds.iter().find(|(kind, _, _)| code(*kind) == cap.kind);

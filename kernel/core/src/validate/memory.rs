@@ -7,7 +7,8 @@ use cloister_abi::layout::{
     STACK_TOP, SYSTEM_PAGE, TASK_INFO, TASK_INFO_PAGES, USER_END,
 };
 use cloister_abi::table::{
-    DEVICE_PLATFORM, MAP_EXEC, MAP_READ, MAP_WRITE, Map, ROLE_INIT, ROLE_TASK, Region, RegionKind,
+    DEVICE_BUS_MASTER, DEVICE_PLATFORM, Device, MAP_DMA, MAP_EXEC, MAP_READ, MAP_WRITE, Map,
+    ROLE_INIT, ROLE_TASK, Region, RegionKind,
 };
 use core::ops::Range;
 
@@ -120,6 +121,7 @@ pub(super) fn maps(table: &Table) -> Result<(), TableError> {
             let inside = mine.start >= room.start && mine.end <= room.end;
             Rule::MapRange.when(inside && map.va.is_multiple_of(align), index)?;
             Rule::MapFixed.when(placed(&mine, kind, map.rights), index)?;
+            Rule::MapDma.when(may_dma(table, task_index, map, kind), index)?;
             let mut later = maps.iter().skip(place.saturating_add(1)).map(|map| range(table, map));
             Rule::MapOverlap.when(!later.any(|other| overlaps(&mine, &other)), index)?;
         }
@@ -130,7 +132,7 @@ pub(super) fn maps(table: &Table) -> Result<(), TableError> {
 /// Readable always; writable only where nobody else relies on the content; executable only what
 /// no map anywhere can write: the payload.
 fn rights(map: &Map, kind: RegionKind, index: usize) -> Result<(), TableError> {
-    let known = map.rights & !(MAP_READ | MAP_WRITE | MAP_EXEC) == 0;
+    let known = map.rights & !(MAP_READ | MAP_WRITE | MAP_EXEC | MAP_DMA) == 0;
     let both = MAP_WRITE | MAP_EXEC;
     let sane = known && map.rights & MAP_READ != 0 && map.rights & both != both;
     Rule::MapRights.when(sane, index)?;
@@ -139,8 +141,27 @@ fn rights(map: &Map, kind: RegionKind, index: usize) -> Result<(), TableError> {
         RegionKind::Ram | RegionKind::Mmio | RegionKind::GuestRam => MAP_READ | MAP_WRITE,
         _ => MAP_READ,
     };
-    Rule::MapKind.when(map.rights & !may == 0, index)
+    Rule::MapKind.when(map.rights & !(may | MAP_DMA) == 0, index)
 }
+
+/// What a task's bus masters may reach: memory that it was granted for that. Neither what it starts
+/// from nor what it tells of itself is: text, pristine data, log, stacks.
+fn may_dma(table: &Table, task: usize, map: &Map, kind: RegionKind) -> bool {
+    if map.rights & MAP_DMA == 0 {
+        return true;
+    }
+    let is_memory = matches!(kind, RegionKind::Ram | RegionKind::GuestRam);
+    let owns = |device: &Device| {
+        usize::from(device.owner) == task && device.flags & DEVICE_BUS_MASTER != 0
+    };
+    let mine = range(table, map);
+    let mut threads = table.threads.iter().filter(|thread| usize::from(thread.task) == task);
+    let is_stack = threads.any(|t| overlaps(&mine, &(t.stack_bottom..t.stack_top)));
+    is_memory && table.devices.iter().any(owns) && mine.start >= IMAGE && !is_stack
+}
+
+// Device addresses are the task's, and three levels of an IOMMU's tables reach them.
+const _: () = assert!(GUEST_RAM_END <= 1 << 39 && USER_END <= 1 << 39);
 
 /// Below the image each part of the address space has its purpose: `cloister_abi::layout`.
 fn placed(range: &Range<u64>, kind: RegionKind, rights: u8) -> bool {

@@ -217,7 +217,7 @@ impl Build {
             select: 0x8086_100e,
             nth: 0,
             kind: DEVICE_PCI_ID,
-            flags: DEVICE_BUS_MASTER,
+            flags: DEVICE_BUS_MASTER | DEVICE_MSIX,
             reserved: 0,
             owner: 2,
             reserved2: [0; 3],

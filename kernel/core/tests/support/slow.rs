@@ -160,7 +160,16 @@ impl<'a> Slow<'a> {
                 let region = self.sections[2][map.u16(8) as usize];
                 let (kind, rights) = (region.u8(20), map.u8(10));
                 let (write, exec) = (rights & 2 != 0, rights & 4 != 0);
-                assert!(rights & 1 != 0 && rights < 8 && !(write && exec));
+                assert!(rights & 1 != 0 && rights < 16 && !(write && exec));
+                if rights & 8 != 0 {
+                    let masters = self.sections[6].iter().filter(|d| d.u8(38) & 1 != 0);
+                    assert!(masters.clone().any(|d| d.u16(40) == index as u64), "no bus master");
+                    assert!(matches!(kind, 1 | 7) && task.u8(53) == 0 && map.u64(0) >= 0x45_0000);
+                    let end = map.u64(0) + region.u32(16) * 4096;
+                    let mine = self.sections[1].iter().filter(|t| t.u16(40) == index as u64);
+                    let is_stack = |t: &Record| t.u64(16) < end && map.u64(0) < t.u64(8);
+                    assert!(!mine.clone().any(is_stack), "DMA to a stack");
+                }
                 assert!(!write || matches!(kind, 1 | 3 | 7), "kind {kind} is writable");
                 assert!(kind != 7 || task.u8(53) == 0, "a system task maps guest RAM");
                 assert!(!exec || kind == 0, "kind {kind} is executable");
@@ -224,7 +233,12 @@ impl<'a> Slow<'a> {
             assert!((48..56).contains(&irq.u8(6)));
             set(irq.u16(2), irq.u8(6), format!("interrupt {index}"));
             let thread = self.sections[1][irq.u16(2) as usize];
-            assert_eq!(thread.u16(42), 0);
+            let device = self.sections[6][irq.u16(0) as usize];
+            let (messages, pin) = (device.u8(38) >> 2, irq.u16(4));
+            let first = self.sections[1].iter().find(|t| t.u16(40) == device.u16(40)).unwrap();
+            let core = if device.u8(37) == 0 { 0 } else { first.u16(42) };
+            assert_eq!(thread.u16(42), core);
+            assert!(device.u8(37) == 0 || (messages, pin) == (2, 0) || messages == 1 && pin < 256);
             assert_eq!(thread.u16(40), self.sections[6][irq.u16(0) as usize].u16(40));
         }
     }
@@ -253,6 +267,9 @@ impl<'a> Slow<'a> {
             let (select, nth, kind) = (device.u32(32), device.u8(36), device.u8(37));
             assert!(kind == 0 || functions.insert((select, nth, kind)), "one function twice");
             assert!(kind < 4);
+            let (is_master, messages) = (device.u8(38) & 1 != 0, device.u8(38) >> 2);
+            assert!(messages == 0 || is_master && messages < 3);
+            assert!(!is_master || self.tasks_()[device.u16(40) as usize].u8(53) == 0);
         }
     }
 

@@ -9,6 +9,8 @@ use x86::msr;
 pub const TIMER_VECTOR: u8 = 0xf1;
 /// Vector with which another core says "look at your words".
 pub const IPI_VECTOR: u8 = 0xf0;
+/// Vector with which an IOMMU says that it has refused something.
+pub const IOMMU_VECTOR: u8 = 0xf2;
 /// Vector of spurious interrupts.
 pub const SPURIOUS_VECTOR: u8 = 0xff;
 
@@ -149,7 +151,13 @@ fn command(apic_id: u32, low: u32) {
 /// Tells another core to look at its words.
 #[inline]
 pub fn send_ipi(apic_id: u32) {
-    command(apic_id, 1 << 14 | u32::from(IPI_VECTOR));
+    send(apic_id, IPI_VECTOR);
+}
+
+/// Sends an interrupt.
+#[inline]
+pub fn send(apic_id: u32, vector: u8) {
+    command(apic_id, 1 << 14 | u32::from(vector));
 }
 
 /// Sends INIT to a core.

@@ -145,6 +145,18 @@ pub fn set_xcr0(features: &Features, mask: u64) {
     }
 }
 
+/// Writes the cache line of a word back to memory, for hardware that reads past the caches.
+pub fn write_back(word: &u64) {
+    // SAFETY: the contents of memory stay the same.
+    unsafe { asm!("clflush [{}]", in(reg) word, options(nostack, preserves_flags)) };
+}
+
+/// All stores and write-backs before are done before anything behind.
+pub fn fence() {
+    // SAFETY: a barrier.
+    unsafe { asm!("mfence", options(nostack, preserves_flags)) };
+}
+
 /// Loads the register that RDTSCP reads.
 pub fn set_tsc_aux(features: &Features, value: u32) {
     if features.rdtscp {

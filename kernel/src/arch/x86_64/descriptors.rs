@@ -64,8 +64,8 @@ fn gate(handler: u64, ist: u64) -> [u64; 2] {
 pub fn fill_idt(idt: &mut [[u64; 2]; 256]) {
     let stubs = (&raw const interrupt_stubs) as u64;
     let devices = DEVICE_VECTOR..DEVICE_VECTOR + DEVICE_VECTORS;
-    let ours = [apic::IPI_VECTOR, apic::TIMER_VECTOR, apic::SPURIOUS_VECTOR];
-    for vector in (0..32).chain(devices).chain(ours) {
+    let ours = apic::IPI_VECTOR..=apic::IOMMU_VECTOR;
+    for vector in (0..32).chain(devices).chain(ours).chain([apic::SPURIOUS_VECTOR]) {
         idt[usize::from(vector)] = gate(stubs + u64::from(vector) * 16, 0);
     }
     idt[2] = gate(nmi_entry as *const () as u64, 1);

@@ -21,6 +21,8 @@ pub struct Route {
 pub struct IoApics {
     /// First global interrupt and number of pins of each.
     pins: [(u32, u32); IOAPICS],
+    /// The source ids with which they raise interrupts, as far as firmware names them.
+    sources: [Option<u16>; IOAPICS],
     count: usize,
 }
 
@@ -46,10 +48,11 @@ fn write(unit: usize, index: u32, value: u32) {
 impl IoApics {
     /// Takes over the unit that was just mapped at the next page, with every pin masked.
     /// There is room for it.
-    pub fn add(&mut self, gsi_base: u32) {
+    pub fn add(&mut self, gsi_base: u32, source: Option<u16>) {
         let unit = self.count;
         let pins = (read(unit, 1) >> 16 & 0xff) + 1;
         self.pins[unit] = (gsi_base, pins);
+        self.sources[unit] = source;
         self.count += 1;
         for pin in 0..pins {
             write(unit, 0x10 + pin * 2, MASKED);
@@ -68,12 +71,24 @@ impl IoApics {
         })
     }
 
-    /// Sends a pin to `vector` of the core with `apic_id`, still masked. `false`: no such pin.
-    pub fn route(&self, route: Route, vector: u8, apic_id: u32) -> bool {
-        let Some((unit, index)) = self.find(route.gsi) else { return false };
-        write(unit, index + 1, apic_id << 24);
+    /// Whether the source of every unit is known.
+    pub fn has_sources(&self) -> bool {
+        self.sources.iter().take(self.count).all(Option::is_some)
+    }
+
+    /// The source id of the unit of a pin, 0 if it is not known; `None`: no such pin.
+    pub fn source(&self, route: Route) -> Option<u16> {
+        self.find(route.gsi).map(|(unit, _)| self.sources[unit].unwrap_or(0))
+    }
+
+    /// Sends a pin to `vector` of the core with `apic_id`, still masked; or, if interrupts are
+    /// remapped, to that entry of the table, which says the same (Intel VT-d, "I/OxAPIC
+    /// Programming"). There is such a pin.
+    pub fn route(&self, route: Route, vector: u8, apic_id: u32, remapped: Option<u32>) {
+        let Some((unit, index)) = self.find(route.gsi) else { return };
+        let high = remapped.map_or(apic_id << 24, |entry| entry << 17 | 1 << 16);
+        write(unit, index + 1, high);
         write(unit, index, MASKED | self.entry(route, vector));
-        true
     }
 
     fn entry(&self, route: Route, vector: u8) -> u32 {

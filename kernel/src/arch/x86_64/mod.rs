@@ -12,6 +12,7 @@ pub mod entry;
 pub mod fpu;
 pub mod frame;
 pub mod ioapic;
+pub mod iommu;
 pub mod paging;
 pub mod pci;
 pub mod power;

@@ -11,17 +11,20 @@ const BUS_MASTER: u32 = 1 << 2;
 const MEMORY_SPACE: u32 = 1 << 1;
 
 /// Reads a register.
+#[inline(never)]
 pub fn read(function: Address, register: u8) -> u32 {
     cpu::outl(0xcf8, 1 << 31 | u32::from(function) << 8 | u32::from(register & 0xfc));
     cpu::inl(0xcfc)
 }
 
+#[inline(never)]
 fn write(function: Address, register: u8, value: u32) {
     cpu::outl(0xcf8, 1 << 31 | u32::from(function) << 8 | u32::from(register & 0xfc));
     cpu::outl(0xcfc, value);
 }
 
 /// The status half of the command register is cleared by writing ones, so zeros keep it.
+#[inline(never)]
 fn set_command(function: Address, set: u32, clear: u32) {
     let command = read(function, COMMAND) & 0xffff;
     write(function, COMMAND, command & !clear | set);

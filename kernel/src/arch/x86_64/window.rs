@@ -7,6 +7,9 @@
 //!            double fault and debug exception: their handlers push nothing
 //!   +0x10000 its log ring  +0x14000 local APIC registers (xAPIC mode)
 //!   +0x15000 IOAPIC registers (core 0), up to four pages
+//!   +0x1a000 IOMMU registers (core 0), up to eight pages
+//!   +0x23000 what the kernel knows of the PCI functions of this core
+//!   +0x40000 each one's configuration space and MSI-X table
 //! kernel half (the same on every core):
 //!   0x00_0000  text, constants, data of the image
 //!   0x18_0000  system table, read-only
@@ -43,6 +46,15 @@ pub const APIC: u64 = CORE_WINDOW + 0x1_4000;
 pub const IOAPIC: u64 = CORE_WINDOW + 0x1_5000;
 /// Most IOAPICs.
 pub const IOAPICS: usize = 4;
+/// First page of IOMMU registers.
+pub const IOMMU: u64 = CORE_WINDOW + 0x1_a000;
+/// Most IOMMU units.
+pub const IOMMUS: usize = 8;
+/// The records of `crate::device`, one page; on cores that own a bus master.
+pub const FUNCTIONS: u64 = CORE_WINDOW + 0x2_3000;
+/// First of two pages for each device record: its function's configuration space, and the page
+/// with the beginning of its MSI-X table.
+pub const CONFIG: u64 = CORE_WINDOW + 0x4_0000;
 
 /// The control block of the thread's vCPU; the further pages are `virt`'s.
 pub const CONTROL: u64 = VCPU;

@@ -247,6 +247,14 @@ impl Builder<'_> {
             let name = format!("task/{}", task.name());
             self.tell_cap(supervisor, &name, CapKind::Task, rights, cap);
             self.tell_bit(supervisor, &name, bit);
+            if task.watchdog_ns.is_some() {
+                let region = self.region(RegionKind::Ram, 0, 0, 1)?;
+                let watch = format!("watch/{}", task.name());
+                self.share(supervisor, &watch, region, MAP_WRITE, None)?;
+                self.share(index, "watchdog", region, MAP_WRITE, None)?;
+                let bit = self.wake(supervisor, &watch, (index, 0))?;
+                self.tell_bit(index, "watchdog", bit);
+            }
             self.policies.push(RestartPolicy {
                 name: name_field(task.name()),
                 cap,
@@ -254,6 +262,7 @@ impl Builder<'_> {
                 within_ns: task.restart.within_ns,
                 delay_ns: task.restart.delay_ns,
                 delay_max_ns: task.restart.delay_max_ns,
+                watchdog_ns: task.watchdog_ns.unwrap_or(0),
                 bit,
                 then: match task.restart.then {
                     Then::Stop => THEN_STOP,

@@ -1,5 +1,6 @@
 //! Disks: who may be a client of which export, what stands behind it, and memory that devices reach.
 
+use crate::names::{did_you_mean, listed};
 use crate::quantity::shown_bytes;
 use crate::report::{Problem, Problems};
 use crate::system::{Export, Extent, Grant, System, Task};
@@ -69,6 +70,10 @@ fn has_its_key(system: &System, problems: &mut Problems, task: &Task, export: &E
         return;
     }
     let names = task.grants.iter().map(|grant| grant.name.get_ref().as_str());
+    let (label, guess) = match grant {
+        Some(_) => ("no mailbox", String::new()),
+        None => ("no such grant", did_you_mean(key.get_ref(), names.clone())),
+    };
     problems.push(Problem::new(
         &system.source,
         key.span(),
@@ -78,12 +83,11 @@ fn has_its_key(system: &System, problems: &mut Problems, task: &Task, export: &E
             export.name.get_ref(),
             key.get_ref()
         ),
-        "no such grant",
+        label,
         format!(
-            "{}the task is granted {}; a key comes from a task that holds it: grants = {{ web-key \
+            "{guess}the task is granted {}; a key comes from a task that holds it: grants = {{ web-key \
              = \"vault/web-key\" }}",
-            crate::names::did_you_mean(key.get_ref(), names.clone()),
-            crate::names::listed(names)
+            listed(names)
         ),
     ));
 }

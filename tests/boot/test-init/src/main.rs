@@ -94,13 +94,30 @@ fn nothing_to_hold() {
 
 fn refused_parts() {
     let wrong = [
-        (4, (0, 0)),
+        (7, (0, 0)),
         (u64::MAX, (0, 0)),
-        // An IOAPIC in memory, off a page, out of reach, and one whose first pin is no number.
+        // Configuration space at nothing, in memory, off its alignment, of no bus, of too many.
+        (Part::Ecam as u64, (0, 0xff << 8)),
+        (Part::Ecam as u64, (0x10_0000, 0)),
+        (Part::Ecam as u64, (0xb000_1000, 0xff << 8)),
+        (Part::Ecam as u64, (0xb000_0000, 1)),
+        (Part::Ecam as u64, (0xb000_0000, 0x100 << 8)),
+        (Part::Ecam as u64, (1 << 51, 0xff << 8)),
+        // An IOMMU at nothing, in memory, off a page, out of reach, with an argument too many.
+        (Part::VtdUnit as u64, (0, 0)),
+        (Part::VtdUnit as u64, (0x10_0000, 0)),
+        (Part::VtdUnit as u64, (0xfed9_0001, 0)),
+        (Part::VtdUnit as u64, (1 << 52, 0)),
+        (Part::VtdUnit as u64, (0xfed9_0000, 1)),
+        (Part::Reserved as u64, (0x1_0000, 0)),
+        (Part::Reserved as u64, (0, 1)),
+        // An IOAPIC in memory, off a page, out of reach,
         (Part::IoApic as u64, (0x10_0000, 0)),
         (Part::IoApic as u64, (IOAPIC + 1, 0)),
         (Part::IoApic as u64, (1 << 52, 0)),
+        // … one with a source id that is none, and with more than there is.
         (Part::IoApic as u64, (IOAPIC, 1 << 32)),
+        (Part::IoApic as u64, (IOAPIC, 1 << 49)),
         (Part::PowerOff as u64, (0x1_0000, 0)),
         (Part::PowerOff as u64, (0, 0x1_0000)),
         (Part::Reset as u64, (0x1_0000, 0)),

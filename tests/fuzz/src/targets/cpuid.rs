@@ -4,7 +4,7 @@
 //! feature of the baseline is shown that it has not; OSXSAVE follows CR4; the APIC id is the
 //! vCPU's; leaves that do not exist are zero, and nothing depends on what was asked before.
 
-use cloister_monitor::cpuid::features::{Source, all};
+use cloister_guest_abi::cpuid::features::{Source, all};
 use cloister_monitor::cpuid::{CpuidError, CpuidInputs, CpuidTable, HostFacts};
 use cloister_proto::vm::VM_V3;
 

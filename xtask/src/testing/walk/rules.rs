@@ -15,7 +15,7 @@ use cloister_abi::layout::{
 };
 use cloister_abi::name_str;
 use cloister_abi::payload::{Header, PAYLOAD_BASE, SEGMENT_EXEC, SEGMENT_WRITE, STUB_BASE};
-use cloister_abi::table::{DEVICE_PLATFORM, MAP_EXEC, MAP_WRITE, RegionKind};
+use cloister_abi::table::{DEVICE_BUS_MASTER, DEVICE_PLATFORM, MAP_EXEC, MAP_WRITE, RegionKind};
 use cloister_core::table::Table;
 use zerocopy::FromBytes;
 
@@ -29,6 +29,10 @@ const LOG_PAGES: u64 = 4;
 const APIC: u64 = CORE_WINDOW + 0x1_4000;
 const IOAPIC: u64 = CORE_WINDOW + 0x1_5000;
 const IOAPICS: u64 = 4;
+const IOMMU: u64 = CORE_WINDOW + 0x1_a000;
+const IOMMUS: u64 = 8;
+const FUNCTIONS: u64 = CORE_WINDOW + 0x2_3000;
+const CONFIG: u64 = CORE_WINDOW + 0x4_0000;
 const SYSTEM_TABLE: u64 = KERNEL_BASE + 0x18_0000;
 const IDT: u64 = KERNEL_BASE + 0x1b_f000;
 const SHARED: u64 = KERNEL_BASE + 0x1c_0000;
@@ -271,12 +275,19 @@ impl Judge<'_> {
     fn window_page(&mut self, leaf: &Leaf) {
         let core = self.system.table.threads[self.thread].core;
         let va = leaf.va;
-        let is_registers = (IOAPIC..IOAPIC + IOAPICS * PAGE).contains(&va) || va == APIC;
+        let is_shared_unit = (IOAPIC..IOAPIC + IOAPICS * PAGE).contains(&va)
+            || (IOMMU..IOMMU + IOMMUS * PAGE).contains(&va);
         let in_log = (LOG..LOG + LOG_PAGES * PAGE).contains(&va);
+        let is_own = va < LOG || in_log || va == FUNCTIONS && self.masters(core).next().is_some();
         let is_right = match self.memory.holds(leaf.phys) {
-            true => !is_registers && !leaf.is_uncached && (va < LOG || in_log),
+            true => is_own && !leaf.is_uncached,
             false if va == APIC => leaf.phys == APIC_PHYSICAL && leaf.is_uncached,
-            false => is_registers && core == 0 && leaf.is_uncached,
+            // Of a function: its configuration space, then its table of messages.
+            false if va >= CONFIG => {
+                let device = ((va - CONFIG) / PAGE / 2) as usize;
+                self.masters(core).any(|mine| mine == device) && leaf.is_uncached
+            }
+            false => is_shared_unit && core == 0 && leaf.is_uncached,
         };
         if !is_right || leaf.is_executable || !leaf.is_writable {
             self.complain(&format!("the window maps {:#x} at {va:#x}", leaf.phys));
@@ -284,6 +295,17 @@ impl Judge<'_> {
         if self.memory.holds(leaf.phys) {
             self.claim(leaf.phys, Use::Window(core, va));
         }
+    }
+
+    /// The device records of a core's bus masters: those whose owner's first thread is there.
+    fn masters(&self, core: u16) -> impl Iterator<Item = usize> {
+        let table = &self.system.table;
+        let devices = table.devices.iter().enumerate();
+        let here = move |owner: u16| {
+            table.threads.iter().find(|t| t.task == owner).is_some_and(|t| t.core == core)
+        };
+        let masters = devices.filter(|(_, device)| device.flags & DEVICE_BUS_MASTER != 0);
+        masters.filter(move |(_, device)| here(device.owner)).map(|(index, _)| index)
     }
 
     fn frame(&mut self, leaf: &Leaf) {

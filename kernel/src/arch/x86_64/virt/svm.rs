@@ -257,26 +257,22 @@ fn advance(rip: u64) {
 }
 
 /// Withdraws the waiting interrupt or replaces it.
-#[inline]
+#[inline(always)]
 pub fn set_interrupt(vector: u32) {
     let block = vmcb();
     let vector = u64::from(vector & 0xff);
-    block.virtual_interrupt &= !V_INTERRUPT;
-    block.intercept_cr = 0;
-    if vector != 0 {
-        block.virtual_interrupt |= V_IRQ | vector << 32;
-        rank(block);
-        block.intercept_cr = CR8_WRITE;
-    }
+    let waits = if vector != 0 { V_IRQ | vector << 32 } else { 0 };
+    block.virtual_interrupt = ranked(block.virtual_interrupt & !V_INTERRUPT | waits);
+    block.intercept_cr = if vector != 0 { CR8_WRITE } else { 0 };
 }
 
 /// Gives the waiting interrupt the highest priority if its class is above the task's, else the
 /// lowest. The CPU's own comparison then comes to the same also where equal is taken for above
 /// (QEMU), and the task's priority does not change while an interrupt waits without the monitor.
-fn rank(block: &mut Vmcb) {
-    let waiting = block.virtual_interrupt;
+#[inline(always)]
+fn ranked(waiting: u64) -> u64 {
     let priority = if waiting >> 36 & 0xf > waiting & V_TPR { V_PRIORITY } else { 0 };
-    block.virtual_interrupt = waiting & !V_PRIORITY | priority;
+    waiting & !V_PRIORITY | priority
 }
 
 /// Loads the groups that are not in [`apply_always`] and not the interface's own business.
@@ -309,9 +305,8 @@ pub fn apply(set: u32, state: &VcpuState) {
         block.tsc_offset = fetch(&state.tsc_offset);
     }
     if set & vcpu::SET_TPR != 0 {
-        block.virtual_interrupt =
-            block.virtual_interrupt & !0xff | u64::from(fetch(&state.tpr)) & V_TPR;
-        rank(block);
+        let tpr = u64::from(fetch(&state.tpr)) & V_TPR;
+        block.virtual_interrupt = ranked(block.virtual_interrupt & !0xff | tpr);
     }
     if set & vcpu::SET_EVENT != 0 {
         let event = fetch(&state.event);
@@ -351,8 +346,7 @@ pub fn end_step(own: &mut Own) {
     block.intercept_exceptions = EXCEPTIONS;
     if own.step_holds {
         // Everything else of the interrupt has stayed where it was.
-        block.virtual_interrupt |= V_IRQ;
-        rank(block);
+        block.virtual_interrupt = ranked(block.virtual_interrupt | V_IRQ);
         block.intercept_cr = CR8_WRITE;
     }
 }
@@ -384,7 +378,9 @@ pub fn save(state: &mut VcpuState) {
     let block = vmcb();
     state.registers[vcpu::RAX] = block.rax;
     (state.rip, state.rflags) = (block.rip, block.rflags);
-    let odd = (block.virtual_interrupt ^ V_INTR_MASKING) | block.interrupt_shadow | block.event;
+    // What an interrupt that was accepted leaves behind does not count.
+    let waits = block.virtual_interrupt & (V_IRQ | V_TPR);
+    let odd = waits | block.interrupt_shadow | block.event;
     (state.interrupt, state.flags, state.tpr) = (0, 0, 0);
     if odd != 0 {
         save_events(block, state);

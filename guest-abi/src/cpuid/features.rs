@@ -1,9 +1,8 @@
-//! The feature bits that a guest may see ([`all`]), each with where it comes from and why; and what
-//! the monitor must know of its host ([`HostFacts`]).
+//! The feature bits that a guest may see ([`all`]), each with where it comes from and why.
 //!
-//! Neighbour: the parent module makes leaves of it. Invariant: a bit that is not in the table
-//! reads zero on every host. What the table leaves out on purpose: MTRR, MCE and MCA (nothing of
-//! the platform can honour them), SVM and VMX (no nesting), performance counters, MONITOR (would
+//! Neighbours: the parent module says what else is the same on every host; the monitor's `cpuid`
+//! makes leaves of both. Invariant: a bit that is not in the table reads zero on every host. What
+//! the table leaves out on purpose: MTRR, MCE and MCA (nothing of the platform can honour them), SVM and VMX (no nesting), performance counters, MONITOR (would
 //! hold the core), PCID and ERMS (not on every host of a baseline), AVX-512, SEV, and everything
 //! that needs SPEC_CTRL (IBRS, STIBP, SSBD) or ARCH_CAPABILITIES: no vCPU has these registers, and
 //! a claim that a CPU is safe could be wrong on the next host.
@@ -11,7 +10,7 @@
 //! A baseline is the psABI's level ("Micro-Architecture Levels") and, for `v3`, what every AMD Zen
 //! and every Intel CPU since Broadwell has besides.
 
-use cloister_proto::vm::{IDENTITY_AMD, IDENTITY_INTEL};
+use super::{IDENTITY_AMD, IDENTITY_INTEL};
 
 /// A register of a leaf: leaf, subleaf, register (0 for EAX to 3 for EDX).
 pub type Place = (u32, u32, usize);
@@ -96,42 +95,3 @@ pub fn all() -> impl Iterator<Item = (&'static str, Place, u32, Source)> {
 /// AMD repeats these bits of leaf 1 EDX in 0x8000_0001 EDX (AMD APM, "Obtaining Processor
 /// Information Using the CPUID Instruction").
 pub const AMD_REPEATED: u32 = 0x0183_f3ff;
-
-/// What the monitor's host is. Read once at the start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HostFacts {
-    /// Vendor, 12 letters.
-    pub vendor: [u8; 12],
-    /// Family, model and stepping: leaf 1 EAX.
-    pub signature: u32,
-    /// Which of [`all`] features it has, a bit each.
-    pub features: u64,
-    /// Size and offset of the AVX part of an XSAVE area.
-    pub avx_area: [u32; 2],
-    /// Frequency of the TSC in kHz.
-    pub tsc_khz: u32,
-}
-
-impl HostFacts {
-    /// Asks the CPU. `cpuid` gives the four registers for a leaf and a subleaf.
-    pub fn read(cpuid: impl Fn(u32, u32) -> [u32; 4], tsc_khz: u32) -> HostFacts {
-        let [basic_max, b, c, d] = cpuid(0, 0);
-        let [extended_max, ..] = cpuid(0x8000_0000, 0);
-        // Some CPUs answer a leaf that they do not have with another one's contents.
-        let leaf = |leaf: u32, sub: u32| {
-            let highest = if leaf >> 31 == 0 { basic_max } else { extended_max };
-            if leaf <= highest { cpuid(leaf, sub) } else { [0; 4] }
-        };
-        let mut letters = [b, d, c].into_iter().flat_map(u32::to_le_bytes);
-        let vendor = core::array::from_fn(|_| letters.next().unwrap_or(0));
-        let has = |((_, (number, sub, register), bit, _), place)| {
-            let word =
-                leaf(number, sub).get::<usize>(register).map_or(0, |word| word >> (bit & 31));
-            u64::from(word & 1).unbounded_shl(place)
-        };
-        let features = all().zip(0u32..).map(has).fold(0, |all, feature| all | feature);
-        let [signature, ..] = leaf(1, 0);
-        let [size, offset, ..] = leaf(0xd, 2);
-        HostFacts { vendor, signature, features, avx_area: [size, offset], tsc_khz }
-    }
-}

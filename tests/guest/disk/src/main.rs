@@ -1,0 +1,67 @@
+//! Micro-guest: a disk under load.
+//!
+//! The command line says what it does: `role=verify` writes and reads numbered, checksummed blocks
+//! and checks each against a model, `role=rate` counts requests in a time of its own TSC,
+//! `role=hostile` breaks each rule of a ring once, `role=reset` resets the device with requests in
+//! flight, `role=bench` prints what a read takes. The other words are in [`options`].
+
+#![no_std]
+#![no_main]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod bench;
+mod hostile;
+mod options;
+mod rate;
+mod reset;
+mod rules;
+mod verify;
+
+use cloister_guest_rt::virtio::{self, disk::Disk};
+use cloister_guest_rt::{cmdline, power, println};
+use options::Options;
+
+cloister_guest_rt::entry!(main);
+
+fn main() {
+    let line = cmdline::read();
+    let options = Options::of(&line);
+    let Some(device) = virtio::find(virtio::BLOCK, 0) else {
+        println!("FAILED disk: there is none");
+        power::panic(2);
+    };
+    let mut disk = match Disk::open(device, options.wanted()) {
+        Ok(disk) => disk,
+        Err(failure) => {
+            println!("FAILED disk: {failure}");
+            power::panic(2);
+        }
+    };
+    let geometry = disk.geometry();
+    println!(
+        "disk: {} blocks of {} bytes, {} queues, {:?}",
+        geometry.blocks,
+        geometry.block,
+        disk.queues(),
+        disk.options().layout
+    );
+    println!("disk: started");
+    let outcome = match line.get("role").unwrap_or("verify") {
+        "verify" => verify::run(&mut disk, &options),
+        "rate" => rate::run(&mut disk, &options),
+        "reset" => reset::run(&mut disk, &options),
+        "hostile" => hostile::run(&mut disk, &options),
+        "bench" => bench::run(&mut disk, &options),
+        role => {
+            println!("FAILED disk: no role is called {role}");
+            power::panic(2);
+        }
+    };
+    if let Err(failed) = outcome {
+        println!("FAILED disk: {failed}");
+        power::panic(2);
+    }
+    power::off();
+}
