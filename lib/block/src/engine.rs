@@ -87,7 +87,8 @@ struct Slot<T> {
 
 impl<T> Slot<T> {
     const FREE: Slot<T> = Slot {
-        request: Request::new(Operation::Flush, 0, 0),
+        // The first of its kind is all zeros, like everything here.
+        request: Request::new(Operation::Read, 0, 0),
         place: Place { client: 0, queue: 0 },
         generation: 0,
         ticket: None,

@@ -473,6 +473,12 @@ fn two_guests_at_full_load_have_the_same() {
 }
 
 #[test]
+fn small_requests_do_not_wait_for_large_ones() {
+    let [small, large] = load(256, [(64, 1), (64, 32)]);
+    assert!(small > 2 * (large / 32), "{small} small requests and {} large ones", large / 32);
+}
+
+#[test]
 fn a_rate_bounds_requests_and_says_when_to_go_on() {
     let bench = Bench::new();
     let mut server = Server::new(engine());
