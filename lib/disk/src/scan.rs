@@ -22,9 +22,7 @@ pub(crate) fn partitions<H: Hardware, B: Bounce + ReadBuffer>(
     let size = usize::try_from(limits.block_size).unwrap_or(BLOCK_MAX).min(BLOCK_MAX);
     while let Some(block) = scan.wanted() {
         let bytes = bytes.get_mut(..size).unwrap_or_default();
-        let begin = Instant::now();
         let is_read = read(hardware, bounce, block, bytes).is_some();
-        defmt::info!("XXX {=u64} {=u64} us", block, begin.elapsed().as_micros());
         scan.give(is_read.then_some(bytes));
     }
     match scan.table() {
