@@ -2,10 +2,11 @@
 //! a lookup.
 //!
 //! Feature bits come from `guest_abi::cpuid::features`, the one table of them with reasons; who the
-//! virtual CPU is, from its parent. Every other number is made here and is the same on every host, but for three: the frequency of the TSC, features with
-//! which a guest kernel protects itself, and, for the same purpose, family and model where vendor
-//! and identity agree (a kernel chooses its defences by them). Neighbours: `msr` has the registers
-//! that go with the bits, `guest_abi::cpuid` the platform's own leaves.
+//! virtual CPU is and what every guest is told, from its parent. The numbers of the virtual machine
+//! are made here. All are the same on every host, but for three: the frequency of the TSC, features
+//! with which a guest kernel protects itself, and, for the same purpose, family and model where
+//! vendor and identity agree (a kernel chooses its defences by them). Neighbour: `msr` has the
+//! registers that go with the bits.
 //!
 //! Invariant: no bit is shown that the host of the appliance cannot honour: [`CpuidTable::new`]
 //! refuses a host that lacks a feature of the baseline.
@@ -15,21 +16,15 @@ mod host;
 use crate::ensure;
 use crate::num::{index, low32};
 use cloister_guest_abi::cpuid::features::{self, AMD_REPEATED, Source};
-use cloister_guest_abi::cpuid::{ADDRESS_BITS, AMD, BRAND, CACHES, INTEL, NEUTRAL};
-use cloister_guest_abi::{VERSION, cpuid as platform};
-use cloister_proto::vm::{IDENTITY_AMD, IDENTITY_INTEL, IDENTITY_NEUTRAL};
-use cloister_proto::vm::{MAX_VCPUS, VM_V3, VmConfig};
+use cloister_guest_abi::cpuid::{self as platform, ADDRESS_BITS, CACHES, IDENTITIES, Identity};
+use cloister_proto::vm::{IDENTITY_AMD, IDENTITY_NEUTRAL, MAX_VCPUS, VM_V3, VmConfig};
 pub use host::HostFacts;
 
-/// Rows of the table by kind of leaf: basic ones up to 0xd, the last that is needed and below those
-/// that tell frequencies; the platform's; extended ones.
-const BASIC: u32 = 0xe;
+/// Rows of the table by kind of leaf: basic ones, the platform's, extended ones.
+const BASIC: u32 = platform::BASIC_MAX + 1;
 const PLATFORM: u32 = 0x12;
 const EXTENDED: u32 = 0x22;
 const ROWS: usize = 0xe + 0x12 + 0x22;
-/// Highest extended leaf with AMD's identity, and with the others.
-const EXTENDED_MAX_AMD: u32 = 0x8000_0021;
-const EXTENDED_MAX: u32 = 0x8000_0008;
 /// CR4.OSXSAVE, and the bit of leaf 1 ECX that shows it.
 const CR4_OSXSAVE: u64 = 1 << 18;
 const OSXSAVE: u32 = 1 << 27;
@@ -75,24 +70,21 @@ pub struct CpuidTable {
 impl CpuidTable {
     /// Makes the table; refuses a host that cannot carry the virtual machine.
     pub fn new(config: &VmConfig, host: &HostFacts) -> Result<CpuidTable, CpuidError> {
-        let (vendor, signature) = match config.identity {
-            IDENTITY_AMD => AMD,
-            IDENTITY_INTEL => INTEL,
-            IDENTITY_NEUTRAL => NEUTRAL,
-            other => return Err(CpuidError::Identity(other)),
-        };
+        let identity = IDENTITIES.get(index(u64::from(config.identity)));
+        let identity = identity.ok_or(CpuidError::Identity(config.identity))?;
+        let is_amd = config.identity == IDENTITY_AMD;
         let (vcpus, v3) = (config.vcpus, config.flags & VM_V3 != 0);
         let is_count = (1..=MAX_VCPUS).contains(&index(u64::from(vcpus)));
         ensure(is_count, CpuidError::Vcpus(vcpus))?;
         ensure(host.tsc_khz != 0, CpuidError::TscUnknown)?;
         ensure(!v3 || host.avx_area == AVX_AREA, CpuidError::AvxArea(host.avx_area))?;
-        let matches = host.vendor == vendor;
+        let matches = host.vendor == identity.vendor;
         // Guest kernels choose their defences by it; emulated CPUs claim families from before.
-        let is_known = matches && host.signature >> 20 >= signature >> 20;
-        let signature = if is_known { host.signature } else { signature };
+        let is_known = matches && host.signature >> 20 >= identity.signature >> 20;
+        let signature = if is_known { host.signature } else { identity.signature };
         let mismatched = config.identity != IDENTITY_NEUTRAL && !matches;
         let mut table = CpuidTable { rows: [[0; 4]; ROWS], vcpus, v3, mismatched };
-        table.fill(config.identity, vendor, signature, host.tsc_khz);
+        table.fill(identity, is_amd, signature, host.tsc_khz);
         for (number, (name, (leaf, _, register), bit, source)) in (0u32..).zip(features::all()) {
             let has = host.features.unbounded_shr(number) & 1 != 0;
             let shown = match source {
@@ -101,13 +93,13 @@ impl CpuidTable {
                 Source::V2 | Source::V3 | Source::Platform => true,
                 Source::Identity(identity) => identity == config.identity,
                 Source::Several => vcpus > 1,
-                Source::SeveralAmd => vcpus > 1 && config.identity == IDENTITY_AMD,
+                Source::SeveralAmd => vcpus > 1 && is_amd,
                 Source::Protection(identity) => identity == config.identity && matches && has,
             };
             let word = table.rows.get_mut(place(leaf)).and_then(|row| row.get_mut(register));
             word.into_iter().for_each(|word| *word |= u32::from(shown).unbounded_shl(bit));
         }
-        if config.identity == IDENTITY_AMD {
+        if is_amd {
             let [.., features] = table.values(1);
             let [a, b, c, d] = table.values(0x8000_0001);
             table.set(0x8000_0001, [a, b, c, d | features & AMD_REPEATED]);
@@ -177,49 +169,22 @@ impl CpuidTable {
         [first, 63 | ways.saturating_sub(1) << 22, sets.saturating_sub(1), 0]
     }
 
-    /// Everything but features: leaves of every guest, and those of one identity.
-    fn fill(&mut self, identity: u32, vendor: [u8; 12], signature: u32, tsc_khz: u32) {
-        let [b, d, c] = words(&vendor);
-        let named = |eax: u32, [b, c, d]: [u32; 3]| [eax, b, c, d];
-        let [brand_1, brand_2] = BRAND.map(|part| words(part));
+    /// Everything but features.
+    fn fill(&mut self, identity: &Identity, is_amd: bool, signature: u32, tsc_khz: u32) {
+        let rows = platform::ROWS.iter().chain(identity.rows);
+        rows.for_each(|(leaf, values)| self.set(*leaf, *values));
+        let [b, d, c] = platform::words(&identity.vendor);
+        self.set(0, [platform::BASIC_MAX, b, c, d]);
+        // Number of processors in the package.
+        self.set(1, [signature, platform::CLFLUSH | self.vcpus << 16, 0, 0]);
         let timer_khz = low32(platform::APIC_TIMER_HZ / 1000);
-        // Size in KiB, associativity, lines per tag, line size (AMD APM, "L2 Cache Information").
-        let l2 = 512 << 16 | 6 << 12 | 1 << 8 | 64;
-        let all = [
-            (0, [BASIC.saturating_sub(1), b, c, d]),
-            // Line size of CLFLUSH in 8 bytes; number of processors in the package.
-            (1, [signature, 8 << 8 | self.vcpus << 16, 0, 0]),
-            (platform::SIGNATURE_LEAF, named(platform::LEAF_MAX, words(&platform::SIGNATURE))),
-            (platform::FEATURES_LEAF, [platform::NO_IO_DELAY, 0, 0, 0]),
-            (platform::TIMING_LEAF, [tsc_khz, timer_khz, 0, 0]),
-            (platform::CLOISTER_LEAF, named(VERSION, words(&platform::CLOISTER))),
-            (0x8000_0000, [EXTENDED_MAX, 0, 0, 0]),
-            (0x8000_0002, brand_1),
-            (0x8000_0003, brand_2),
-            (0x8000_0006, [0, 0, l2, 0]),
-            (0x8000_0008, [ADDRESS_BITS, 0, 0, 0]),
-        ];
-        // No descriptors: "see leaf 4" (Intel SDM, "INPUT EAX = 02H").
-        let intel = [(2, [0x00fe_ff01, 0, 0, 0]), (4, [1, 0, 0, 0])];
-        let l1 = 32 << 24 | 8 << 16 | 1 << 8 | 64;
-        let l3 = 16 << 18 | 8 << 12 | 1 << 8 | 64;
-        let cores = self.vcpus.saturating_sub(1) | id_bits(self.vcpus) << 12;
-        let amd = [
-            (0x8000_0000, [EXTENDED_MAX_AMD, b, c, d]),
-            (0x8000_0001, [signature, 0, 0, 0]),
-            // First-level TLBs: fully associative, 64 entries; second level: 8 ways, 1024 entries.
-            (0x8000_0005, [0xff40_ff40, 0xff40_ff40, l1, l1]),
-            (0x8000_0006, [0x6400_6400, 0x6400_6400, l2, l3]),
-            (0x8000_0008, [ADDRESS_BITS, 0, cores, 0]),
-            (0x8000_001d, [1, 0, 0, 0]),
-            (0x8000_001e, [1, 0, 0, 0]),
-        ];
-        let own: &[_] = match identity {
-            IDENTITY_AMD => &amd,
-            IDENTITY_INTEL => &intel,
-            _ => &[],
-        };
-        all.iter().chain(own).for_each(|(leaf, values)| self.set(*leaf, *values));
+        self.set(platform::TIMING_LEAF, [tsc_khz, timer_khz, 0, 0]);
+        if is_amd {
+            self.set(0x8000_0000, [platform::EXTENDED_MAX_AMD, b, c, d]);
+            self.set(0x8000_0001, [signature, 0, 0, 0]);
+            let cores = self.vcpus.saturating_sub(1) | id_bits(self.vcpus) << 12;
+            self.set(0x8000_0008, [ADDRESS_BITS, 0, cores, 0]);
+        }
     }
 
     #[inline(always)]
@@ -250,9 +215,4 @@ fn place(leaf: u32) -> usize {
 /// Bits of an APIC id that tell the cores of the package apart.
 fn id_bits(vcpus: u32) -> u32 {
     u32::BITS.saturating_sub(vcpus.saturating_sub(1).leading_zeros())
-}
-
-fn words<const N: usize>(text: &[u8]) -> [u32; N] {
-    let (chunks, _) = text.as_chunks::<4>();
-    core::array::from_fn(|at| chunks.get(at).map_or(0, |bytes| u32::from_le_bytes(*bytes)))
 }

@@ -23,7 +23,6 @@ const PAGING: u64 = 1 << 31;
 
 impl<H: Host> Cpu<'_, '_, H> {
     /// Answers an exit.
-    #[inline(always)]
     pub(crate) fn exit(&mut self) {
         let exit = Exit::from_code(self.host.state().exit);
         if self.step.is_active() && !self.goes_on(exit) {
@@ -149,7 +148,6 @@ impl<H: Host> Cpu<'_, '_, H> {
         self.inject(GP, Some(0));
     }
 
-    #[inline(always)]
     fn cpuid(&mut self) {
         let state = self.host.state();
         let [cr4, ..] = state.info;
@@ -161,7 +159,6 @@ impl<H: Host> Cpu<'_, '_, H> {
         state.rip = state.next_rip;
     }
 
-    #[inline(always)]
     fn port(&mut self) {
         let state = self.host.state();
         let [info, ..] = state.info;
@@ -196,7 +193,6 @@ impl<H: Host> Cpu<'_, '_, H> {
         }
     }
 
-    #[inline(always)]
     fn write_msr(&mut self) {
         let state = self.host.state();
         let [rax, rcx, rdx, ..] = state.registers;
@@ -226,7 +222,6 @@ impl<H: Host> Cpu<'_, '_, H> {
 
     /// The guest ends an interrupt: another one can come of it only if one is requested, or if the
     /// I/O APIC sends it again.
-    #[inline(always)]
     fn end_interrupt(&mut self) {
         if let Effect::Eoi(vector) = self.apic.eoi() {
             self.end_of_interrupt(vector);

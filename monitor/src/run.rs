@@ -171,7 +171,6 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
     }
 
     /// One turn of the guest, and the answer to what ended it.
-    #[inline(always)]
     pub fn turn(&mut self) -> Option<Stop> {
         if self.attention && !self.attend() {
             return self.stop;
@@ -233,8 +232,8 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
         self.end(Stop::Stopped(Stopped { code, byte, rip }));
     }
 
-    /// The guest may have accepted the interrupt that waited. If no other is requested there is none
-    /// to offer in its place.
+    /// The guest may have accepted the interrupt that waited. None is offered in its place: it was
+    /// the highest, so the others wait for its end.
     #[inline(always)]
     fn look_at_interrupt(&mut self) {
         if self.offered == 0 || self.host.state().interrupt != 0 {
@@ -246,7 +245,6 @@ impl<'a, 'b, H: Host> Cpu<'a, 'b, H> {
             self.apic.taken(low8(u64::from(self.offered)));
         }
         self.offered = 0;
-        self.attention |= self.apic.has_requests();
     }
 
     /// It was the 8259A's, which may have another one.

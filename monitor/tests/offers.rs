@@ -8,7 +8,7 @@ mod support;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 
-use cloister_abi::vcpu::{Exit, RAX, RCX, RDX, SET_INTERRUPT};
+use cloister_abi::vcpu::{Exit, RAX, RCX, RDX, SET_INTERRUPT, STEP};
 use cloister_guest_abi::platform;
 use cloister_monitor::bus::{Bus, Env};
 use cloister_monitor::machine::Machine;
@@ -297,6 +297,26 @@ fn a_level_that_is_still_active_interrupts_again_at_its_end() {
             port_out(guest, platform::UART + 1, 0)
         }),
         turn(|guest| write_msr(guest, EOI, 0)),
+        off(),
+    ]);
+    assert_eq!(stop, Stop::PowerOff);
+}
+
+#[test]
+fn a_completion_during_a_step_waits_for_its_end() {
+    let system = System::new(0);
+    let stop = system.play(vec![
+        // An exit that is answered by one instruction alone.
+        turn(|guest| guest.exit(Exit::TaskPriority, [0; 3])),
+        turn(move |guest| {
+            assert_eq!(guest.asked & STEP, STEP);
+            system.complete()
+        }),
+        turn(|guest| {
+            assert_eq!((guest.asked & SET_INTERRUPT, guest.waiting), (0, 0));
+            guest.exit(Exit::Stepped, [0; 3])
+        }),
+        takes(VECTOR),
         off(),
     ]);
     assert_eq!(stop, Stop::PowerOff);
