@@ -293,6 +293,8 @@ fn outcome(direct: bool, case: [usize; 3]) -> (Vec<Effect>, bool, ([u64; 4], Opt
         6 => m.words[0][wire::CONFIG_GENERATION].store(2, Relaxed),
         7 => m.words[0][wire::CONFIG_GENERATION].store(3, Relaxed),
         8 => m.write(0x101a, 2, 9),
+        // Queue 1 has a vector and is not enabled.
+        9 => [0x1016, 0x101a].into_iter().for_each(|port| m.write(port, 2, 1)),
         _ => {}
     }
     m.effects.clear();
@@ -316,7 +318,7 @@ fn outcome(direct: bool, case: [usize; 3]) -> (Vec<Effect>, bool, ([u64; 4], Opt
 #[test]
 fn a_completion_comes_to_the_same_as_a_poll() {
     let mut direct = Vec::new();
-    for change in 0..9 {
+    for change in 0..10 {
         for queues in 0..6 {
             for entry in 0..9 {
                 let case = [change, queues, entry];
@@ -329,7 +331,7 @@ fn a_completion_comes_to_the_same_as_a_poll() {
     }
     // One queue and nothing else to say, an unmasked message to virtual CPU 0; its vector is the
     // APIC's business.
-    assert_eq!(direct, [[0, 1, 0], [0, 1, 6]]);
+    assert_eq!(direct, [[0, 1, 0], [0, 1, 6], [9, 1, 0], [9, 1, 6]]);
 }
 
 fn use_buffer(m: &mut Machine) {

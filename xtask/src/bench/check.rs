@@ -5,7 +5,6 @@
 //! else, or from another image than the one that was built, does not move.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -14,7 +13,7 @@ use crate::appliance::Appliance;
 use crate::disk::file::MachineFile;
 use crate::machine::Machine;
 use crate::numbers::Values;
-use crate::testing::copy_tree;
+use crate::testing::{build_copy, copy_tree};
 
 /// The key that is looked at.
 const KEY: &str = "exit_cpuid";
@@ -73,20 +72,9 @@ fn replace(file: &Path, old: &str, new: &str) -> Result<()> {
     std::fs::write(file, text.replacen(old, new, 1)).context("cannot write the copy")
 }
 
-/// Builds the copy with a target folder of its own.
+/// Builds the copy.
 fn build(bench: &Bench, tree: &Path) -> Result<Appliance> {
-    let program = std::env::current_exe().context("cannot find xtask's own program")?;
-    let output = Command::new(program)
-        .args(["build-image", guests::APPLIANCE, "--no-install"])
-        .current_dir(tree)
-        // xtask takes this for its place, and builds the tree around it.
-        .env("CARGO_MANIFEST_DIR", tree.join("xtask"))
-        .env("CARGO_TARGET_DIR", tree.join("target"))
-        .output()
-        .context("cannot start xtask")?;
-    if !output.status.success() {
-        bail!("the copy does not build: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
+    build_copy(tree, guests::APPLIANCE, &[])?;
     let archive = tree.join("build").join(guests::APPLIANCE);
     let image = archive.join(guests::APPLIANCE).with_extension("elf");
     bench.counted(Appliance {

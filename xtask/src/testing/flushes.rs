@@ -4,32 +4,17 @@
 //! space (and so flushes), or that asks for a guest's flush, taken out of the kernel's sources. The call sites are found by reading
 //! the sources, so a new one is in the loop from the start.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use super::Options;
+use super::copy::{build_copy, copy_tree};
 use super::tally::{Tally, Verdict};
 use crate::emulators::Qemu;
 use crate::machine::{Flow, Machine};
-use crate::paths;
-
-/// What is copied.
-const PARTS: &[&str] = &[
-    ".cargo",
-    "Cargo.toml",
-    "Cargo.lock",
-    "drivers",
-    "guest-abi",
-    "images",
-    "kernel",
-    "lib",
-    "monitor",
-    "tests",
-    "xtask",
-];
 
 /// Calls of one kind, and where each of them matters.
 struct Kind {
@@ -149,25 +134,6 @@ fn last_line(text: &str) -> &str {
     text.lines().rfind(|line| line.contains("cloister")).unwrap_or("it says nothing")
 }
 
-/// Copies all that is needed to build appliances into a folder.
-pub fn copy_tree(to: &Path) -> Result<()> {
-    PARTS.iter().try_for_each(|part| copy(&paths::root().join(part), &to.join(part)))
-}
-
-/// Copies a file or a folder.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    let complaint = || format!("cannot copy {}", paths::shown(from));
-    if from.is_dir() {
-        std::fs::create_dir_all(to).with_context(complaint)?;
-        for entry in std::fs::read_dir(from).with_context(complaint)? {
-            let entry = entry?;
-            copy(&entry.path(), &to.join(entry.file_name()))?;
-        }
-        return Ok(());
-    }
-    std::fs::copy(from, to).with_context(complaint).map(drop)
-}
-
 /// Every line below a folder with one of the calls; a definition is no call.
 fn sites(folder: &Path, kind: &Kind) -> Result<Vec<Site>> {
     let mut found = Vec::new();
@@ -196,21 +162,8 @@ fn sites(folder: &Path, kind: &Kind) -> Result<Vec<Site>> {
 /// Builds the tree's appliance with the checker and boots it; everything that it says.
 fn boot(tree: &Path, qemu: &Qemu, kind: &Kind) -> Result<String> {
     let image = tree.join("image.elf");
-    let program = std::env::current_exe().context("cannot find xtask's own program")?;
-    let output = Command::new(program)
-        .args(["build-image", kind.appliance, "--features", "cloister-kernel/flush-checker"])
-        .arg("--no-install")
-        .arg("-o")
-        .arg(&image)
-        .current_dir(tree)
-        // xtask takes this for its place, and builds the tree around it.
-        .env("CARGO_MANIFEST_DIR", tree.join("xtask"))
-        .env("CARGO_TARGET_DIR", tree.join("target"))
-        .output()
-        .context("cannot start xtask")?;
-    if !output.status.success() {
-        bail!("the tree does not build: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
+    let features = ["--features", "cloister-kernel/flush-checker", "-o"].map(OsStr::new);
+    build_copy(tree, kind.appliance, &[&features[..], &[image.as_os_str()]].concat())?;
     let mut machine = Machine::new(image);
     (machine.cpus, machine.memory_mib) = (kind.cpus, kind.memory_mib);
     machine.timeout = Some(PATIENCE);

@@ -4,6 +4,7 @@
 //! adding a test is adding a folder.
 
 pub mod boot;
+mod copy;
 pub mod expect;
 mod flips;
 mod flushes;
@@ -15,7 +16,7 @@ pub mod keys;
 pub mod tally;
 mod walk;
 
-pub use flushes::copy_tree;
+pub use copy::{build_copy, copy_tree};
 
 /// What a person asked of the tiers.
 #[derive(Clone, Debug)]
