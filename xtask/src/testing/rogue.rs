@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rogue_core::{
-    ADDRESS, ATTACK, CANARIES, CANARY, GO, GO_FOR_CANARIES, MARK, ORDER, PAGE, RAM, ROGUE, SHIFT,
-    WHO, WORDS, attack, canary_of,
+    ADDRESS, ATTACK, BATCH, CANARIES, CANARY, GO, GO_FOR_CANARIES, MARK, ORDER, PAGE, RAM, ROGUE,
+    SHIFT, WHO, WORDS, attack, canary_of,
 };
 
 use super::Options;
@@ -99,7 +99,9 @@ fn judge(found: &Findings, run: Run) -> Result<String> {
             let others = &found.others;
             ensure!(read == 0 && changed == 0, "{counts}");
             ensure!(others.is_empty(), "pages {:x?} were reached", &others[..others.len().min(8)]);
-            ensure!(batches > 0 && silent == 0, "{silent} of {batches} batches left no record");
+            let wanted = (u64::from(MEMORY_MIB) << 8).div_ceil(BATCH) as usize;
+            ensure!(batches == wanted, "{batches} of {wanted} batches were told of");
+            ensure!(silent == 0, "{silent} of {batches} batches left no record");
             Ok(format!("{counts}, {batches} batches with a refusal each"))
         }
         Run::Control => {
@@ -283,11 +285,7 @@ impl Log {
             let bytes = session.serial(left);
             let bytes = bytes.with_context(|| format!("no line has `{text}`; the last: {last}"))?;
             let lines = self.decoder.feed(&bytes).into_iter().map(|line| line.text);
-            self.lines.extend(lines.inspect(|line| {
-                if std::env::var_os("ROGUE_SHOW").is_some() {
-                    println!("        | {line}");
-                }
-            }));
+            self.lines.extend(lines);
         }
         Ok(())
     }

@@ -18,15 +18,14 @@ use cloister_dma::{Memory, Region};
 use cloister_nvme_core::{Controller, Failure};
 use cloister_rt::{Deadline, Duration, Instant, Irq, PciDevice, grants, sleep_until, wait};
 use hardware::{Clock, Registers, Shifted};
-use rogue_core::{ADDRESS, CANARY, GO_FOR_CANARIES, MARK, ORDER, RAM, ROGUE, SHIFT, WAIT, WHO};
+use rogue_core::{
+    ADDRESS, BATCH, CANARY, GO_FOR_CANARIES, MARK, ORDER, RAM, ROGUE, SHIFT, WAIT, WHO,
+};
 
 cloister_rt::entry!(main);
 
 /// Pages that are attacked at a time.
 const GROUP: u64 = 32;
-/// Pages of a batch. Each is read and written, and the kernel stops a device that is refused more
-/// than 1000 accesses in a second.
-const BATCH: u64 = 14 * GROUP;
 /// How long a batch lasts at least.
 const SECOND: Duration = Duration::from_millis(1_050);
 /// How long commands may take.

@@ -15,6 +15,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 pub const PAGE: u64 = 4096;
 /// Words of a page.
 pub const WORDS: u64 = PAGE / 8;
+/// Pages of a batch of the attack. Each is read and written, and the kernel stops a device that is
+/// refused more than 1000 accesses in a second.
+pub const BATCH: u64 = 448;
 /// Pages of canaries that there have to be.
 pub const CANARIES: u64 = 65_536;
 
