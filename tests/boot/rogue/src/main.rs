@@ -26,7 +26,7 @@ cloister_rt::entry!(main);
 
 /// Pages that are attacked at a time.
 const GROUP: u64 = 32;
-/// How long a batch lasts at least.
+/// How long the controller rests after a batch.
 const SECOND: Duration = Duration::from_millis(1_050);
 /// How long commands may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -139,7 +139,6 @@ impl Rogue<'_> {
     fn run(&mut self) -> bool {
         let mut batch = 0u64;
         while batch * BATCH < self.ram {
-            let start = Instant::now();
             let first = batch * BATCH;
             let end = self.ram.min(first + BATCH);
             for group in (first..end).step_by(GROUP as usize) {
@@ -147,9 +146,10 @@ impl Rogue<'_> {
                     return false;
                 }
             }
-            // The kernel counts what it refuses by the second; without protection it refuses nothing.
+            // The kernel counts what it refuses by the second, and its second may begin in the midst of
+            // a batch. Without protection it refuses nothing.
             if !self.is_careful {
-                sleep_until(start + SECOND);
+                sleep_until(Instant::now() + SECOND);
             }
             defmt::info!("rogue: batch {=u64} is over, pages {=u64} to {=u64}", batch, first, end);
             batch += 1;
