@@ -20,11 +20,21 @@ use crate::words;
 /// Most tasks: each needs a signal bit.
 pub const MAX: usize = CLIENT_BITS as usize;
 
+/// The least time between two lines about what a task's devices were refused.
+const BETWEEN_REFUSALS: Duration = Duration::from_millis(500);
+
 /// How a task is asked whether it lives.
 struct Watched {
     watch: Watch,
     asker: Asker<'static>,
     wake: Signal,
+}
+
+/// What was told of a task's devices: how often they were refused, and when that was.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    count: u64,
+    at: Option<Instant>,
 }
 
 /// Everything that is supervised.
@@ -33,8 +43,8 @@ pub struct Wards {
     watched: [Option<Watched>; MAX],
     agenda: Agenda<MAX>,
     bits: Bits,
-    /// How often each task's devices were refused, as far as it was told.
-    refused: [u64; MAX],
+    /// What was told of refusals by each task's devices.
+    refused: [Told; MAX],
 }
 
 impl Default for Wards {
@@ -44,7 +54,7 @@ impl Default for Wards {
             watched: [const { None }; MAX],
             agenda: Agenda::default(),
             bits: Bits::NONE,
-            refused: [0; MAX],
+            refused: [Told::default(); MAX],
         }
     }
 }
@@ -190,13 +200,17 @@ impl Wards {
 }
 
 /// The task's devices may have been refused memory: says so, once for all that came since it was
-/// last said.
-fn tell_dma(task: &Supervised, told: &mut u64) {
+/// last said, and not again soon. A driver that goes on with it must not fill the log.
+fn tell_dma(task: &Supervised, told: &mut Told) {
+    let now = Instant::now();
+    if told.at.is_some_and(|at| now < at + BETWEEN_REFUSALS) {
+        return;
+    }
     // Without the right to ask there is nothing to tell; the kernel confines them all the same.
     let Ok(faults) = task.control.dma_faults() else { return };
-    let before = core::mem::replace(told, faults.count);
-    if faults.count != before {
-        words::say_dma(name_of(task.policy), &faults, faults.count.wrapping_sub(before));
+    if faults.count != told.count {
+        words::say_dma(name_of(task.policy), &faults, faults.count.wrapping_sub(told.count));
+        *told = Told { count: faults.count, at: Some(now) };
     }
 }
 

@@ -16,6 +16,7 @@ use super::flushes;
 use super::harness;
 use super::integrity;
 use super::keys::Typist;
+use super::rogue;
 use super::tally::{Tally, Verdict};
 use super::walk;
 use crate::appliance::{Appliance, Line};
@@ -59,6 +60,7 @@ pub fn run(options: &Options, tally: &mut Tally) -> Result<()> {
             Ok(qemu) => {
                 harness::run(options, &place, &qemu, tally);
                 walk::run(options, &place, &qemu, tally);
+                rogue::run(options, &place, &qemu, tally);
                 qemus.insert(place, qemu);
             }
             Err(failure) => {

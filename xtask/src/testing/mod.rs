@@ -13,6 +13,7 @@ pub mod host;
 mod inspect;
 mod integrity;
 pub mod keys;
+mod rogue;
 pub mod tally;
 mod walk;
 

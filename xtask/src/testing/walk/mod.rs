@@ -2,10 +2,12 @@
 //!
 //! `images/test-walk` runs for ever with every kind of mapping. The machine is stopped again and
 //! again: each processor must have its protections on and run in one of the spaces that were found
-//! in memory. The last time, physical memory is copied and [`rules::judge`] looks at every space.
+//! in memory. The last time, physical memory is copied and [`rules::judge`] looks at every space, and
+//! [`domains::judge`] at what PCI functions reach.
 //! Then the copy is spoiled in every way that matters, and each way must be noticed: a walk that
 //! finds nothing wrong proves nothing unless it can.
 
+mod domains;
 mod guests;
 mod rules;
 mod spaces;
@@ -20,20 +22,25 @@ use cloister_core::table::Table;
 use serde_json::json;
 use zerocopy::IntoBytes;
 
-use self::rules::{System, judge};
+use self::domains::Unit;
+use self::rules::{Findings, System};
 use self::spaces::{Memory, Space, roots};
 use super::Options;
 use super::inspect::{Registers, Session};
 use super::tally::{Tally, Verdict};
 use crate::appliance::Appliance;
+use crate::disk::make::Keep;
 use crate::emulators::Qemu;
 use crate::image::elf::Elf;
 use crate::image::payload;
 
 /// The appliances that are walked, and what their busy part says once the system is sealed and
 /// every virtual CPU has run.
-const APPLIANCES: [(&str, &str); 2] =
-    [("test-walk", "storm: seed"), ("test-walk-guests", "ok every vCPU starts")];
+const APPLIANCES: [(&str, &str); 3] = [
+    ("test-walk", "storm: seed"),
+    ("test-walk-guests", "ok every vCPU starts"),
+    ("test-walk-disk", "disk: started"),
+];
 /// Not executable, in an entry of a page table.
 const NO_EXEC: u64 = 1 << 63;
 /// How often the machine is stopped.
@@ -80,7 +87,8 @@ fn one(
 }
 
 fn walk(options: &Options, qemu: &Qemu, (name, started): (&str, &str)) -> Result<String> {
-    let appliance = Appliance::build(name, options.install)?;
+    let mut appliance = Appliance::build(name, options.install)?;
+    appliance.attach_disks("walk-disks", Keep::Fresh, options.install)?;
     let elf = Elf::read(&appliance.machine.image)?;
     let loaded = elf.segments.iter().find(|segment| segment.pa == PAYLOAD_BASE);
     let payload = &loaded.context("the image has no payload segment")?.bytes;
@@ -102,6 +110,7 @@ fn walk(options: &Options, qemu: &Qemu, (name, started): (&str, &str)) -> Result
     parallel_threads(&mut session)?;
     let cr4 = protections(&mut session)?;
     let (samples, memory) = look(&mut session, u64::from(appliance.machine.memory_mib) << 20)?;
+    let unit = Unit::read(&mut session)?;
     drop(session);
     let ours = samples.iter().find(|sample| sample.rip >= KERNEL_BASE);
     let found = roots(&memory, ours.context("no processor was seen in the kernel")?.cr3);
@@ -118,14 +127,14 @@ fn walk(options: &Options, qemu: &Qemu, (name, started): (&str, &str)) -> Result
             bail!("a processor runs on {root:#x}, none of {found:x?} (the stub has {stub:x?})");
         }
     }
-    let findings = judge(&system, &memory, &found);
+    let (findings, (functions, reached)) = judge(&system, &memory, &found, unit);
     if !findings.complaints.is_empty() {
         bail!("{}", findings.complaints.join("\n        | "));
     }
-    let spoiled = spoil(&system, &memory, &found)?;
+    let spoiled = spoil(&system, &memory, &found, unit)?;
     Ok(format!(
-        "{} spaces, {} of them seen on processors, {} pages with one use each, {spoiled} of \
-         {spoiled} spoiled copies noticed",
+        "{} spaces, {} of them seen on processors, {} pages with one use each, \
+         {functions} functions reach {reached} pages, {spoiled} of {spoiled} spoiled copies noticed",
         found.len(),
         seen.len(),
         findings.uses.len()
@@ -219,12 +228,25 @@ fn is_protected(registers: &Registers, cr4: u64) -> Result<(), String> {
     missing("EFER", registers.efer, EFER)
 }
 
+/// Everything that is wrong, and how many functions reach how many pages.
+fn judge(
+    system: &System,
+    memory: &Memory,
+    roots: &[u64],
+    unit: Unit,
+) -> (Findings, (usize, usize)) {
+    let mut findings = rules::judge(system, memory, roots);
+    let reached = domains::judge(system, memory, roots, unit, &mut findings);
+    (findings, reached)
+}
+
 /// A way to spoil memory: what it is, the place of a word, its new value.
 type Damage = (&'static str, u64, u64);
 
 /// Spoils the copy in each way, one at a time; the number of ways, all of which were noticed.
-fn spoil(system: &System, memory: &Memory, roots: &[u64]) -> Result<usize> {
-    let ways = damages(system, memory, roots)?;
+fn spoil(system: &System, memory: &Memory, roots: &[u64], unit: Unit) -> Result<usize> {
+    let mut ways = damages(system, memory, roots)?;
+    ways.extend(domains::damages(memory, roots, unit)?);
     let mut copy = memory.clone();
     for (what, at, value) in &ways {
         let old = copy.word(*at).with_context(|| format!("{what}: no word at {at:#x}"))?;
@@ -232,7 +254,7 @@ fn spoil(system: &System, memory: &Memory, roots: &[u64]) -> Result<usize> {
             bail!("spoiling changes nothing: {what}");
         }
         copy.set_word(*at, *value);
-        if judge(system, &copy, roots).complaints.is_empty() {
+        if judge(system, &copy, roots, unit).0.complaints.is_empty() {
             bail!("the walk does not notice: {what}");
         }
         copy.set_word(*at, old);

@@ -62,6 +62,8 @@ pub enum Use {
     DeviceTable(usize, u64),
     /// A nested table: virtual machine.
     Nested(u16),
+    /// A table of the IOMMU.
+    Unit,
     /// A page of a permission map of all virtual CPUs: whether of ports, page.
     Permissions(bool, u64),
 }

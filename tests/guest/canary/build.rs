@@ -1,0 +1,5 @@
+//! Links a guest program; see `cloister-guest-rt-build`.
+
+fn main() {
+    cloister_guest_rt_build::guest();
+}

@@ -1,0 +1,315 @@
+//! A rogue in the NVMe driver's place, judged from outside: with an IOMMU its disk has nothing of
+//! anybody's memory and nobody's memory has anything of its attack; without one it gets everything.
+//!
+//! `images/test-rogue-nvme` runs on memory that is a file of the host, so that the judge finds the
+//! rogue and the owners of canaries by their marked pages, answers them there, and compares memory
+//! and disk page by page. Both runs are of one image. Invariant: without [`CANARIES`] pages that
+//! stand before the attack, nothing is judged.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rogue_core::{
+    ADDRESS, ATTACK, BATCH, CANARIES, CANARY, GO, GO_FOR_CANARIES, MARK, ORDER, PAGE, RAM, ROGUE,
+    SHIFT, WHO, WORDS, attack, canary_of,
+};
+
+use super::Options;
+use super::inspect::Session;
+use super::tally::{Tally, Verdict};
+use crate::appliance::Appliance;
+use crate::disk::file::{Disk, Model, Throttle};
+use crate::disk::make::Made;
+use crate::emulators::Qemu;
+use crate::machine::Machine;
+
+const APPLIANCE: &str = "test-rogue-nvme";
+/// Memory of the machine, in MiB.
+const MEMORY_MIB: u32 = 320;
+/// Owners of canaries.
+const OWNERS: usize = 3;
+/// How long any part may take, on a loaded host.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// What the supervisor says of what the IOMMU has refused the rogue's function, which is 01:00.0.
+const REFUSED: &str = "rogue: its device 01:00.0 may not ";
+
+/// Whether the machine protects itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Run {
+    Protected,
+    Control,
+}
+
+/// What came of a run.
+#[derive(Debug, Default)]
+struct Findings {
+    /// Pages of canaries before the attack.
+    canaries: u64,
+    /// Of these, pages whose content is on the disk afterwards.
+    read: u64,
+    /// Of these, pages that are not what they were.
+    changed: u64,
+    /// Other pages, not of the rogue's own, that have the attack in them or that are on the disk.
+    others: Vec<u64>,
+    /// Batches, and those of them in which no refusal of the right source was told.
+    batches: usize,
+    silent: usize,
+    /// What the owners themselves count as changed.
+    told: u64,
+}
+
+/// Runs both on one emulator.
+pub fn run(options: &Options, place: &str, qemu: &Qemu, tally: &mut Tally) {
+    for (run, what) in [
+        (Run::Protected, "rogue: an NVMe driver reaches no page but its own"),
+        (Run::Control, "rogue: without an IOMMU the same driver reaches every canary"),
+    ] {
+        let name = format!("{what}, on {place}");
+        if !options.wants(&name) {
+            continue;
+        }
+        let start = Instant::now();
+        let judged = attempt(options, qemu, run).and_then(|found| judge(&found, run));
+        let verdict = match judged {
+            Ok(summary) => {
+                println!("ok      {name}: {summary} ({:.1} s)", start.elapsed().as_secs_f32());
+                Verdict::Passed
+            }
+            Err(failure) => {
+                println!("FAILED  {name}: {failure:#}");
+                Verdict::Failed
+            }
+        };
+        tally.add(place, verdict);
+    }
+}
+
+/// What was found against what has to be.
+fn judge(found: &Findings, run: Run) -> Result<String> {
+    let &Findings { canaries, read, changed, batches, silent, told, .. } = found;
+    ensure!(canaries >= CANARIES, "only {canaries} pages of canaries stand");
+    ensure!(told == changed, "the owners count {told} changed pages, and {changed} are");
+    let counts = format!("{canaries} pages of canaries, {read} read, {changed} changed");
+    match run {
+        Run::Protected => {
+            let others = &found.others;
+            ensure!(read == 0 && changed == 0, "{counts}");
+            ensure!(others.is_empty(), "pages {:x?} were reached", &others[..others.len().min(8)]);
+            let wanted = (u64::from(MEMORY_MIB) << 8).div_ceil(BATCH) as usize;
+            ensure!(batches == wanted, "{batches} of {wanted} batches were told of");
+            ensure!(silent == 0, "{silent} of {batches} batches left no record");
+            Ok(format!("{counts}, {batches} batches with a refusal each"))
+        }
+        Run::Control => {
+            ensure!(read == canaries && changed == canaries, "{counts}: the attack does not work");
+            Ok(counts)
+        }
+    }
+}
+
+/// The machine of a run: its memory is a file, its disk has a page for each of memory and the
+/// attack behind them.
+fn machine(appliance: &Appliance, folder: &Path, run: Run) -> Result<Machine> {
+    let (memory, image) = (folder.join("memory"), folder.join("disk.img"));
+    let bytes = u64::from(MEMORY_MIB) << 20;
+    let disk = File::create(&image)?;
+    disk.set_len(bytes + (1 << 20))?;
+    let page: Vec<u8> = (0..WORDS).flat_map(|word| attack(word).to_le_bytes()).collect();
+    disk.write_all_at(&page, bytes)?;
+    let made = Made {
+        disk: Disk {
+            name: "n0".to_owned(),
+            model: Model::Nvme { functions: 0, detached: false },
+            bytes: bytes + (1 << 20),
+            sector: 512,
+            volumes: None,
+            faults: Vec::new(),
+            throttle: Throttle::default(),
+            options: Vec::new(),
+        },
+        image,
+    };
+    let file = memory.display().to_string().replace(',', ",,");
+    let object = format!("memory-backend-file,id=ram,size={MEMORY_MIB}M,share=on,mem-path={file}");
+    let extra = ["-object", &object, "-machine", "memory-backend=ram"].map(str::to_owned);
+    Ok(Machine {
+        cpus: 4,
+        memory_mib: MEMORY_MIB,
+        iommu: run == Run::Protected,
+        disks: vec![made],
+        extra: extra.into(),
+        ..appliance.machine.clone()
+    })
+}
+
+fn attempt(options: &Options, qemu: &Qemu, run: Run) -> Result<Findings> {
+    let appliance = Appliance::build(APPLIANCE, options.install)?;
+    let folder = tempfile::Builder::new().prefix("cloister-rogue-").tempdir()?;
+    let machine = machine(&appliance, folder.path(), run)?;
+    let mut session = match Session::start(&machine, qemu)? {
+        Ok(session) => session,
+        Err(refused) => bail!("QEMU does not start: {}", refused.0),
+    };
+    let open = |name| File::options().read(true).write(true).open(folder.path().join(name));
+    let (ram, disk) = (Paged(open("memory")?), Paged(open("disk.img")?));
+    let mut log = Log { decoder: appliance.decoder(false)?, lines: Vec::new() };
+    session.go()?;
+    log.until(&mut session, "pages stand", OWNERS)?;
+    log.until(&mut session, "rogue: waits", 1)?;
+
+    let places = survey(&ram)?;
+    let (rogue, shift) = places.rogue.context("the rogue has no marked page")?;
+    ensure!(places.owners.len() == OWNERS, "{} owners are marked", places.owners.len());
+    let pages = u64::from(MEMORY_MIB) << 8;
+    let (order, shift) = match run {
+        Run::Protected => (GO, 0),
+        Run::Control => (GO_FOR_CANARIES, shift),
+    };
+    for (word, value) in [(SHIFT, shift), (RAM, pages), (ORDER, order)] {
+        ram.set(rogue, word, value)?;
+    }
+    log.until(&mut session, "rogue: done", 1)?;
+    places.owners.iter().try_for_each(|&page| ram.set(page, ORDER, GO))?;
+    log.until(&mut session, "pages changed", OWNERS)?;
+    session.stop()?;
+    let own = rogue + 1 - OWN_PAGES..rogue + 1;
+    let mut found = compare(&ram, &disk, &places.canaries, own, pages)?;
+    drop(session);
+    (found.batches, found.silent) = log.batches();
+    found.told = log.told();
+    Ok(found)
+}
+
+/// Pages of the rogue's region, of which the last is the marked one.
+const OWN_PAGES: u64 = 64;
+
+/// Pages of a file of the host.
+struct Paged(File);
+
+impl Paged {
+    fn page(&self, number: u64) -> Result<Vec<u64>> {
+        let mut bytes = vec![0; PAGE as usize];
+        self.0.read_exact_at(&mut bytes, number * PAGE)?;
+        let word = |at: &[u8]| at.iter().rev().fold(0, |sum, &byte| sum << 8 | u64::from(byte));
+        Ok(bytes.chunks(8).map(word).collect())
+    }
+
+    fn set(&self, page: u64, word: u64, value: u64) -> Result<()> {
+        Ok(self.0.write_all_at(&value.to_le_bytes(), page * PAGE + word * 8)?)
+    }
+
+    fn pages(&self) -> Result<u64> {
+        Ok(self.0.metadata()?.len() / PAGE)
+    }
+}
+
+/// What is where before the attack.
+#[derive(Default)]
+struct Places {
+    /// The rogue's marked page, and what its addresses lack to be physical ones.
+    rogue: Option<(u64, u64)>,
+    /// The marked pages of owners.
+    owners: Vec<u64>,
+    /// Each page of canaries: whose it is and which.
+    canaries: BTreeMap<u64, (u64, u64)>,
+}
+
+fn survey(ram: &Paged) -> Result<Places> {
+    let mut places = Places::default();
+    for number in 0..ram.pages()? {
+        let page = ram.page(number)?;
+        let word = |at: u64| page[at as usize];
+        if page[..2] == MARK && word(WHO) == ROGUE {
+            let end = (number + 1) * PAGE;
+            let shift = (end - OWN_PAGES * PAGE).wrapping_sub(word(ADDRESS));
+            ensure!(places.rogue.is_none(), "two pages are marked as the rogue's");
+            places.rogue = Some((number, shift));
+        } else if page[..2] == MARK {
+            places.owners.push(number);
+        } else if let Some(which) = canary_of(word) {
+            places.canaries.insert(number, which);
+        }
+    }
+    Ok(places)
+}
+
+/// Memory and disk after the attack.
+fn compare(
+    ram: &Paged,
+    disk: &Paged,
+    canaries: &BTreeMap<u64, (u64, u64)>,
+    own: std::ops::Range<u64>,
+    pages: u64,
+) -> Result<Findings> {
+    let mut found = Findings { canaries: canaries.len() as u64, ..Findings::default() };
+    for number in (0..pages).filter(|number| !own.contains(number)) {
+        let (page, copy) = (ram.page(number)?, disk.page(number)?);
+        let known = canaries.get(&number);
+        if let Some(&which) = known {
+            found.changed += u64::from(canary_of(|word| page[word as usize]) != Some(which));
+            found.read += u64::from(canary_of(|word| copy[word as usize]) == Some(which));
+        }
+        let is_reached = page.contains(&ATTACK) && known.is_none();
+        let is_copied = copy.contains(&CANARY) && known.is_none();
+        let is_same = known.is_none() && page == copy && page.iter().any(|&word| word != 0);
+        if is_reached || is_copied || is_same {
+            found.others.push(number);
+        }
+    }
+    Ok(found)
+}
+
+/// What the machine has said so far.
+struct Log {
+    decoder: crate::appliance::Decoder,
+    lines: Vec<String>,
+}
+
+impl Log {
+    /// Reads on until so many lines have a text in them.
+    fn until(&mut self, session: &mut Session, text: &str, count: usize) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        while self.lines.iter().filter(|line| line.contains(text)).count() < count {
+            let bad = self.lines.iter().find(|line| {
+                ["FAILED", "panic", "fault:", "is given up"].iter().any(|bad| line.contains(bad))
+            });
+            let last = self.lines.last().cloned().unwrap_or_default();
+            if let Some(bad) = bad {
+                bail!("before `{text}`: {bad}");
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            let bytes = session.serial(left);
+            let bytes = bytes.with_context(|| format!("no line has `{text}`; the last: {last}"))?;
+            let lines = self.decoder.feed(&bytes).into_iter().map(|line| line.text);
+            self.lines.extend(lines);
+        }
+        Ok(())
+    }
+
+    /// Batches, and those of them in which nothing was refused to the right source.
+    fn batches(&self) -> (usize, usize) {
+        let (mut batches, mut silent, mut refused) = (0, 0, false);
+        for line in &self.lines {
+            refused |= line.contains(REFUSED);
+            if line.contains("rogue: batch") {
+                (batches, silent) = (batches + 1, silent + usize::from(!refused));
+                refused = false;
+            }
+        }
+        (batches, silent)
+    }
+
+    /// Changed pages, as their owners count them.
+    fn told(&self) -> u64 {
+        let lines = self.lines.iter().filter(|line| line.contains("pages changed"));
+        let count = |line: &String| {
+            let (head, _) = line.rsplit_once(" of ")?;
+            head.rsplit(' ').next()?.parse::<u64>().ok()
+        };
+        lines.filter_map(count).sum()
+    }
+}

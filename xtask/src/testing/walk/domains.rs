@@ -1,0 +1,234 @@
+//! What PCI functions reach, as the IOMMU walks it: every context entry and every second-level table
+//! behind it.
+//!
+//! [`judge`] starts at the unit's own registers and holds each domain against the address space of
+//! the task that owns the function: exactly the maps that the table gives devices, at the same
+//! addresses, with the same pages and rights. A function that nobody owns has no entry. The layouts
+//! are those of Intel VT-d ("Root Entry", "Context Entry", "Second-Stage Paging Entries").
+//!
+//! Invariant: a page of these tables has no other use.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use cloister_abi::layout::PAGE;
+use cloister_abi::name_str;
+use cloister_abi::table::{DEVICE_BUS_MASTER, MAP_DMA, MAP_WRITE};
+
+use super::Damage;
+use super::rules::{Findings, System, Use};
+use super::spaces::{Memory, Space};
+use crate::testing::inspect::Session;
+
+/// Where the emulated machine has its unit, and the registers that name tables.
+const UNIT: u64 = 0xfed9_0000;
+const ROOT: u64 = 0x20;
+const QUEUE: u64 = 0x90;
+const INTERRUPTS: u64 = 0xb8;
+/// Entries.
+const READ: u64 = 1;
+const WRITE: u64 = 2;
+const LARGE: u64 = 1 << 7;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// Of a context entry: what is not the top table and presence; it has to be 0.
+const KIND: u64 = 0xffe;
+
+/// The tables that the unit's registers name.
+#[derive(Clone, Copy, Debug)]
+pub struct Unit {
+    root: u64,
+    queue: u64,
+    interrupts: u64,
+}
+
+impl Unit {
+    /// Reads the registers of a machine that is stopped.
+    pub fn read(session: &mut Session) -> Result<Unit> {
+        let mut register = |offset: u64| -> Result<u64> {
+            let bytes = session.memory(UNIT + offset, 8)?;
+            let bytes = bytes.try_into().ok().context("a register has 8 bytes")?;
+            Ok(u64::from_le_bytes(bytes) & ADDRESS)
+        };
+        Ok(Unit {
+            root: register(ROOT)?,
+            queue: register(QUEUE)?,
+            interrupts: register(INTERRUPTS)?,
+        })
+    }
+}
+
+/// A device address: the page behind it, whether devices may write, the entry that says so.
+type Reached = BTreeMap<u64, (u64, bool, u64)>;
+
+/// What one function reaches.
+struct Domain {
+    source: u16,
+    context_at: u64,
+    reached: Reached,
+}
+
+/// Every function with a context entry, and the pages of all tables.
+fn domains(memory: &Memory, unit: Unit) -> Result<(Vec<Domain>, Vec<u64>), String> {
+    let word = |at: u64| memory.word(at).ok_or_else(|| format!("no memory at {at:#x}"));
+    let (mut all, mut tables) = (Vec::new(), vec![unit.root, unit.queue, unit.interrupts]);
+    for bus in 0..256 {
+        let (entry, upper) = (word(unit.root + bus * 16)?, word(unit.root + bus * 16 + 8)?);
+        if upper != 0 || entry & 1 == 0 && entry != 0 {
+            return Err(format!("the root entry of bus {bus:#x} is {upper:#x}, {entry:#x}"));
+        }
+        if entry == 0 {
+            continue;
+        }
+        tables.push(entry & ADDRESS);
+        for function in 0..256 {
+            let context_at = (entry & ADDRESS) + function * 16;
+            let (low, high) = (word(context_at)?, word(context_at + 8)?);
+            if low == 0 && high == 0 {
+                continue;
+            }
+            let source = (bus << 8 | function) as u16;
+            if low & 1 == 0 || low & KIND != 0 || high & 7 == 0 || high & 7 > 3 {
+                return Err(format!("the context entry of {source:04x} is {high:#x}, {low:#x}"));
+            }
+            let mut domain = Domain { source, context_at, reached: Reached::new() };
+            let level = (high & 7) as u32 + 1;
+            second_level(memory, low & ADDRESS, level, 0, READ | WRITE, &mut domain, &mut tables)?;
+            all.push(domain);
+        }
+    }
+    Ok((all, tables))
+}
+
+fn second_level(
+    memory: &Memory,
+    table: u64,
+    level: u32,
+    base: u64,
+    rights: u64,
+    domain: &mut Domain,
+    tables: &mut Vec<u64>,
+) -> Result<(), String> {
+    tables.push(table);
+    for slot in 0..512 {
+        let (entry_at, at) = (table + slot * 8, base + (slot << (12 + 9 * level)));
+        let source = domain.source;
+        let entry = memory.word(entry_at);
+        let entry = entry.ok_or_else(|| format!("a table of {source:04x} is not in memory"))?;
+        if entry & (READ | WRITE) == 0 {
+            if entry != 0 {
+                return Err(format!("{source:04x}: {at:#x} is absent, but holds {entry:#x}"));
+            }
+            continue;
+        }
+        let rights = rights & entry;
+        let is_large = level == 1 && entry & LARGE != 0;
+        if level > 0 && !is_large {
+            second_level(memory, entry & ADDRESS, level - 1, at, rights, domain, tables)?;
+            continue;
+        }
+        for part in (0..if is_large { 512 } else { 1 }).map(|part| part * PAGE) {
+            let page = ((entry & ADDRESS) + part, rights & WRITE != 0, entry_at);
+            domain.reached.insert(at + part, page);
+        }
+    }
+    Ok(())
+}
+
+/// What the devices of a task may reach: its own view of the maps that devices get.
+fn granted(system: &System, space: &Space, task: u16) -> BTreeMap<u64, (u64, bool)> {
+    let record = system.table.tasks[usize::from(task)];
+    let maps = system.table.maps_of(&record).iter().filter(|map| map.rights & MAP_DMA != 0);
+    let pages = maps.flat_map(|map| {
+        let count = u64::from(system.table.regions[usize::from(map.region)].pages);
+        let write = map.rights & MAP_WRITE != 0;
+        (0..count).map(move |page| (map.va + page * PAGE, write))
+    });
+    // A page that is not mapped is complained of elsewhere.
+    let phys = |va: u64| space.leaf(va).map_or(u64::MAX, |leaf| leaf.phys);
+    pages.map(|(va, write)| (va, (phys(va), write))).collect()
+}
+
+/// The owners of bus masters that are there, with the first of their threads.
+fn owners<'a>(system: &'a System) -> impl Iterator<Item = (u16, usize)> + 'a {
+    let masters = system.table.devices.iter().filter(|d| d.flags & DEVICE_BUS_MASTER != 0);
+    masters.filter_map(|device| {
+        let thread = system.table.threads.iter().position(|t| t.task == device.owner)?;
+        Some((device.owner, thread))
+    })
+}
+
+/// Judges all domains; all spaces were judged before. How many functions reach memory, and how many
+/// pages they reach.
+pub fn judge(
+    system: &System,
+    memory: &Memory,
+    roots: &[u64],
+    unit: Unit,
+    findings: &mut Findings,
+) -> (usize, usize) {
+    let (domains, tables) = match domains(memory, unit) {
+        Ok(found) => found,
+        Err(complaint) => {
+            findings.complaints.push(complaint);
+            return (0, 0);
+        }
+    };
+    for table in tables {
+        if let Some(known) = findings.uses.insert(table, Use::Unit)
+            && known != Use::Unit
+        {
+            findings.complaints.push(format!("a table of the IOMMU, {table:#x}, is {known:?}"));
+        }
+    }
+    let mut left: Vec<(u16, BTreeMap<u64, (u64, bool)>)> = owners(system)
+        .filter_map(|(task, thread)| {
+            let space = Space::walk(memory, *roots.get(thread)?).ok()?;
+            Some((task, granted(system, &space, task)))
+        })
+        .collect();
+    let mut pages = 0;
+    for domain in &domains {
+        let reached: BTreeMap<u64, (u64, bool)> =
+            domain.reached.iter().map(|(at, (phys, write, _))| (*at, (*phys, *write))).collect();
+        pages += reached.len();
+        match left.iter().position(|(_, granted)| *granted == reached) {
+            Some(at) => drop(left.remove(at)),
+            None => findings.complaints.push(format!(
+                "function {:04x} reaches {} pages, which are those of no owner of a function",
+                domain.source,
+                reached.len()
+            )),
+        }
+    }
+    for (task, _) in left {
+        let name = name_str(&system.table.tasks[usize::from(task)].name);
+        findings.complaints.push(format!("no function reaches what those of task {name} may"));
+    }
+    (domains.len(), pages)
+}
+
+/// Ways to let a function reach too much or too little.
+pub fn damages(memory: &Memory, roots: &[u64], unit: Unit) -> Result<Vec<Damage>> {
+    let (domains, _) = domains(memory, unit).map_err(anyhow::Error::msg)?;
+    let Some(domain) = domains.first() else { return Ok(Vec::new()) };
+    let (_, (_, _, first)) = domain.reached.first_key_value().context("an empty domain")?;
+    let value = memory.word(*first).context("an entry lies outside memory")?;
+    let context = memory.word(domain.context_at).context("a context entry outside memory")?;
+    let free = (*first & !(PAGE - 1)..).step_by(8).take(512);
+    let free = free.into_iter().find(|&at| memory.word(at) == Some(0));
+    let free = free.context("a table of a domain has no free entry")?;
+    let stranger = roots.first().context("there is no space")?;
+    let sibling = domain.context_at ^ 16;
+    Ok(vec![
+        ("a device that reaches a page table", *first, value & !ADDRESS | stranger),
+        ("a device that reaches the next page", *first, value + PAGE),
+        ("a device that may not write its own memory", *first, value & !WRITE),
+        ("a device that does not reach its own memory", *first, 0),
+        ("a device that reaches one page more", free, stranger | READ),
+        ("a device that reaches one page of its owner twice", free, value),
+        ("an absent entry of a domain with a value", free, stranger & ADDRESS),
+        ("a device that is not translated", domain.context_at, context | 2 << 2),
+        ("a device that reaches nothing", domain.context_at, 0),
+        ("a second function with the same domain", sibling, context),
+    ])
+}
