@@ -10,6 +10,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::commands::build_image::{self, BuiltImage};
+use crate::disk::file::MachineFile;
+use crate::disk::make::{self, Keep};
 use crate::install::Install;
 use crate::machine::Machine;
 
@@ -19,13 +21,15 @@ pub struct Appliance {
     pub machine: Machine,
     /// The folder with every ELF of the image, for decoding and debugging.
     pub archive: Option<PathBuf>,
+    /// What `machine.toml` says of it.
+    pub file: MachineFile,
 }
 
 impl From<BuiltImage> for Appliance {
     fn from(built: BuiltImage) -> Self {
         let mut machine = Machine::new(built.image);
         (machine.cpus, machine.memory_mib) = (built.cores, built.memory_mib);
-        Self { machine, archive: Some(built.archive) }
+        Self { machine, archive: Some(built.archive), file: built.machine_file }
     }
 }
 
@@ -44,7 +48,17 @@ impl Appliance {
     pub fn prebuilt(image: &Path) -> Result<Self> {
         let image = std::fs::canonicalize(image)
             .with_context(|| format!("cannot read the image {}", image.display()))?;
-        Ok(Self { machine: Machine::new(image), archive: None })
+        Ok(Self { machine: Machine::new(image), archive: None, file: MachineFile::default() })
+    }
+
+    /// Gives the machine its disks, whose files are in a folder of this name beside the image.
+    pub fn attach_disks(&mut self, folder: &str, keep: Keep, install: Install) -> Result<()> {
+        if self.file.disks.is_empty() {
+            return Ok(());
+        }
+        let built = self.archive.as_ref().context("an image alone has no disks")?;
+        self.machine.disks = make::all(&self.file.disks, &built.join(folder), keep, install)?;
+        Ok(())
     }
 
     /// The programs in the image.

@@ -1,13 +1,15 @@
 //! Building bare-metal crates: the kernel, the boot stub, drivers and test tasks.
 //!
 //! They share one target folder and one set of flags, because another set would build `core`
-//! anew. Each crate's build script names its own linker script.
+//! anew; there are two targets, see [`crate::bare_target`]. Each crate's build script names its own
+//! linker script.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::bare_target::Target;
 use crate::install::Install;
 use crate::paths;
 use crate::toolchain::{self, BareCompiler};
@@ -57,9 +59,14 @@ pub fn cargo() -> Command {
 
 /// Builds packages for the bare machine; `features` are cargo's, like `cloister-kernel/checker`.
 /// cargo's progress goes to standard error.
-pub fn build_bare(packages: &[&str], features: &[&str], install: Install) -> Result<Vec<ElfPath>> {
+pub fn build_bare(
+    target: Target,
+    packages: &[&str],
+    features: &[&str],
+    install: Install,
+) -> Result<Vec<ElfPath>> {
     let compiler = toolchain::bare_compiler(install)?;
-    let mut command = bare_command(&compiler, packages, features);
+    let mut command = bare_command(&compiler, target, packages, features)?;
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let stdout = child.stdout.take().context("cargo has no standard output")?;
     let text = std::io::read_to_string(stdout).context("cannot read cargo's messages")?;
@@ -75,23 +82,38 @@ pub fn build_bare(packages: &[&str], features: &[&str], install: Install) -> Res
     Ok(text.lines().filter_map(executable).collect())
 }
 
-fn bare_command(compiler: &BareCompiler, packages: &[&str], features: &[&str]) -> Command {
+fn bare_command(
+    compiler: &BareCompiler,
+    target: Target,
+    packages: &[&str],
+    features: &[&str],
+) -> Result<Command> {
     let mut command = cargo();
     command
         .env("RUSTC", &compiler.rustc)
         .env("RUSTC_BOOTSTRAP", "1")
         .env("RUSTFLAGS", FLAGS)
         .env("CARGO_TARGET_DIR", paths::bare_target())
-        .args(["build", "--release", "--target", "x86_64-unknown-none"])
+        .args(["build", "--release", "--target", &target.argument(compiler)?])
         .args(["-Zbuild-std=core,alloc", "-Zbuild-std-features=compiler-builtins-mem"])
         .arg("--message-format=json-render-diagnostics");
+    if target == Target::Vector && wants_leave_for_target_files() {
+        command.arg("-Zjson-target-spec");
+    }
     for package in packages {
         command.args(["--package", package]);
     }
     if !features.is_empty() {
         command.arg("--features").arg(features.join(","));
     }
-    command
+    Ok(command)
+}
+
+/// Whether this cargo takes target files only with an option, as from 1.95 on. Older ones do not
+/// know the option.
+fn wants_leave_for_target_files() -> bool {
+    let output = cargo().env("RUSTC_BOOTSTRAP", "1").arg("-Zhelp").output();
+    output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("json-target-spec"))
 }
 
 /// The program that one of cargo's messages announces, if it announces one.

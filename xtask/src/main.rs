@@ -1,15 +1,17 @@
 //! `cargo xtask`: the front door of the repository. Builds, runs, tests and audits appliances.
 //!
-//! Each command is a file in `commands/`. What they share: `toolchain` and `cargo_build` (the
-//! bare-metal compiler), `emulators` and `packages` (tools fetched without touching the system),
+//! Each command is a file in `commands/`. What they share: `toolchain`, `bare_target` and
+//! `cargo_build` (the bare-metal compiler), `emulators` and `packages` (tools fetched without touching the system),
 //! `machine` and `qmp` (an emulated machine under control).
 #![forbid(unsafe_code)]
 
 mod appliance;
+mod bare_target;
 mod bench;
 mod cargo_build;
 mod checks;
 mod commands;
+mod disk;
 mod emulators;
 mod guest;
 mod image;
@@ -46,6 +48,7 @@ enum Task {
     Gdb(commands::gdb::Args),
     Audit(commands::audit::Args),
     Bench(commands::bench::Args),
+    Volume(commands::volume::Args),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Task::Gdb(args) => commands::gdb::run(&args),
         Task::Audit(args) => commands::audit::run(&args),
         Task::Bench(args) => commands::bench::run(&args),
+        Task::Volume(args) => commands::volume::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

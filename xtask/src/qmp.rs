@@ -61,11 +61,17 @@ impl Qmp {
     }
 
     /// Sends a command; QEMU's answer is read by the listening thread.
-    fn command(&mut self, name: &str, arguments: Value) -> Result<()> {
+    pub fn command(&mut self, name: &str, arguments: Value) -> Result<()> {
         let line = format!("{}\n", json!({ "execute": name, "arguments": arguments }));
         self.stream
             .write_all(line.as_bytes())
             .with_context(|| format!("cannot send {name} to QEMU"))
+    }
+
+    /// A second handle of the same socket, for another thread.
+    pub fn another(&self) -> Result<Self> {
+        let stream = self.stream.try_clone().context("cannot share the control socket")?;
+        Ok(Self { stream })
     }
 
     /// Lets the halted machine run.

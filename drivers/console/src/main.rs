@@ -20,6 +20,8 @@ mod uart;
 use cloister_console_core::wire::{Head, KIND_HELLO, KIND_TERMINAL};
 use cloister_console_core::{FILL_MIN, Key, Keys, Mux, Notice, Outgoing, Rings};
 use cloister_ring::log::Reader;
+use cloister_ring::orders::Operation;
+use cloister_rt::abi::name_str;
 use cloister_rt::{Bits, Deadline, Duration, Grants, Instant, clock, grants, system, wait};
 use static_cell::StaticCell;
 
@@ -237,6 +239,8 @@ impl Console {
                 let answer = if is_heard { Notice::PowerOff } else { Notice::NoSupervisor };
                 self.mux.notices.answer(answer);
             }
+            (Key::Naming, _) => self.mux.notices.answer(Notice::Naming),
+            (Key::Kill(name), _) => self.command(name_str(&name), Operation::Reset),
             (_, None) => self.mux.notices.answer(Notice::None),
             (Key::Typed(byte), Some(vm)) => self.typed(vm, byte),
             (Key::Select(number), _) if number > self.mux.count() => {
@@ -250,10 +254,14 @@ impl Console {
             (Key::All, _) => self.mux.show_all(),
             (Key::Command(operation), Some(vm)) => {
                 let name = self.guests.name(vm).unwrap_or_default();
-                if !self.supervisor.command(name, operation) {
-                    self.mux.notices.answer(Notice::NoSupervisor);
-                }
+                self.command(name, operation);
             }
+        }
+    }
+
+    fn command(&mut self, name: &str, operation: Operation) {
+        if !self.supervisor.command(name, operation) {
+            self.mux.notices.answer(Notice::NoSupervisor);
         }
     }
 

@@ -75,11 +75,11 @@ impl Supervisor {
         false
     }
 
-    /// Passes on what a person wants of a virtual machine. `false`: nobody hears it.
-    pub fn command(&mut self, vm: &str, operation: Operation) -> bool {
-        let mut name: Name = [0; NAME_BYTES];
-        name.iter_mut().zip(vm.bytes()).for_each(|(to, from)| *to = from);
-        self.report(Report::Command(name, operation))
+    /// Passes on what a person wants of a virtual machine, or of a task. `false`: nobody hears it.
+    pub fn command(&mut self, name: &str, operation: Operation) -> bool {
+        let mut padded: Name = [0; NAME_BYTES];
+        padded.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+        self.report(Report::Command(padded, operation))
     }
 
     /// Passes on that a person switches the machine off. `false`: nobody hears it.

@@ -122,17 +122,18 @@ impl Wards {
         asked
     }
 
-    /// Does something to a virtual machine, which a person wants. Refused with the state that does
-    /// not allow it.
+    /// Does something to a virtual machine, which a person wants; a task can be killed and started
+    /// again, and nothing else. Refused with the state that does not allow it.
     pub fn command(&mut self, name: &Name, operation: Operation) -> Result<(), VmState> {
         let mut places = self.tasks.iter().enumerate();
         let found = places.find_map(|(index, task)| {
             let task = task.as_ref()?;
-            (is_vm(task.policy) && task.policy.name == *name).then_some((index, task))
+            let is_open = is_vm(task.policy) || operation == Operation::Reset;
+            (is_open && task.policy.name == *name).then_some((index, task))
         });
         let Some((index, task)) = found else {
             defmt::warn!(
-                "the console commands `{=str}`, which is no virtual machine",
+                "the console commands `{=str}`, which is not there for that",
                 name_str(name)
             );
             return Err(VmState::GivenUp);
@@ -145,10 +146,13 @@ impl Wards {
             Act::Resume => task.control.resume(),
         };
         match done {
+            Ok(()) if !is_vm(task.policy) => {
+                defmt::info!("{=str}: killed, as a person wants; it is started again", name);
+            }
             Ok(()) => defmt::info!("vm {=str}: {=str}, as a person wants", name, operation.name()),
             // It came to rest by itself a moment ago; its bit is set, and what follows is decided
             // when it is looked at.
-            Err(refused) => defmt::info!("vm {=str} ended by itself first: {}", name, refused),
+            Err(refused) => defmt::info!("{=str} ended by itself first: {}", name, refused),
         }
         Ok(())
     }

@@ -88,6 +88,24 @@ pub fn check_programs(system: &System, packages: &[String]) -> Result<(), Proble
     problems.into_result()
 }
 
+/// Judges that a task has FPU state if its program is one of these, which use it.
+pub fn check_registers(system: &System, vector_programs: &[String]) -> Result<(), Problems> {
+    let mut problems = Problems::new(system.source.name());
+    for task in &system.tasks {
+        let program = task.program.get_ref();
+        if !task.has_fpu && vector_programs.contains(program) {
+            problems.push(Problem::new(
+                &system.source,
+                task.program.span(),
+                format!("{}: program `{program}` is compiled for SSE and AES", task.key()),
+                "its first such instruction would be a fault",
+                format!("write `fpu = true` in [{}]", task.key()),
+            ));
+        }
+    }
+    problems.into_result()
+}
+
 fn read(source: &Source, file: &Path, root: &Path, problems: &mut Problems) -> Option<System> {
     let raw: raw::Appliance = raw::parse(source).map_err(|problem| problems.push(problem)).ok()?;
     let path = lexical(&file.parent().unwrap_or(Path::new(".")).join(raw.board.get_ref()));
@@ -106,6 +124,7 @@ fn read(source: &Source, file: &Path, root: &Path, problems: &mut Problems) -> O
     let board = board::read(&Source::new(&name, text), problems)?;
     let mut system = resolve::system(source, &raw, board, problems)?;
     guest_files(&mut system, file, root, problems);
+    key_files(&mut system, file, root, problems);
     Some(system)
 }
 
@@ -144,6 +163,38 @@ fn guest_files(system: &mut System, file: &Path, root: &Path, problems: &mut Pro
             ),
         ));
     }
+}
+
+/// Reads the file of every sealed key: a path relative to the manifest, 64 hexadecimal digits.
+fn key_files(system: &mut System, file: &Path, root: &Path, problems: &mut Problems) {
+    let folder = file.parent().unwrap_or(Path::new("."));
+    for task in &mut system.tasks {
+        let key = task.key();
+        for sealed in &mut task.sealed_keys {
+            let path = lexical(&folder.join(sealed.file.get_ref()));
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            if let Some(bytes) = hexadecimal(text.trim()) {
+                sealed.bytes = bytes;
+                continue;
+            }
+            problems.push(Problem::new(
+                &system.source,
+                sealed.file.span(),
+                format!("{key}: {} holds no key", shown(&path, root)),
+                "not a file of 64 hexadecimal digits",
+                "make one: openssl rand -hex 32 > dev.key",
+            ));
+        }
+    }
+}
+
+/// 32 bytes from twice as many digits.
+fn hexadecimal(text: &str) -> Option<[u8; 32]> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let bytes: Option<Vec<u8>> =
+        pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect();
+    bytes.filter(|_| rest.is_empty())?.try_into().ok()
 }
 
 /// The guests of a folder, sorted.

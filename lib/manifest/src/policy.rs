@@ -17,6 +17,7 @@ pub fn breaches(graph: &Graph) -> Vec<String> {
     for region in &graph.regions {
         memory(region, &mut found);
         dma(graph, region, &mut found);
+        sealed_key(graph, region, &mut found);
     }
     windows(graph, &mut found);
     ports(graph, &mut found);
@@ -153,6 +154,17 @@ fn memory(region: &Region, found: &mut Vec<String>) {
             writer.task,
             names.len(),
             names.join(", ")
+        ));
+    }
+}
+
+/// Whoever has the image has the keys that are sealed into it.
+fn sealed_key(graph: &Graph, region: &Region, found: &mut Vec<String>) {
+    for map in region.maps.iter().filter(|map| map.name.starts_with("sealed/") && !graph.lab) {
+        found.push(format!(
+            "`{}` of task `{}` is a key that everybody with the image can read: only a laboratory \
+             system may have one, which says lab = true",
+            map.name, map.task
         ));
     }
 }

@@ -102,6 +102,8 @@ pub struct Task {
     pub threads: Named<Spanned<Thread>>,
     #[serde(default)]
     pub numbers: Named<Spanned<i64>>,
+    #[serde(default)]
+    pub sealed_keys: Named<Spanned<String>>,
     pub essential: Option<Spanned<bool>>,
     pub restart: Option<Spanned<Restart>>,
     pub watchdog: Option<Spanned<Written>>,

@@ -13,7 +13,7 @@ use crate::raw;
 use crate::report::Span;
 use crate::resolve::whole_pages;
 use crate::resolve_export::exports;
-use crate::system::{MAIN, Memory, Restart, Role, Task, Then, Thread};
+use crate::system::{MAIN, Memory, Restart, Role, SealedKey, Task, Then, Thread};
 
 /// Size of a stack if the manifest does not say.
 const STACK_DEFAULT: u64 = 16 << 10;
@@ -53,6 +53,7 @@ pub fn task(
     let exports = exports(judge, name.get_ref(), raw);
     let memory = memory(judge, name.get_ref(), raw);
     let numbers = numbers(judge, name.get_ref(), raw);
+    let sealed_keys = sealed_keys(judge, name.get_ref(), raw);
     let distinct = distinct_names(judge, name.get_ref(), raw);
     let inherited = if role == Some(Role::Task) { default } else { Restart::SUPERVISOR };
     let restart =
@@ -76,6 +77,7 @@ pub fn task(
         grants: Vec::new(),
         memory: memory?,
         numbers: numbers?,
+        sealed_keys: sealed_keys?,
         is_essential: raw.essential.as_ref().is_some_and(|flag| *flag.get_ref()),
         restart: restart?,
         watchdog_ns: watchdog?,
@@ -304,6 +306,28 @@ fn numbers(
         })
         .collect();
     numbers.into_iter().collect()
+}
+
+/// Keys that lie in the image; each is for the export of its name.
+fn sealed_keys(judge: &mut Judge<'_>, task: &str, raw: &raw::Task) -> Option<Vec<SealedKey>> {
+    let exports = || raw.exports.keys().map(|name| name.get_ref().as_str());
+    let keys: Vec<Option<SealedKey>> = in_order(&raw.sealed_keys)
+        .into_iter()
+        .map(|(name, file)| {
+            let found = name.get_ref();
+            if exports().any(|export| export == found) {
+                return Some(SealedKey { name: name.clone(), file: file.clone(), bytes: [0; 32] });
+            }
+            judge.wrong(
+                name.span(),
+                format!("tasks.{task}: sealed key `{found}` has no export of its name"),
+                "nobody would ever get it",
+                format!("{}the task exports {}", did_you_mean(found, exports()), listed(exports())),
+            );
+            None
+        })
+        .collect();
+    keys.into_iter().collect()
 }
 
 /// A program finds its grants by name, so no two of them may have the same.

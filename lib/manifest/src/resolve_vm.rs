@@ -54,6 +54,7 @@ pub fn vm(
         threads: threads?,
         log_bytes: log_bytes?,
         has_fpu: false,
+        sealed_keys: Vec::new(),
         devices: Vec::new(),
         reads_logs: false,
         exports: Vec::new(),

@@ -118,6 +118,8 @@ pub struct Task {
     pub threads: Vec<Thread>,
     /// Bytes of its log ring.
     pub log_bytes: u64,
+    /// Wrapping keys of volumes that lie in the image.
+    pub sealed_keys: Vec<SealedKey>,
     /// Its threads have FPU state.
     pub has_fpu: bool,
     /// Indices into the board's devices, with the place of each.
@@ -152,6 +154,23 @@ impl Task {
     pub fn key(&self) -> String {
         let table = if self.vm.is_some() { "vms" } else { "tasks" };
         format!("{table}.{}", self.name())
+    }
+}
+
+/// A key in the image, for development.
+#[derive(Clone)]
+pub struct SealedKey {
+    /// The export that it is released through.
+    pub name: Spanned<String>,
+    /// The file, as the manifest says it.
+    pub file: Spanned<String>,
+    /// The key that the file holds.
+    pub bytes: [u8; 32],
+}
+
+impl std::fmt::Debug for SealedKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SealedKey({} from {})", self.name.get_ref(), self.file.get_ref())
     }
 }
 

@@ -212,12 +212,34 @@ fn programs_that_are_no_packages_are_told_with_their_place() {
 }
 
 #[test]
+fn a_program_with_vector_instructions_needs_the_registers() {
+    let vector = ["ping"].map(String::from);
+    let problems =
+        cloister_manifest::check_registers(&system_text(&plain()), &vector).expect_err("no FPU");
+    let text = problems.render();
+    assert!(text.contains("tasks.client: program `ping` is compiled for SSE and AES"), "{text}");
+    assert!(text.contains("write `fpu = true` in [tasks.client]"), "{text}");
+    let with = plain().replace("[tasks.client]\n", "[tasks.client]\nfpu = true\n");
+    assert_ne!(with, plain());
+    assert!(cloister_manifest::check_registers(&system_text(&with), &vector).is_ok());
+    assert!(cloister_manifest::check_registers(&system_text(&plain()), &[]).is_ok());
+}
+
+#[test]
 fn too_many_names_for_the_task_information_are_refused() {
     let numbers: String = (0..220).map(|n| format!("n{n} = {n}, ")).collect();
     let text = plain().replace("rounds = 1000", &numbers);
     let result = with_program(&system_text(&text), &program());
     let error = result.expect_err("220 numbers and the rest do not fit three pages").to_string();
     assert!(error.contains("has 227 grants, at most 218 fit"), "{error}");
+}
+
+#[test]
+fn a_key_in_the_image_is_for_laboratories() {
+    let mut graph = Graph::new(&compiled("images/test-vault/appliance.toml"));
+    assert!(breaches(&graph).is_empty(), "{:#?}", breaches(&graph));
+    graph.lab = false;
+    only(&breaches(&graph), "`sealed/one` of task `vault` is a key that everybody");
 }
 
 #[test]

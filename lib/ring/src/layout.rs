@@ -117,4 +117,10 @@ impl<'a> View<'a> {
         }
         message
     }
+
+    /// Leaves zeros where a message was. Only for a slot that its sender has filled and that is not
+    /// given back yet: until then nobody else writes it.
+    pub(crate) fn wipe(&self, sender: Side, count: u64) {
+        self.put(sender, count, &Message::default());
+    }
 }

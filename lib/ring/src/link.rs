@@ -81,6 +81,27 @@ impl<'a> Link<'a> {
         result
     }
 
+    /// As [`Link::receive`], and leaves zeros in the message's place; see [`Ring::receive_secret`].
+    pub fn receive_secret(&mut self, wake: impl Fn()) -> Result<Option<Message>, Lost> {
+        self.meet(&wake);
+        let Some(State::Ready(ring)) = &mut self.state else {
+            return Ok(None);
+        };
+        let result = ring.receive_secret();
+        if result.is_err() {
+            self.begin_anew(&wake);
+        }
+        result
+    }
+
+    /// Which life of the peer this side talks to; see [`Ring::peer_life`].
+    pub fn peer_life(&self) -> Option<u32> {
+        match &self.state {
+            Some(State::Ready(ring)) => Some(ring.peer_life()),
+            _ => None,
+        }
+    }
+
     fn begin_anew(&mut self, wake: impl FnOnce()) {
         self.state = match self.state.take() {
             Some(State::Ready(ring)) => Some(State::Mapped(ring.again())),

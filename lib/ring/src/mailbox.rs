@@ -125,6 +125,21 @@ impl<'a> Ring<'a, Ready> {
 
     /// Takes the next message, if there is one.
     pub fn receive(&mut self) -> Result<Option<Message>, Lost> {
+        self.next(false)
+    }
+
+    /// As [`Ring::receive`], and leaves zeros in the message's place: for messages that hold a
+    /// secret, which the region would keep until the ring comes round.
+    pub fn receive_secret(&mut self) -> Result<Option<Message>, Lost> {
+        self.next(true)
+    }
+
+    /// Which life of the peer this is: it counts up with its restarts. The peer says so itself.
+    pub fn peer_life(&self) -> u32 {
+        self.theirs / LIFE
+    }
+
+    fn next(&mut self, is_secret: bool) -> Result<Option<Message>, Lost> {
         let produced = self.look(Field::Produced)?;
         if produced < self.their_produced {
             return Err(self.retire(Rule::ProducedBackwards));
@@ -138,6 +153,9 @@ impl<'a> Ring<'a, Ready> {
             return Ok(None);
         }
         let message = self.view.get(self.side.peer(), self.consumed);
+        if is_secret {
+            self.view.wipe(self.side.peer(), self.consumed);
+        }
         self.consumed += 1;
         self.view.store(self.side, Field::Consumed, self.consumed);
         Ok(Some(message))

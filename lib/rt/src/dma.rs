@@ -2,16 +2,18 @@
 //!
 //! The kernel maps such a region in the task and, at the same address, in the IOMMU domain of the
 //! task's devices. A device writes without asking anybody, so no plain reference may ever be made
-//! to such memory; `lib/dma` builds its typed views on the address that this value stands for.
+//! to such memory; `lib/dma` has the accesses, see [`DmaRegion::memory`].
 //!
 //! Invariant: in a life of the task, each region is handed out once, and no other function of this
 //! crate makes a view of it.
 
+use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use cloister_abi::info::Grant;
 use cloister_abi::layout::{PAGE, USER_END};
 use cloister_abi::table::MAP_WRITE;
+use cloister_dma::Region;
 
 /// Most regions that one task can take.
 const REGIONS_MAX: usize = 64;
@@ -37,6 +39,16 @@ impl DmaRegion {
     /// writable.
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// The memory, to be used.
+    pub fn memory(self) -> Region {
+        let base = ptr::with_exposed_provenance_mut(self.address as usize);
+        // SAFETY: (1) `take` checked that the entry is one of writable memory, which the kernel
+        // maps for the task's whole life. (2) The address is a multiple of the page size. (3) The
+        // value is given up, there is one for each region, and no other function of this crate
+        // makes a view of an entry that devices reach and that has no slash in its name.
+        unsafe { Region::at(base, self.len as usize) }
     }
 
     /// Whether it has no bytes, which no region of the manifest has.

@@ -96,7 +96,7 @@ impl Grants {
     }
 
     /// The entry of a name with something behind it.
-    fn beside(&self, name: &str, suffix: &str, kind: u8) -> Option<&'static Grant> {
+    pub(crate) fn beside(&self, name: &str, suffix: &str, kind: u8) -> Option<&'static Grant> {
         let mut entries = self.entries().iter().filter(|entry| entry.kind == kind);
         entries.find(|entry| name_str(&entry.name).strip_prefix(name) == Some(suffix))
     }

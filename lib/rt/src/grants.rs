@@ -254,6 +254,14 @@ impl Grants {
         })
     }
 
+    /// The keys that the manifest seals into the image, each with the export that it is for.
+    pub fn sealed_keys(&self) -> impl Iterator<Item = (&'static str, Shared)> + use<> {
+        let memories = self.entries.iter().filter(|entry| entry.kind == GRANT_MEMORY);
+        memories.filter_map(|entry| {
+            Some((name_str(&entry.name).strip_prefix("sealed/")?, shared(entry)))
+        })
+    }
+
     /// The system table, for `init`.
     pub fn system_table(&self) -> Result<&'static [u8], Missing> {
         self.payload("table")

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{Bench, guests};
 use crate::appliance::Appliance;
+use crate::disk::file::MachineFile;
 use crate::machine::Machine;
 use crate::numbers::Values;
 use crate::testing::copy_tree;
@@ -88,7 +89,11 @@ fn build(bench: &Bench, tree: &Path) -> Result<Appliance> {
     }
     let archive = tree.join("build").join(guests::APPLIANCE);
     let image = archive.join(guests::APPLIANCE).with_extension("elf");
-    bench.counted(Appliance { machine: Machine::new(image), archive: Some(archive) })
+    bench.counted(Appliance {
+        machine: Machine::new(image),
+        archive: Some(archive),
+        file: MachineFile::default(),
+    })
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use super::Bench;
 use crate::appliance::Appliance;
 use crate::commands::build_image;
+use crate::disk::file::MachineFile;
 use crate::guest;
 use crate::machine::{Flow, Machine};
 use crate::numbers::Values;
@@ -55,7 +56,10 @@ fn direct(bench: &Bench) -> Result<u64> {
     (machine.cpus, machine.iommu) = (1, false);
     machine.memory_mib = u32::try_from(*vm.memory.get_ref() >> 20)?;
     machine.extra = arguments(&initramfs, &parts.line);
-    marker(bench, &bench.counted(Appliance { machine, archive: None })?)
+    marker(
+        bench,
+        &bench.counted(Appliance { machine, archive: None, file: MachineFile::default() })?,
+    )
 }
 
 fn arguments(initramfs: &Path, line: &str) -> Vec<String> {

@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::appliance::{Appliance, Line};
 use crate::checks::lines;
+use crate::disk::make::Keep;
 use crate::emulators::Qemu;
 use crate::install::{Install, say};
 use crate::machine::{End, Flow};
@@ -27,6 +28,8 @@ use crate::numbers::{self, Promises, Values};
 pub const TASKS: &str = "bench";
 /// The appliance whose guests measure.
 pub use guests::APPLIANCE as GUESTS;
+/// The appliance that encrypts.
+const CIPHER: &str = "bench-cipher";
 /// The appliance whose image is weighed.
 const WEIGHED: &str = "default";
 
@@ -59,6 +62,7 @@ pub const GROUPS: &[Group] = &[
     Group { name: "the kernel", keys: &[], measure: tasks, is_still: false },
     Group { name: "guests", keys: guests::KEYS, measure: guests::measure, is_still: false },
     Group { name: "starts", keys: start::KEYS, measure: start::measure, is_still: false },
+    Group { name: "the cipher", keys: &["aes_xts_4k"], measure: cipher, is_still: false },
     Group { name: "memory", keys: overhead::KEYS, measure: overhead::measure, is_still: false },
     Group { name: "Linux", keys: linux::KEYS, measure: linux::measure, is_still: false },
     Group { name: "sizes", keys: SIZES, measure: sizes, is_still: true },
@@ -80,7 +84,9 @@ impl Group {
 impl Bench {
     /// An appliance on the reference machine, its instructions counted.
     pub fn appliance(&self, name: &str) -> Result<Appliance> {
-        self.counted(Appliance::build(name, self.install)?)
+        let mut appliance = Appliance::build(name, self.install)?;
+        appliance.attach_disks("bench-disks", Keep::Fresh, self.install)?;
+        self.counted(appliance)
     }
 
     /// The same for an appliance that was built.
@@ -120,8 +126,18 @@ impl Bench {
 
 /// What `images/bench` reports.
 fn tasks(bench: &Bench) -> Result<Values> {
+    reported(bench, TASKS)
+}
+
+/// What `images/bench-cipher` reports.
+fn cipher(bench: &Bench) -> Result<Values> {
+    reported(bench, CIPHER)
+}
+
+/// All numbers in the log of an appliance.
+fn reported(bench: &Bench, appliance: &str) -> Result<Values> {
     let mut found = Vec::new();
-    bench.listen(&bench.appliance(TASKS)?, |line| {
+    bench.listen(&bench.appliance(appliance)?, |line| {
         found.extend(line.number.clone());
         Ok(Flow::Continue)
     })?;

@@ -53,10 +53,12 @@ fn broken_rule(from: &str, to: &str) -> Option<&'static str> {
         }
         "kernel/boot" | "kernel/core" => (to == "kernel/abi", "it imports only kernel/abi"),
         "xtask" => {
-            // `tests/fuzz` drives the fuzz target of the guest loader, which is a part of xtask.
-            let pure = ["guest-abi", "kernel/abi", "kernel/boot", "kernel/core", "tests/fuzz"];
-            let allowed = below(to, "lib") || pure.contains(&to);
-            (allowed, "xtask imports libraries, the pure parts of the kernel and tests/fuzz")
+            // `tests/fuzz` drives the fuzz target of the guest loader, which is a part of xtask; the
+            // micro-guest's core knows the blocks that the host looks at after a run.
+            let tests = ["tests/fuzz", "tests/guest/disk/core"];
+            let pure = ["guest-abi", "kernel/abi", "kernel/boot", "kernel/core"];
+            let allowed = below(to, "lib") || pure.contains(&to) || tests.contains(&to);
+            (allowed, "xtask imports libraries, the pure parts of the kernel and of tests")
         }
         from if host_only.contains(&from) => {
             let pure = ["guest-abi", "kernel/abi", "kernel/core"];

@@ -9,7 +9,9 @@ use cloister_manifest::program::Program;
 use cloister_manifest::system::{self as manifest, System};
 use cloister_proto::vm::{VM_IOAPIC, VM_LEGACY, VM_XAPIC};
 
-use crate::cargo_build;
+use crate::bare_target::Target;
+use crate::cargo_build::{self, ElfPath};
+use crate::disk::file::MachineFile;
 use crate::guest;
 use crate::image::archive::{self, Archive, Size, Task};
 use crate::image::elf::Elf;
@@ -49,6 +51,8 @@ pub struct BuiltImage {
     pub cores: u32,
     /// Memory that the manifest asks for.
     pub memory_mib: u32,
+    /// What `machine.toml` beside the manifest says.
+    pub machine_file: MachineFile,
 }
 
 /// Runs the command.
@@ -71,7 +75,10 @@ pub fn build(appliance: &str, install: Install) -> Result<BuiltImage> {
 
 /// Builds an appliance with features of bare-metal packages, like `cloister-kernel/flush-checker`.
 pub fn build_with(appliance: &str, features: &[&str], install: Install) -> Result<BuiltImage> {
-    store(&seal(appliance, features, install)?, None)
+    // Read first: a mistake in it is told before anything is built.
+    let machine_file = MachineFile::beside(&manifest(appliance)?)?;
+    let built = store(&seal(appliance, features, install)?, None)?;
+    Ok(BuiltImage { machine_file, ..built })
 }
 
 /// The manifest that an argument names: a folder below `images/`, a folder, or a file.
@@ -115,8 +122,15 @@ struct Sealed {
     archive: Archive,
 }
 
+/// A package of the workspace.
+struct Package {
+    name: String,
+    /// It is compiled for SSE and AES instructions.
+    needs_fpu: bool,
+}
+
 /// The packages of the workspace.
-fn packages() -> Result<Vec<String>> {
+fn packages() -> Result<Vec<Package>> {
     let output = cargo_build::cargo()
         .args(["metadata", "--no-deps", "--offline", "--format-version=1"])
         .output()
@@ -128,8 +142,51 @@ fn packages() -> Result<Vec<String>> {
     let json: serde_json::Value =
         serde_json::from_slice(&output.stdout).context("cargo metadata is no JSON")?;
     let packages = json.get("packages").and_then(|list| list.as_array()).into_iter().flatten();
-    let names = packages.filter_map(|package| package.get("name")?.as_str());
-    Ok(names.map(str::to_owned).collect())
+    let read = |package: &serde_json::Value| {
+        let said = package.pointer("/metadata/cloister/fpu");
+        Some(Package {
+            name: package.get("name")?.as_str()?.to_owned(),
+            needs_fpu: said.and_then(serde_json::Value::as_bool).unwrap_or(false),
+        })
+    };
+    Ok(packages.filter_map(read).collect())
+}
+
+/// Judges that every program exists and has the registers that it is compiled for; the names of
+/// the packages that are compiled for SSE and AES.
+fn checked(system: &System) -> Result<Vec<String>> {
+    let (mut all, mut vector) = (Vec::new(), Vec::new());
+    for package in packages()? {
+        if package.needs_fpu {
+            vector.push(package.name.clone());
+        }
+        all.push(package.name);
+    }
+    cloister_manifest::check_programs(system, &all)
+        .and_then(|()| cloister_manifest::check_registers(system, &vector))
+        .map_err(|problems| anyhow!("the manifest cannot be used\n{}", problems.render()))?;
+    Ok(vector)
+}
+
+/// Builds packages, each for its target. A feature goes to the target of its package.
+fn build_all(
+    packages: &[&str],
+    vector: &[String],
+    features: &[&str],
+    install: Install,
+) -> Result<Vec<ElfPath>> {
+    let is_vector = |name: &str| vector.iter().any(|package| package == name);
+    let mut built = Vec::new();
+    for (target, wanted) in [(Target::Plain, false), (Target::Vector, true)] {
+        let mine = |package: &&str| is_vector(package) == wanted;
+        let own: Vec<&str> = packages.iter().copied().filter(mine).collect();
+        let package_of = |feature: &&str| mine(&feature.split('/').next().unwrap_or(""));
+        let features: Vec<&str> = features.iter().copied().filter(package_of).collect();
+        if !own.is_empty() {
+            built.extend(cargo_build::build_bare(target, &own, &features, install)?);
+        }
+    }
+    Ok(built)
 }
 
 /// Builds the programs of a system, and these packages too. The result is by package.
@@ -139,12 +196,11 @@ pub fn programs(
     features: &[&str],
     install: Install,
 ) -> Result<BTreeMap<String, Elf>> {
-    cloister_manifest::check_programs(system, &packages()?)
-        .map_err(|problems| anyhow!("the manifest cannot be used\n{}", problems.render()))?;
+    let vector = checked(system)?;
     let names: BTreeSet<&str> =
         system.tasks.iter().map(|task| task.program.get_ref().as_str()).collect();
     let packages: Vec<&str> = also.iter().copied().chain(names).collect();
-    let built = cargo_build::build_bare(&packages, features, install)?;
+    let built = build_all(&packages, &vector, features, install)?;
     let mut elves = BTreeMap::new();
     for package in packages {
         let mut programs = built.iter().filter(|elf| elf.package == package);
@@ -260,5 +316,6 @@ fn store(sealed: &Sealed, output: Option<&Path>) -> Result<BuiltImage> {
         archive: folder,
         cores: sealed.system.cores,
         memory_mib: sealed.system.board.memory_mib,
+        machine_file: MachineFile::default(),
     })
 }

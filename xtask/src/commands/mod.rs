@@ -8,3 +8,4 @@ pub mod gdb;
 pub mod run;
 pub mod setup;
 pub mod test;
+pub mod volume;

@@ -1,6 +1,7 @@
 //! `cargo xtask run`: builds an appliance, boots it in QEMU, shows what it says.
 //!
-//! Ends with status 0 only if the appliance powered itself off in order.
+//! Ends with status 0 only if the appliance powered itself off in order, and then its disks are in
+//! order too. Without a person at the keyboard the keys of `machine.toml` are typed.
 
 use std::fs::File;
 use std::io::{IsTerminal, Write};
@@ -10,10 +11,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::appliance::{Appliance, Line};
+use crate::disk::check;
+use crate::disk::make::Keep;
 use crate::emulators::{self, Wanted};
 use crate::install::{Install, say};
 use crate::machine::{self, Flow};
 use crate::terminal;
+use crate::testing::keys::Typist;
 
 /// The time limit of a run without a person at the keyboard.
 const HEADLESS_SECONDS: u64 = 240;
@@ -45,6 +49,9 @@ pub struct Args {
     /// Which QEMU: 7.2, 10.0 or a path; otherwise the best that is here
     #[arg(long, default_value = "best")]
     qemu: Wanted,
+    /// Make the disks anew; what is on them is lost
+    #[arg(long)]
+    fresh: bool,
     /// Boot this image file instead of building the appliance
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
@@ -58,6 +65,8 @@ pub fn run(args: &Args) -> Result<()> {
         Some(image) => Appliance::prebuilt(image)?,
         None => Appliance::build(&args.appliance, install)?,
     };
+    let keep = if args.fresh { Keep::Fresh } else { Keep::Kept };
+    appliance.attach_disks("disks", keep, install)?;
     let color = std::io::stdout().is_terminal();
     let mut decoder = appliance.decoder(color)?;
     let machine = &mut appliance.machine;
@@ -82,8 +91,9 @@ pub fn run(args: &Args) -> Result<()> {
         }
         None => None,
     };
+    let (mut typist, typed) = Typist::new(&appliance.file.keys)?;
     let (raw, keys) = if args.headless {
-        (None, None)
+        (None, Some(typed))
     } else {
         say("keys go to the machine: Ctrl-] h shows its commands, Ctrl-] q ends it in order, \
              Ctrl-] k at once");
@@ -96,7 +106,9 @@ pub fn run(args: &Args) -> Result<()> {
             say(&format!("note: the serial file is incomplete: {failure}"));
             raw_copy = None;
         }
-        show(&decoder.feed(bytes))
+        let lines = decoder.feed(bytes);
+        lines.iter().flat_map(|line| line.text.lines()).for_each(|line| typist.line(line));
+        show(&lines)
     })?;
     show(&decoder.finish());
     drop(raw);
@@ -104,6 +116,12 @@ pub fn run(args: &Args) -> Result<()> {
         bail!("{}: {}", args.name(), outcome.describe());
     }
     say(&format!("{}: {}", args.name(), outcome.describe()));
+    if let Some(after) = typist.missing().filter(|_| args.headless) {
+        bail!("{}: nothing was typed after `{after}`, because no such line came", args.name());
+    }
+    for finding in check::all(&appliance.machine.disks, install)? {
+        say(&finding);
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::Args as ClapArgs;
 
+use crate::disk::{e2fs, root};
 use crate::emulators::{self, Wanted};
 use crate::guest;
 use crate::install::{Install, say};
@@ -54,6 +55,8 @@ fn update() -> Result<()> {
     // Only on Debian can its compiler be fetched; elsewhere that section stays as it is.
     sets.extend(toolchain::compiler_set());
     sets.extend(guest::stock_sets());
+    sets.push(e2fs::set());
+    sets.extend(root::sets()?);
     for set in &sets {
         packages::fetch(set, Pins::Rewrite)?;
     }

@@ -72,9 +72,9 @@ pub struct Linux {
     pub kernel: Spanned<String>,
     /// The Debian release that packages come from.
     pub release: Option<Spanned<String>>,
-    /// `shell` or `path:FILE`.
+    /// `shell`, `disk` or `path:FILE`.
     pub initramfs: Option<Spanned<String>>,
-    /// Modules of the kernel's package that the shell's initramfs loads.
+    /// Modules of the kernel's package that this initramfs loads.
     pub modules: Spanned<Vec<String>>,
     /// Words behind the platform's own.
     pub cmdline: Spanned<String>,

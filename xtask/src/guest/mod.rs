@@ -23,6 +23,7 @@ use cloister_guest_abi::image::START;
 use cloister_manifest::names::did_you_mean;
 use cloister_proto::vm::MAX_VM_DEVICES;
 
+use crate::bare_target::Target;
 use crate::cargo_build;
 use crate::checks::sources;
 use crate::image::elf::Elf;
@@ -129,7 +130,7 @@ fn code_page(elf: &Elf) -> Result<&[u8]> {
 
 /// Builds packages for the bare machine, each with one program.
 fn built(packages: &[&str], install: Install) -> Result<Vec<Elf>> {
-    let programs = cargo_build::build_bare(packages, &[], install)?;
+    let programs = cargo_build::build_bare(Target::Plain, packages, &[], install)?;
     let elf = |package: &&str| {
         let mut own = programs.iter().filter(|program| program.package == **package);
         match (own.next(), own.next()) {

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use super::Machine;
+use super::{Machine, disks};
 use crate::emulators::REFERENCE;
 use crate::version::Version;
 
@@ -51,6 +51,7 @@ fn common(machine: &Machine, version: Version) -> Vec<String> {
     if let Some(port) = machine.gdb_port {
         add(&["-gdb", &format!("tcp:127.0.0.1:{port}")]);
     }
+    list.extend(disks::arguments(&machine.disks));
     list.extend(machine.extra.iter().cloned());
     list
 }

@@ -85,10 +85,18 @@ impl Child {
             return;
         };
         let sender = self.sender.take();
+        let mut control = self.qmp.as_ref().and_then(|qmp| qmp.another().ok());
         thread::spawn(move || {
             for key in keys {
                 let written = match key {
                     Key::Bytes(bytes) => serial.write_all(&bytes).and_then(|()| serial.flush()),
+                    Key::Command(name, arguments) => {
+                        // As with keys: a machine that just ended does not mind.
+                        if let Some(control) = &mut control {
+                            let _ = control.command(&name, arguments);
+                        }
+                        Ok(())
+                    }
                     Key::End => {
                         sender.iter().for_each(|to| drop(to.send(Message::KeyboardEnded)));
                         return;

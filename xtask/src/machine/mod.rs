@@ -8,6 +8,7 @@
 mod arguments;
 mod bochs;
 mod child;
+mod disks;
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use anyhow::Result;
 pub use arguments::reduced;
 use child::{Child, Message};
 
+use crate::disk::make::Made;
 use crate::emulators::{Emulator, Qemu};
 use crate::qmp::Event;
 
@@ -48,6 +50,8 @@ pub struct Machine {
     pub nmi_every: Option<Duration>,
     /// Wait, halted, for a debugger at this port of 127.0.0.1.
     pub gdb_port: Option<u16>,
+    /// Its disks, in the order of the root ports that they are behind.
+    pub disks: Vec<Made>,
     /// More arguments for QEMU.
     pub extra: Vec<String>,
 }
@@ -66,6 +70,8 @@ pub enum Flow {
 pub enum Key {
     /// Bytes for the serial port.
     Bytes(Vec<u8>),
+    /// A command for the emulator's control socket: its name and arguments.
+    Command(String, serde_json::Value),
     /// The person wants the machine to end.
     End,
 }
@@ -149,6 +155,7 @@ impl Machine {
             timeout: Some(Duration::from_secs(120)),
             nmi_every: None,
             gdb_port: None,
+            disks: Vec::new(),
             extra: Vec::new(),
         }
     }

@@ -10,7 +10,7 @@ use regex::Regex;
 use tempfile::TempDir;
 
 use super::Options;
-use super::expect::{Expect, Matcher};
+use super::expect::{Expect, Matcher, WantedEnd};
 use super::flips::{self, Flips};
 use super::flushes;
 use super::harness;
@@ -19,8 +19,11 @@ use super::keys::Typist;
 use super::tally::{Tally, Verdict};
 use super::walk;
 use crate::appliance::{Appliance, Line};
+use crate::disk::check;
+use crate::disk::file::MachineFile;
+use crate::disk::make::{self, Keep, Made};
 use crate::emulators::{self, BOCHS, Emulator, Wanted};
-use crate::install::say;
+use crate::install::{Install, say};
 use crate::machine::{Flow, Machine};
 use crate::paths;
 
@@ -35,6 +38,7 @@ struct Test {
     name: String,
     folder: PathBuf,
     expect: Expect,
+    install: Install,
 }
 
 /// The places that CI insists on.
@@ -101,7 +105,8 @@ fn find(options: &Options) -> Result<Vec<Test>> {
             let name = format!("{name}{variant}");
             if options.wants(&name) {
                 let expect = Expect::read(&folder.join(file))?;
-                tests.push(Test { name, folder: folder.clone(), expect });
+                let install = options.install;
+                tests.push(Test { name, folder: folder.clone(), expect, install });
             }
         }
     }
@@ -175,7 +180,8 @@ fn repeat(
             None => once(test, appliance, emulator, cpus, &mut last),
             Some(flips) => {
                 damaged(test, appliance, flips, round).and_then(|(machine, _folder, what)| {
-                    let appliance = Appliance { machine, archive: appliance.archive.clone() };
+                    let (archive, file) = (appliance.archive.clone(), appliance.file.clone());
+                    let appliance = Appliance { machine, archive, file };
                     let result = once(test, &appliance, emulator, cpus, &mut last)?;
                     Ok(result.map_err(|why| format!("{what} turned over: {why}")))
                 })
@@ -226,6 +232,7 @@ fn once(
     last: &mut VecDeque<String>,
 ) -> Result<Result<(), String>> {
     let expect = &test.expect;
+    let disks = fresh_disks(test, appliance)?;
     let machine = Machine {
         cpus,
         memory_mib: expect.memory_mib.unwrap_or(appliance.machine.memory_mib),
@@ -233,6 +240,7 @@ fn once(
         icount: expect.icount,
         timeout: Some(Duration::from_secs(expect.timeout_s)),
         nmi_every: expect.nmi_every_ms.map(Duration::from_millis),
+        disks: disks.clone(),
         extra: expect.extra.clone(),
         ..appliance.machine.clone()
     };
@@ -262,5 +270,22 @@ fn once(
     take(decoder.finish(), &mut matcher);
     let judged = matcher.judge(&outcome);
     let unused = typist.missing().map(|after| format!("nothing was typed after `{after}`"));
-    Ok(judged.and(unused.map_or(Ok(()), Err)))
+    let judged = judged.and(unused.map_or(Ok(()), Err));
+    if judged.is_err() || expect.end != WantedEnd::Shutdown {
+        return Ok(judged);
+    }
+    // What a guest left in order has to be in order.
+    Ok(check::all(&disks, test.install).map(drop).map_err(|failure| format!("{failure:#}")))
+}
+
+/// The disks of a test, made anew: those of the file that it names, or the appliance's.
+fn fresh_disks(test: &Test, appliance: &Appliance) -> Result<Vec<Made>> {
+    let named = test.expect.machine.as_ref();
+    let read = named.map(|name| MachineFile::read(&test.folder.join(name))).transpose()?;
+    let file = read.as_ref().unwrap_or(&appliance.file);
+    if file.disks.is_empty() {
+        return Ok(Vec::new());
+    }
+    let built = appliance.archive.as_ref().context("an image alone has no disks")?;
+    make::all(&file.disks, &built.join("test-disks"), Keep::Fresh, test.install)
 }

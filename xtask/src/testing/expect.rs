@@ -55,6 +55,10 @@ pub struct Expect {
     /// Features of bare-metal packages to build with, like `cloister-kernel/flush-checker`.
     #[serde(default)]
     pub features: Vec<String>,
+    /// The file in the test's folder that says which disks the machine has, instead of
+    /// `machine.toml`.
+    #[serde(default)]
+    pub machine: Option<String>,
     /// More arguments for QEMU.
     #[serde(default)]
     pub extra: Vec<String>,
@@ -161,10 +165,11 @@ impl Expect {
             bail!("`qemu` names `{odd}`, known are \"10.0\" and \"7.2\"");
         }
         let only_qemu = expect.icount || expect.nmi_every_ms.is_some() || !expect.keys.is_empty();
-        let only_qemu = only_qemu || !expect.extra.is_empty() || expect.end == WantedEnd::Reset;
+        let only_qemu = only_qemu || !expect.extra.is_empty() || expect.machine.is_some();
+        let only_qemu = only_qemu || expect.end == WantedEnd::Reset;
         if expect.emulator == WantedEmulator::Bochs && only_qemu {
             bail!(
-                "a test in Bochs has no `icount`, `nmi_every_ms`, `keys`, `extra` or \
+                "a test in Bochs has no `icount`, `nmi_every_ms`, `keys`, `machine`, `extra` or \
                  `end = \"reset\"`: only QEMU can"
             );
         }

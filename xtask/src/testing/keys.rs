@@ -1,7 +1,8 @@
-//! What a test types at the serial port: `keys` of an `expect.toml`.
+//! What a test types at the serial port: `keys` of an `expect.toml` or a `machine.toml`.
 //!
 //! [`Typist`] follows what the machine says and types each text once, when the line that it waits
-//! for has come. Nothing is typed by the clock, so a slow host changes nothing.
+//! for has come. Instead of typing it may give the emulator a command: a disk is pulled out.
+//! Nothing is typed by the clock, so a slow host changes nothing.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -18,12 +19,28 @@ pub struct Keys {
     /// A regular expression: the text is typed after a line that it matches.
     pub after: String,
     /// The text. Ctrl-] is "\u001d", Enter is "\r".
+    #[serde(default)]
     pub send: String,
+    /// A command of QEMU's control socket, like `device_del`.
+    pub command: Option<String>,
+    /// The command's arguments.
+    #[serde(default)]
+    pub arguments: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Keys {
+    /// What goes to the machine.
+    fn key(&self) -> Key {
+        match &self.command {
+            Some(name) => Key::Command(name.clone(), self.arguments.clone().into()),
+            None => Key::Bytes(self.send.clone().into_bytes()),
+        }
+    }
 }
 
 /// Types while a machine runs.
 pub struct Typist {
-    script: Vec<(Regex, String)>,
+    script: Vec<(Regex, Key)>,
     next: usize,
     keyboard: Sender<Key>,
 }
@@ -31,7 +48,7 @@ pub struct Typist {
 impl Typist {
     /// Somebody who has typed nothing yet, and the keyboard.
     pub fn new(script: &[Keys]) -> Result<(Self, Receiver<Key>)> {
-        let compile = |keys: &Keys| Ok((Regex::new(&keys.after)?, keys.send.clone()));
+        let compile = |keys: &Keys| Ok((Regex::new(&keys.after)?, keys.key()));
         let script = script.iter().map(compile).collect::<Result<_>>()?;
         let (keyboard, keys) = channel();
         Ok((Self { script, next: 0, keyboard }, keys))
@@ -39,11 +56,11 @@ impl Typist {
 
     /// Takes a whole line.
     pub fn line(&mut self, line: &str) {
-        let Some((after, send)) = self.script.get(self.next) else { return };
+        let Some((after, key)) = self.script.get(self.next) else { return };
         if after.is_match(line) {
             self.next += 1;
             // Nobody listens any more when the machine has ended, which is judged elsewhere.
-            let _ = self.keyboard.send(Key::Bytes(send.clone().into_bytes()));
+            let _ = self.keyboard.send(key.clone());
         }
     }
 
@@ -59,7 +76,8 @@ mod tests {
     use crate::machine::Key;
 
     fn keys(after: &str, send: &str) -> Keys {
-        Keys { after: after.to_owned(), send: send.to_owned() }
+        let arguments = serde_json::Map::new();
+        Keys { after: after.to_owned(), send: send.to_owned(), command: None, arguments }
     }
 
     #[test]
@@ -76,5 +94,15 @@ mod tests {
         typist.line("ready");
         assert_eq!(typed.try_iter().count(), 1);
         assert_eq!(typist.missing(), None);
+    }
+
+    #[test]
+    fn a_command_goes_to_the_emulator() {
+        let text = "after = 'x'\ncommand = 'device_del'\narguments = { id = 'nvme0' }";
+        let script: Keys = toml::from_str(text).unwrap();
+        let (mut typist, typed) = Typist::new(&[script]).unwrap();
+        typist.line("x");
+        let arguments = serde_json::json!({ "id": "nvme0" });
+        assert_eq!(typed.try_recv(), Ok(Key::Command("device_del".into(), arguments)));
     }
 }

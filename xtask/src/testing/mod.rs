@@ -11,7 +11,7 @@ mod harness;
 pub mod host;
 mod inspect;
 mod integrity;
-mod keys;
+pub mod keys;
 pub mod tally;
 mod walk;
 

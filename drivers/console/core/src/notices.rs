@@ -24,6 +24,8 @@ pub enum Notice {
     NoSupervisor,
     /// A virtual machine does not read what is typed.
     KeysLost(usize),
+    /// The name of a task is to be typed.
+    Naming,
     /// The machine is about to be switched off.
     PowerOff,
 }
@@ -123,6 +125,7 @@ fn answer<'a>(notice: Notice, name: impl Fn(usize) -> &'a str, out: &mut Text<'_
         }
         Notice::NoSupervisor => say(&["no supervisor takes commands; try again in a moment"]),
         Notice::KeysLost(vm) => say(&[name(vm), " does not read what is typed; it is lost"]),
+        Notice::Naming => say(&["the name of the task to kill, then Enter"]),
         Notice::PowerOff => say(&["the appliance ends"]),
     }
 }

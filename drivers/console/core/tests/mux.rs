@@ -191,7 +191,7 @@ fn answers_name_what_they_are_about() {
     while mux.notices.is_due() {
         help += &plain(&fill(&mut mux, 0));
     }
-    assert!(help.lines().count() == 7 && help.lines().all(|line| line.starts_with("-- ")));
+    assert!(help.lines().count() == 8 && help.lines().all(|line| line.starts_with("-- ")));
 }
 
 #[test]

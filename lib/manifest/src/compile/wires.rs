@@ -116,7 +116,7 @@ impl Builder<'_> {
         Ok(bit)
     }
 
-    /// Memory of a task's own, and the numbers of the manifest.
+    /// Memory of a task's own, and the numbers and keys of the manifest.
     pub(super) fn private_memory(&mut self) -> Result<(), CompileError> {
         let system = self.system;
         for (index, task) in system.tasks.iter().enumerate() {
@@ -127,6 +127,11 @@ impl Builder<'_> {
             }
             for (name, number) in &task.numbers {
                 self.tell(index, Grant { va: *number, ..entry(name.get_ref(), GRANT_NUMBER) });
+            }
+            for key in &task.sealed_keys {
+                let region = self.payload(key.bytes.to_vec())?;
+                let name = format!("sealed/{}", key.name.get_ref());
+                self.share(index, &name, region, MAP_READ, Some(key.bytes.len() as u64))?;
             }
         }
         Ok(())

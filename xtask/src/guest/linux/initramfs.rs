@@ -1,4 +1,6 @@
-//! The initramfs `shell`: busybox and one script, enough to see a kernel's user space.
+//! The initramfs `shell`: busybox and one script, enough to see a kernel's user space. The
+//! initramfs `disk` is the same with another script, which hands over to a root filesystem on a
+//! disk.
 //!
 //! An archive in the "newc" format (Linux, Documentation/driver-api/early-userspace/
 //! buffer-format.rst). Owners, times and inode numbers are fixed, so equal inputs give equal
@@ -12,21 +14,47 @@ use cpio::newc::{Builder, ModeFileType, trailer};
 use super::modules::Module;
 
 /// The first program of the guest. The marker is what tests wait for.
-const INIT: &str = include_str!("init.sh");
+const SHELL: &str = include_str!("init.sh");
+/// The same for a guest with its user space on a disk.
+const DISK: &str = include_str!("disk.sh");
 /// Folders that the script mounts on or fills.
 const FOLDERS: &[&str] = &["bin", "dev", "modules", "proc", "root", "sys", "tmp"];
 /// Device numbers of the console (Linux, Documentation/admin-guide/devices.txt).
 const CONSOLE: (u32, u32) = (5, 1);
 
+/// What the first program does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It is all the user space that there is.
+    Shell,
+    /// It mounts a disk and hands over to the program `/sbin/init` there.
+    Disk,
+}
+
+impl Kind {
+    /// From the word in a guest file.
+    pub fn named(word: &str) -> Option<Self> {
+        match word {
+            "shell" => Some(Self::Shell),
+            "disk" => Some(Self::Disk),
+            _ => None,
+        }
+    }
+}
+
 /// The archive.
-pub fn shell(busybox: &[u8], modules: &[Module]) -> Result<Vec<u8>> {
+pub fn build(kind: Kind, busybox: &[u8], modules: &[Module]) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for folder in FOLDERS {
         archive.add(folder, ModeFileType::Directory, 0o755, &[], (0, 0))?;
     }
     archive.add("dev/console", ModeFileType::Char, 0o600, &[], CONSOLE)?;
     archive.add("bin/busybox", ModeFileType::Regular, 0o755, busybox, (0, 0))?;
-    archive.add("init", ModeFileType::Regular, 0o755, INIT.as_bytes(), (0, 0))?;
+    let init = match kind {
+        Kind::Shell => SHELL,
+        Kind::Disk => DISK,
+    };
+    archive.add("init", ModeFileType::Regular, 0o755, init.as_bytes(), (0, 0))?;
     let mut order = String::new();
     for module in modules {
         let path = format!("modules/{}.ko", module.name);
@@ -96,8 +124,10 @@ mod tests {
     fn the_archive_holds_what_the_script_needs() {
         let module = |name: &str| Module { name: name.into(), bytes: name.into() };
         let modules = [module("core"), module("virtio_rng")];
-        let archive = shell(b"busybox", &modules).expect("an archive");
-        assert_eq!(archive, shell(b"busybox", &modules).expect("again"), "equal bytes");
+        let make = |kind| build(kind, b"busybox", &modules).expect("an archive");
+        let archive = make(Kind::Shell);
+        assert_eq!(archive, make(Kind::Shell), "equal bytes");
+        assert_ne!(archive, make(Kind::Disk));
         let entries = entries(&archive);
         let find = |name: &str| {
             let found = entries.iter().find(|entry| entry.0 == name);
@@ -118,10 +148,12 @@ mod tests {
 
     #[test]
     fn the_script_says_the_marker_and_knows_its_words() {
-        assert!(INIT.starts_with("#!/bin/busybox sh\n"));
-        assert!(INIT.contains("'<1>cloister-guest: user space reached' > /dev/kmsg"));
+        assert!(SHELL.starts_with("#!/bin/busybox sh\n"));
+        assert!(SHELL.contains("'<1>cloister-guest: user space reached' > /dev/kmsg"));
         for word in ["poweroff)", "reboot)", "offer)"] {
-            assert!(INIT.contains(word), "{word}");
+            assert!(SHELL.contains(word), "{word}");
         }
+        assert!(DISK.ends_with("exec switch_root /root /sbin/init\n"));
+        assert_eq!((Kind::named("disk"), Kind::named("x")), (Some(Kind::Disk), None));
     }
 }

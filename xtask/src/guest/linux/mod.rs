@@ -128,13 +128,13 @@ fn initramfs(
     let names = linux.modules.get_ref();
     if let Some(path) = text.strip_prefix("path:") {
         if !names.is_empty() {
-            bail!("`modules` belong to the initramfs \"shell\", this one is a file");
+            bail!("`modules` belong to the initramfs \"shell\" or \"disk\", this one is a file");
         }
         return file.bytes(path);
     }
-    if text != "shell" {
-        bail!("`{text}` is no initramfs: write \"shell\" or \"path:FILE\"");
-    }
+    let Some(kind) = initramfs::Kind::named(text) else {
+        bail!("`{text}` is no initramfs: write \"shell\", \"disk\" or \"path:FILE\"");
+    };
     let modules = match stock {
         _ if names.is_empty() => Vec::new(),
         Some(stock) => modules::with_dependencies(&stock.modules()?, names)?,
@@ -143,7 +143,7 @@ fn initramfs(
     let path = stock::busybox(release, install)?;
     let busybox =
         std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    initramfs::shell(&busybox, &modules)
+    initramfs::build(kind, &busybox, &modules)
 }
 
 /// From the lowest to the highest address of these pieces.

@@ -108,7 +108,7 @@ fn fresh(carve: &mut dyn FnMut() -> u64) -> u64 {
     let page = carve();
     // SAFETY: just carved.
     let table: &mut Table = unsafe { paging::page(page) };
-    table.iter().step_by(8).for_each(|line| cpu::write_back(line));
+    table.iter().step_by(8).for_each(cpu::write_back);
     page
 }
 

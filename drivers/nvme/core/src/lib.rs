@@ -1,0 +1,39 @@
+//! The NVMe driver's pure part: a controller as a [`cloister_block::Disk`].
+//!
+//! [`Controller`] brings a controller up, watches it and resets it; [`pair`](Pair) is one submission
+//! queue with its completion queue, `prp` the lists of memory, `command` what is written into a
+//! queue and `identify` what a controller says of itself. Registers and memory are traits, so that
+//! a simulated controller runs all of it on the host; `drivers/nvme` has the real ones.
+//! Chapters are those of the NVM Express Base Specification 2.0 and the NVM Command Set
+//! Specification 1.0.
+//!
+//! Invariant: whatever a controller writes is read once and checked. What makes no sense is a
+//! [`Fault`], after which the controller is reset; nothing it does stops the task.
+
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::arithmetic_side_effects,
+        clippy::as_conversions
+    )
+)]
+
+mod admin;
+mod command;
+mod controller;
+mod fault;
+mod identify;
+mod pair;
+mod plan;
+mod prp;
+mod registers;
+
+pub use controller::{Controller, Health, State};
+pub use fault::{Failure, Fault, Sick};
+pub use identify::{Identity, Namespace};
+pub use plan::{MEMORY_MIN, OWN_PAGES, PAIR_PAGES, PAIRS_MAX, Plan};
+pub use registers::{Pause, Registers};

@@ -1,0 +1,43 @@
+//! The block server: the virtio disks of several guests on volumes of one disk.
+//!
+//! A driver implements [`Disk`] (submit, poll) and is done: what several guests on one disk need
+//! is here. A [`Client`] is one guest's device, the [`Server`] has all of them take turns. [`Engine`]
+//! cuts requests into commands, holds back writes that overlap, and puts results together;
+//! [`Rate`] bounds what a client may do in a second; [`Sharing`] says how much each of them may have
+//! in flight; [`Bounce`] is for memory that the disk cannot use. The drivers' cores and `lib/virtio`
+//! are the neighbours.
+//!
+//! Invariant: a request ends once, and only when the disk will touch none of its memory any more.
+
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::arithmetic_side_effects,
+        clippy::as_conversions
+    )
+)]
+
+mod bounce;
+mod buffers;
+mod client;
+mod cut;
+mod disk;
+mod engine;
+mod rate;
+mod request;
+mod server;
+mod share;
+
+pub use bounce::Bounce;
+pub use buffers::Buffers;
+pub use client::{CHAIN_MAX, Client, QUEUES, Ticket, Volume};
+pub use disk::{Busy, Command, Disk, Fit, Limits, Operation, Outcome, PAGE, Segment, Tag};
+pub use engine::{CLIENTS_MAX, Engine, Finished, Held, Place, Progress, REQUESTS_MAX};
+pub use rate::Rate;
+pub use request::{Request, SEGMENTS_MAX};
+pub use server::{Next, Server};
+pub use share::Sharing;

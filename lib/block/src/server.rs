@@ -1,0 +1,119 @@
+//! All clients of a disk: [`Server`].
+//!
+//! A round ends what the disk has done, looks for orders and doorbells, and gives each client a turn
+//! of bounded size; the one that was first in a round is last in the next. A driver's `main` calls
+//! [`Server::round`] until there is nothing to do and then waits for signals.
+//! Invariant: between two turns of a client every other one had one, so however much one asks for,
+//! the others wait for one such turn each and for their share of the disk.
+
+use cloister_guestmem::Ram;
+use cloister_virtio::Chain;
+
+use crate::bounce::Bounce;
+use crate::client::{CHAIN_MAX, Client, Common, Ticket};
+use crate::disk::Disk;
+use crate::engine::{CLIENTS_MAX, Engine};
+use crate::share::Sharing;
+
+/// What a driver does after a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Another round: there is something to do.
+    Round,
+    /// Wait for a signal, but no longer than until that moment.
+    WaitUntil(u64),
+    /// Wait for a signal.
+    Wait,
+}
+
+/// The server of a disk.
+pub struct Server<'a, M> {
+    engine: &'a mut Engine<Ticket>,
+    clients: [Option<Client<'a, M>>; CLIENTS_MAX],
+    chain: Chain<CHAIN_MAX>,
+    first: usize,
+    is_bounded: bool,
+}
+
+impl<'a, M: Ram> Server<'a, M> {
+    /// A server without clients. The engine is large: tasks have a static one.
+    pub fn new(engine: &'a mut Engine<Ticket>) -> Server<'a, M> {
+        let clients = [const { None }; CLIENTS_MAX];
+        Server { engine, clients, chain: Chain::default(), first: 0, is_bounded: false }
+    }
+
+    /// Adds a client under the number that it was made with; `None` if there is no such number.
+    pub fn add(&mut self, number: u8, client: Client<'a, M>) -> Option<()> {
+        let place = self.clients.get_mut(usize::from(number))?;
+        self.is_bounded |= client.is_bounded();
+        *place = Some(client);
+        Some(())
+    }
+
+    /// A client, for what is to be told to monitor and log.
+    pub fn client(&mut self, number: u8) -> Option<&mut Client<'a, M>> {
+        self.clients.get_mut(usize::from(number))?.as_mut()
+    }
+
+    /// Whether nothing is in flight.
+    pub fn is_idle(&self) -> bool {
+        self.engine.is_empty()
+    }
+
+    /// Whether any client has a rate, so that rounds need the time.
+    pub fn is_bounded(&self) -> bool {
+        self.is_bounded
+    }
+
+    /// Does what there is to do. `now` is in nanoseconds; without rates it may be any number.
+    pub fn round<D: Disk, B: Bounce>(&mut self, disk: &mut D, bounce: &mut B, now: u64) -> Next {
+        let ended = self.collect(disk, bounce);
+        let active = self.clients.iter().flatten();
+        let active = active.filter(|client| client.is_active(self.engine)).count();
+        let sharing = Sharing::among(active);
+        let Server { engine, clients, chain, .. } = self;
+        let mut common = Common { engine, disk, bounce, chain, sharing, now };
+        let mut again = ended;
+        let (later, sooner) = clients.split_at_mut_checked(self.first).unwrap_or_default();
+        let sooner = (self.first..).zip(sooner);
+        let mut first = None;
+        for (number, client) in sooner.chain((0..).zip(later)) {
+            let Some(client) = client else { continue };
+            first.get_or_insert(number);
+            client.look(&mut common);
+            again |= client.turn(&mut common);
+            client.interrupt();
+        }
+        disk.ring();
+        self.first = first.map_or(0, |first| first.saturating_add(1)) % CLIENTS_MAX;
+        if again || self.listen() {
+            return Next::Round;
+        }
+        let opens = self.clients.iter().flatten().filter_map(|client| client.opens(now));
+        opens.min().map_or(Next::Wait, Next::WaitUntil)
+    }
+
+    /// Ends what the disk has done. Whether there was something.
+    fn collect<D: Disk, B: Bounce>(&mut self, disk: &mut D, bounce: &mut B) -> bool {
+        let mut any = false;
+        while let Some(finished) = self.engine.poll(disk, bounce) {
+            any = true;
+            let number = usize::from(finished.place.client);
+            if let Some(Some(client)) = self.clients.get_mut(number) {
+                client.finished(finished);
+            }
+        }
+        if any {
+            self.clients.iter_mut().flatten().for_each(Client::interrupt);
+        }
+        any
+    }
+
+    fn listen(&mut self) -> bool {
+        let mut any = false;
+        for client in self.clients.iter_mut().flatten() {
+            any |= client.listen();
+        }
+        any
+    }
+}

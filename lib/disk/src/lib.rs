@@ -1,0 +1,17 @@
+//! The part of a disk driver's task that all of them share: a driver's `main` makes its disk ready
+//! and calls [`serve`].
+//!
+//! [`Hardware`] is a [`cloister_block::Disk`] that also has interrupts and may fall sick. `open`
+//! finds the volumes of the manifest on the disk and the clients that hold them, `scan` reads the
+//! disk's table of partitions, and the loop here runs rounds of `cloister_block::Server`.
+//! Invariant: a client reaches its volume alone; one whose volume is not there, too small, or
+//! cannot be served gets a device that needs a reset, and the log says why.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod open;
+mod scan;
+mod serve;
+
+pub use serve::{Hardware, Memory, Nanoseconds, STATUS_NO_CLIENT, serve};

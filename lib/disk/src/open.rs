@@ -1,0 +1,195 @@
+//! From the manifest's volumes to clients of the server: [`open`].
+//!
+//! Invariant: volumes of different exports lie apart from each other, or are not served.
+
+use cloister_block::{Client, QUEUES, Rate, SEGMENTS_MAX, Server, Volume};
+use cloister_guestmem::GuestMemory;
+use cloister_rt::proto::volume::{BLOCK_BYTES, CIPHER_NONE, SLOTS, Volume as Record};
+use cloister_rt::{Bits, DeviceExport, Grants, Mailbox};
+use cloister_virtio::block::Shape;
+use cloister_virtio::{Device, Offer, Worker, features};
+use cloister_volume::{Extent, Found, Scan};
+
+use crate::serve::{Hardware, Memory};
+
+/// Most clients of a driver.
+pub(crate) const CLIENTS_MAX: usize = cloister_block::CLIENTS_MAX;
+/// Most blocks that a request may discard or zero: 16 MiB.
+const RANGE_BLOCKS_MAX: u32 = 4096;
+
+/// Whom a device belongs to.
+pub(crate) struct Owner {
+    pub(crate) name: &'static str,
+    pub(crate) mailbox: Mailbox,
+    pub(crate) broken: u32,
+}
+
+/// Bytes of the disk.
+#[derive(Clone, Copy)]
+struct Span {
+    first: u64,
+    end: u64,
+}
+
+/// All clients that can be served.
+pub(crate) struct Opened {
+    pub(crate) owners: [Option<Owner>; CLIENTS_MAX],
+    pub(crate) bits: Bits,
+}
+
+/// Opens every export of this task that a client holds.
+pub(crate) fn open<H: Hardware>(
+    grants: Grants,
+    hardware: &H,
+    scan: &Scan,
+    memory: &mut Memory<'_>,
+    server: &mut Server<'static, GuestMemory>,
+) -> Opened {
+    let mut opened = Opened { owners: [const { None }; CLIENTS_MAX], bits: Bits::NONE };
+    let mut spans = [const { None::<Span> }; CLIENTS_MAX];
+    let mut numbers = 0u8..;
+    for export in grants.device_exports() {
+        let export = match export {
+            Ok(export) => export,
+            Err(missing) => {
+                defmt::error!("{}: an export of this task needs a volume", missing);
+                continue;
+            }
+        };
+        let name = export.name;
+        let record = name
+            .split_once('/')
+            .and_then(|(of, _)| grants.volumes().find(|volume| volume.export_name() == of));
+        let Some(record) = record else {
+            defmt::error!("{=str} has no volume", name);
+            continue;
+        };
+        let Some(span) = span(hardware, scan, record) else {
+            continue;
+        };
+        if spans.iter().flatten().any(|other| span.first < other.end && other.first < span.end) {
+            defmt::error!("volume {=str} overlaps another one; it is not served", name);
+            continue;
+        }
+        let number = numbers.next().unwrap_or(u8::MAX);
+        let place = usize::from(number);
+        let (Some(owner), Some(known)) = (opened.owners.get_mut(place), spans.get_mut(place))
+        else {
+            defmt::error!("no room to serve {=str}: {=usize} at most", name, CLIENTS_MAX);
+            continue;
+        };
+        *known = Some(span);
+        *owner = client(export, number, record, span, memory, server);
+        if let Some(owner) = owner {
+            opened.bits |= owner.mailbox.bits;
+        }
+    }
+    opened
+}
+
+/// Makes a client of an export.
+fn client(
+    export: DeviceExport,
+    number: u8,
+    record: &Record,
+    span: Span,
+    memory: &mut Memory<'_>,
+    server: &mut Server<'static, GuestMemory>,
+) -> Option<Owner> {
+    let DeviceExport { name, mailbox, ram, device_address, bells, first_bell, inflight } = export;
+    if record.cipher != CIPHER_NONE {
+        defmt::error!("volume {=str} is encrypted, which this driver cannot do", name);
+        return None;
+    }
+    let bytes = span.end.saturating_sub(span.first);
+    let shape = Shape {
+        blocks: bytes / BLOCK_BYTES,
+        block_size: u32::try_from(BLOCK_BYTES).unwrap_or(u32::MAX),
+        size_max: 0,
+        seg_max: u32::try_from(SEGMENTS_MAX).unwrap_or(u32::MAX),
+        has_topology: false,
+        queues: u16::try_from(QUEUES).unwrap_or(u16::MAX),
+        is_read_only: !record.is_writable(),
+        discard_blocks_max: RANGE_BLOCKS_MAX,
+        zeroes_blocks_max: RANGE_BLOCKS_MAX,
+    };
+    let config = shape.config();
+    let offer =
+        Offer { features: shape.features() | features::RINGS, queue_size: SLOTS, config: &config };
+    let (words, bells) = (mailbox.memory.words(), bells.words());
+    let made = match inflight {
+        Some(records) => Worker::adopt(words, bells, first_bell, &offer)
+            .and_then(|worker| Device::adopting(worker, ram, SLOTS, records.words())),
+        None => Worker::new(words, bells, first_bell, &offer)
+            .map(|worker| Device::new(worker, ram, SLOTS)),
+    };
+    let device = match made {
+        Ok(device) => device,
+        Err(small) => {
+            defmt::error!("{=str} has a page or records of {=usize} words", name, small.words);
+            return None;
+        }
+    };
+    memory.introduce(number, ram, device_address.unwrap_or(0));
+    let mut identity = [0; 20];
+    let export = name.split_once('/').map_or(name, |(export, _)| export);
+    for (to, from) in identity.iter_mut().zip(export.bytes()) {
+        *to = from;
+    }
+    let rate = Rate::new(bound(record.iops), bound(record.bytes_per_second));
+    let volume = Volume { offset: span.first, shape, memory: device_address, identity };
+    server.add(number, Client::new(device, number, volume, rate))?;
+    defmt::info!("{=str}: {=u64} blocks of 4 KiB", name, shape.blocks);
+    Some(Owner { name, mailbox, broken: 0 })
+}
+
+fn bound(per_second: u64) -> Option<u64> {
+    (per_second != 0).then_some(per_second)
+}
+
+/// Where a volume lies, if the disk has it.
+fn span<H: Hardware>(hardware: &H, scan: &Scan, record: &Record) -> Option<Span> {
+    let name = record.export_name();
+    let limits = hardware.limits();
+    let block_size = u64::from(limits.block_size);
+    let disk = limits.blocks.saturating_mul(block_size);
+    let (first, bytes) = match record.partition_name() {
+        None => {
+            (record.first_block.checked_mul(BLOCK_BYTES)?, record.blocks.checked_mul(BLOCK_BYTES)?)
+        }
+        Some(partition) => {
+            let Extent { first, blocks } = partition_of(name, partition, scan)?;
+            (first.checked_mul(block_size)?, blocks.checked_mul(block_size)?)
+        }
+    };
+    let bytes = bytes / BLOCK_BYTES * BLOCK_BYTES;
+    let end = first.checked_add(bytes).filter(|end| *end <= disk && bytes != 0);
+    let Some(end) = end else {
+        defmt::error!("volume {=str} is not on the disk, which has {=u64} bytes", name, disk);
+        return None;
+    };
+    if bytes / BLOCK_BYTES < record.blocks_min {
+        defmt::error!(
+            "volume {=str} has {=u64} blocks of 4 KiB; the manifest wants {=u64}",
+            name,
+            bytes / BLOCK_BYTES,
+            record.blocks_min
+        );
+        return None;
+    }
+    Some(Span { first, end })
+}
+
+fn partition_of(name: &str, partition: &str, scan: &Scan) -> Option<Extent> {
+    let (table, _) = scan.table()?.ok()?;
+    match table.find(partition) {
+        Found::One(extent) => return Some(extent),
+        Found::Nothing => {
+            defmt::error!("volume {=str}: no partition is named {=str}", name, partition);
+        }
+        Found::Several => {
+            defmt::error!("volume {=str}: several partitions are named {=str}", name, partition);
+        }
+    }
+    None
+}

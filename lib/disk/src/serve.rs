@@ -1,0 +1,159 @@
+//! The loop of a disk's driver: [`serve`].
+
+use cloister_block::{Bounce, Buffers, Disk, Engine, Next, Request, Segment, Server, Ticket};
+use cloister_dma::{Memory as Accesses, Region};
+use cloister_guestmem::GuestMemory;
+use cloister_rt::{Bits, Deadline, Duration, Grants, Instant, grants, wait};
+use static_cell::ConstStaticCell;
+
+use crate::open::{Opened, Owner, open};
+use crate::scan::{ReadBuffer, partitions};
+
+/// Exit status: the manifest gives this task no client that it can serve.
+pub const STATUS_NO_CLIENT: u32 = 1;
+/// All requests in flight.
+static ENGINE: ConstStaticCell<Engine<Ticket>> = ConstStaticCell::new(Engine::new());
+
+/// How often the hardware is looked after while commands are in flight.
+pub(crate) const TICK: Duration = Duration::from_secs(1);
+
+/// A disk with its interrupts.
+pub trait Hardware: Disk {
+    /// What its interrupts set in the task's signal word.
+    fn bits(&self) -> Bits;
+
+    /// Unmasks the interrupts that came.
+    fn acknowledge(&mut self, bits: Bits);
+
+    /// Looks after the hardware: called once a second while commands are in flight, and at once
+    /// when [`Hardware::is_sick`]. Resets it if that is needed.
+    fn tick(&mut self);
+
+    /// Whether it does not go on without [`Hardware::tick`].
+    fn is_sick(&self) -> bool;
+}
+
+/// The driver's buffers.
+pub struct Memory<'m> {
+    buffers: Buffers<&'m Region, GuestMemory>,
+    region: &'m Region,
+}
+
+impl<'m> Memory<'m> {
+    /// Buffers in the region from the offset `first` on, with a page of zeros at `zeros`.
+    pub fn new(region: &'m Region, zeros: u64, first: u64) -> Memory<'m> {
+        Memory { buffers: Buffers::new(region, zeros, first), region }
+    }
+
+    pub(crate) fn introduce(&mut self, client: u8, ram: GuestMemory, base: u64) {
+        self.buffers.introduce(client, ram, base);
+    }
+}
+
+impl ReadBuffer for Memory<'_> {
+    fn copy(&self, buffer: u8, bytes: &mut [u8]) -> Option<()> {
+        self.region.read(self.buffers.place(buffer), bytes)
+    }
+}
+
+impl Bounce for Memory<'_> {
+    fn zeros(&self) -> u64 {
+        self.buffers.zeros()
+    }
+
+    fn take(&mut self) -> Option<(u8, Segment)> {
+        self.buffers.take()
+    }
+
+    fn fill(&mut self, buffer: u8, client: u8, request: &Request, at: u64, len: u64) -> bool {
+        self.buffers.fill(buffer, client, request, at, len)
+    }
+
+    fn drain(&mut self, buffer: u8, client: u8, request: &Request, at: u64, len: u64) -> bool {
+        self.buffers.drain(buffer, client, request, at, len)
+    }
+
+    fn release(&mut self, buffer: u8) {
+        self.buffers.release(buffer);
+    }
+}
+
+/// Nanoseconds since some moment, for what counts in them.
+#[derive(Clone, Copy)]
+pub struct Nanoseconds;
+
+impl Nanoseconds {
+    /// Now.
+    pub fn now() -> u64 {
+        (Instant::now() - Instant::from_tsc(0)).as_nanos()
+    }
+}
+
+/// Serves all clients of a disk, for ever. Returns only if there is none.
+pub fn serve<H: Hardware>(hardware: &mut H, memory: &mut Memory<'_>) -> u32 {
+    let grants: Grants = grants();
+    let mut server = Server::new(ENGINE.take());
+    let scan = partitions(hardware, memory);
+    let mut opened = open(grants, hardware, &scan, memory, &mut server);
+    if opened.bits.is_empty() {
+        defmt::error!("no client has a volume of this task; grant one an export");
+        return STATUS_NO_CLIENT;
+    }
+    let mask = opened.bits | hardware.bits();
+    let mut next_tick = Instant::now() + TICK;
+    let mut owed = Bits::NONE;
+    loop {
+        let now = if server.is_bounded() { Nanoseconds::now() } else { 0 };
+        let next = server.round(hardware, memory, now);
+        tell(&mut server, &mut opened);
+        if next == Next::Round {
+            continue;
+        }
+        // While others keep the disk busy there may be no quiet second: the clock decides.
+        if hardware.is_sick() || (!server.is_idle() && Instant::now() >= next_tick) {
+            hardware.tick();
+            next_tick = Instant::now() + TICK;
+            continue;
+        }
+        let tick = if server.is_idle() { Deadline::Never } else { Deadline::At(next_tick) };
+        let deadline = match next {
+            Next::WaitUntil(ns) => {
+                let opens = Instant::now() + Duration::from_nanos(ns.saturating_sub(now));
+                Deadline::At(if server.is_idle() { opens } else { opens.min(next_tick) })
+            }
+            Next::Round | Next::Wait => tick,
+        };
+        // Interrupts stay masked while there is work: what ends meanwhile needs none, and what ended
+        // since the last look sends one as soon as it may.
+        hardware.acknowledge(owed);
+        owed = wait(mask, deadline).bits() & hardware.bits();
+    }
+}
+
+/// Tells monitors and log what is new.
+fn tell(server: &mut Server<'static, GuestMemory>, opened: &mut Opened) {
+    for (number, owner) in (0u8..).zip(&mut opened.owners) {
+        let Some(owner) = owner else { continue };
+        let Some(client) = server.client(number) else { continue };
+        let device = client.device();
+        if let Some(rule) = device.take_broken() {
+            report(owner, rule.text());
+        }
+        if device.take_wake() {
+            owner.mailbox.peer.wake();
+        }
+    }
+}
+
+fn report(owner: &mut Owner, rule: &str) {
+    owner.broken = owner.broken.saturating_add(1);
+    // A guest that does this on purpose does it again and again.
+    if owner.broken.is_power_of_two() {
+        defmt::warn!(
+            "{=str}: {=str} ({=u32} so far); the device needs a reset",
+            owner.name,
+            rule,
+            owner.broken
+        );
+    }
+}
