@@ -115,13 +115,27 @@ fn dma(graph: &Graph, region: &Region, found: &mut Vec<String>) {
     }
 }
 
-/// A window is for a task that copies through it. A monitor that had one would be no longer blind.
+/// A window is for a task that copies through it. A monitor that had one would be no longer blind,
+/// and a server that maps the guest behind it as well has no use for one.
 fn windows(graph: &Graph, found: &mut Vec<String>) {
     for window in &graph.windows {
         if let Some(monitor) = window.client.strip_prefix("monitor ") {
             found.push(format!(
                 "monitor `{monitor}` has window `{}` of task `{}`: monitors map no payload",
                 window.name, window.server
+            ));
+        }
+        let maps = |region: &Region, task| region.maps.iter().any(|map| map.task == task);
+        let both = |region: &&Region| {
+            region.kind == GUEST_RAM
+                && maps(region, window.client.as_str())
+                && maps(region, window.server.as_str())
+        };
+        if graph.regions.iter().any(|region| both(&region)) {
+            found.push(format!(
+                "task `{}` maps the memory of a guest from which window `{}` is to keep it away: give \
+                 the guest its other disks by windows too",
+                window.server, window.name
             ));
         }
     }

@@ -97,6 +97,34 @@ fn devices_reach_what_the_manifest_says_and_nothing_else() {
 }
 
 #[test]
+fn a_windows_server_has_nothing_of_the_guest_behind_it() {
+    let compiled = compiled(FILE);
+    let guest = grant(&compiled, "broker", "disk/db/ram", GRANT_MEMORY);
+    let (guest, _) = mapped(&compiled, "broker", guest.va);
+    let window = grant(&compiled, "broker", "disk/ram", GRANT_MEMORY);
+    let (window, _) = mapped(&compiled, "broker", window.va);
+    let maps = |task: &str| {
+        let record = &compiled.tasks[task_index(&compiled, task)];
+        let first = record.first_map as usize;
+        compiled.maps[first..first + usize::from(record.maps)].to_vec()
+    };
+    // Neither the driver's spaces nor its devices' domain, which is its maps with DMA.
+    assert!(maps("nvme").iter().all(|map| map.region != guest));
+    let shared = maps("nvme").into_iter().filter(|map| map.region == window);
+    assert_eq!(shared.map(|map| map.rights).collect::<Vec<_>>(), [WITH_DMA]);
+    // What broker and driver have in common is the window and its page.
+    let broker: Vec<u16> = maps("broker").iter().map(|map| map.region).collect();
+    let common = maps("nvme").into_iter().filter(|map| {
+        let kind = region(&compiled, map.region).kind;
+        kind == RegionKind::Ram as u8 && broker.contains(&map.region)
+    });
+    assert_eq!(common.count(), 2);
+    // The whole memory of the guest is one region, and the window is no part of it.
+    let all = compiled.guest_maps.iter().filter(|map| map.region == guest);
+    assert!(all.count() > 0 && compiled.guest_maps.iter().all(|map| map.region != window));
+}
+
+#[test]
 fn a_cipher_keeps_devices_away_from_the_clients_memory() {
     let without_logs = |text: String| {
         text.replace("[tasks.nvme.exports.web-logs]\ndevice = \"block\"\nvolume = \"logs ä\"\n", "")
@@ -247,6 +275,13 @@ fn a_monitor_has_no_window() {
         graph.windows[0].client = "monitor web".to_owned();
     };
     only(window, "monitor `web` has window `db/broker` of task `nvme`");
+}
+
+#[test]
+fn a_windows_server_has_no_other_way_to_the_guest() {
+    // One that serves the same guest another disk straight from its memory.
+    let server = |graph: &mut Graph| graph.windows[0].server = "sata".to_owned();
+    only(server, "task `sata` maps the memory of a guest from which window `db/broker`");
 }
 
 #[test]
