@@ -70,8 +70,11 @@ fn broken_rule(from: &str, to: &str) -> Option<&'static str> {
             (allowed, "libraries import libraries, kernel/abi and guest-abi")
         }
         from if below(from, "drivers") || from == "monitor" || below(from, "monitor") => {
-            // The monitor's task is a thin main around the crate that has its logic.
-            let own = to == format!("{from}/core") || (from, to) == ("monitor/task", "monitor");
+            // The monitor's task is a thin main around the crate that has its logic, and a driver
+            // may have several programs around one.
+            let own = to == format!("{from}/core")
+                || (from, to) == ("monitor/task", "monitor")
+                || (family(from).is_some() && family(from) == family(to) && to != from);
             let library = below(to, "lib") && !host_only.contains(&to);
             let allowed = own || library || to == "kernel/abi" || to == "guest-abi";
             (allowed, "tasks import lib/*, kernel/abi, guest-abi and their own core, no other task")
@@ -79,6 +82,11 @@ fn broken_rule(from: &str, to: &str) -> Option<&'static str> {
         _ => (true, ""),
     };
     (!allowed).then_some(rule)
+}
+
+/// The driver that a folder is a part of.
+fn family(folder: &str) -> Option<&str> {
+    folder.strip_prefix("drivers/")?.split('/').next()
 }
 
 fn stray_assembly() -> Result<Vec<String>> {
