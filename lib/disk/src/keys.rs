@@ -8,12 +8,11 @@
 
 use cloister_block::{Plain, Seal};
 use cloister_rt::Bits;
+pub use cloister_rt::proto::volume::SEALED_DATA_OFFSET as DATA_OFFSET;
 use cloister_rt::proto::volume::Volume as Record;
 
 /// Bytes of the header at the begin of an encrypted volume.
 pub const HEADER: usize = 4096;
-/// Where the data of an encrypted volume begin, in bytes from the volume's own begin.
-pub const DATA_OFFSET: u64 = 1 << 20;
 
 /// A volume that stays closed; the log said why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
