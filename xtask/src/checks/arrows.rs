@@ -70,11 +70,13 @@ fn broken_rule(from: &str, to: &str) -> Option<&'static str> {
             (allowed, "libraries import libraries, kernel/abi and guest-abi")
         }
         from if below(from, "drivers") || from == "monitor" || below(from, "monitor") => {
-            // The monitor's task is a thin main around the crate that has its logic, and a driver
-            // may have several programs around one.
+            // The monitor's task is a thin main around the crate that has its logic, and several
+            // programs of a driver are around one.
+            let part =
+                |driver| [format!("drivers/{driver}/core"), format!("drivers/{driver}/task")];
             let own = to == format!("{from}/core")
                 || (from, to) == ("monitor/task", "monitor")
-                || (family(from).is_some() && family(from) == family(to) && to != from);
+                || (from != to && family(from).is_some_and(|name| part(name).contains(&to.into())));
             let library = below(to, "lib") && !host_only.contains(&to);
             let allowed = own || library || to == "kernel/abi" || to == "guest-abi";
             (allowed, "tasks import lib/*, kernel/abi, guest-abi and their own core, no other task")
@@ -133,6 +135,7 @@ mod tests {
             ("kernel/core", "kernel/abi"),
             ("drivers/nvme", "lib/rt"),
             ("drivers/nvme", "drivers/nvme/core"),
+            ("drivers/nvme/sealed", "drivers/nvme/task"),
             ("lib/manifest", "kernel/core"),
             ("tests/boot", "lib/rt"),
         ] {
@@ -144,6 +147,8 @@ mod tests {
             ("lib/rt", "kernel"),
             ("lib/ring", "kernel/core"),
             ("drivers/nvme", "drivers/init"),
+            ("drivers/nvme", "drivers/init/core"),
+            ("drivers/nvme/sealed", "drivers/nvme"),
             ("drivers/nvme", "lib/manifest"),
             ("monitor", "drivers/console"),
         ] {
