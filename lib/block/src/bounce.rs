@@ -7,16 +7,17 @@
 use crate::disk::Segment;
 use crate::request::Request;
 
-/// A few buffers. Each is one piece of whole pages, and no longer than the disk takes at once.
+/// A few buffers. Each is one piece of whole pages, and no longer than the disk takes at once. What
+/// is in the buffer of a sealed request is encrypted.
 pub trait Bounce {
     /// Address of a page of zeros, which nobody writes.
     fn zeros(&self) -> u64;
 
-    /// Takes a free buffer: its number, and where it is.
-    fn take(&mut self) -> Option<(u8, Segment)>;
+    /// Takes a free buffer for `len` bytes or the first of them: its number, and where it is.
+    fn take(&mut self, len: u64) -> Option<(u8, Segment)>;
 
-    /// Copies `len` bytes of a client's request, from its byte `at` on, into a buffer. `false` if
-    /// that failed, and so does the request.
+    /// Copies `len` bytes of a client's request, from its byte `at` on, into a buffer; those of a
+    /// request without memory are zeros. `false` if that failed, and so does the request.
     fn fill(&mut self, buffer: u8, client: u8, request: &Request, at: u64, len: u64) -> bool;
 
     /// Copies a buffer's first `len` bytes into the memory of a client's request, from its byte

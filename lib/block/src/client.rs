@@ -38,6 +38,8 @@ pub struct Volume {
     /// Where the disk has the first byte of the client's memory; `None` if it may not reach it, so
     /// that everything goes through the driver's buffers.
     pub memory: Option<u64>,
+    /// Its blocks are encrypted; the driver's buffers see to it.
+    pub is_sealed: bool,
     /// What a request for the identity is answered with.
     pub identity: [u8; IDENTITY_BYTES],
 }
@@ -63,6 +65,16 @@ pub(crate) struct Common<'s, D, B> {
     pub(crate) now: u64,
 }
 
+/// Whether requests are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gate {
+    Open,
+    /// They wait: the volume's key is not here yet.
+    Waiting,
+    /// Never: there is no key.
+    Closed,
+}
+
 /// One client.
 pub struct Client<'a, M> {
     device: Device<'a, M, QUEUES>,
@@ -82,6 +94,7 @@ pub struct Client<'a, M> {
     is_adopting: bool,
     /// A reset waits until nothing is in flight.
     is_leaving: bool,
+    gate: Gate,
 }
 
 const ALL_QUEUES: u8 = (1 << QUEUES) - 1;
@@ -106,7 +119,20 @@ impl<'a, M: Ram> Client<'a, M> {
             held: [const { None }; QUEUES],
             is_adopting: false,
             is_leaving: false,
+            gate: if volume.is_sealed { Gate::Waiting } else { Gate::Open },
         }
+    }
+
+    /// Begins to serve a sealed volume, whose key is here.
+    pub fn open(&mut self) {
+        self.gate = Gate::Open;
+    }
+
+    /// Gives up on the volume: the device needs a reset, again after each one.
+    pub(crate) fn close<D: Disk, B: Bounce>(&mut self, common: &mut Common<'_, D, B>) {
+        self.gate = Gate::Closed;
+        self.device.refuse();
+        self.leave(common);
     }
 
     /// The device, for what is to be told to monitor and log.
@@ -135,6 +161,10 @@ impl<'a, M: Ram> Client<'a, M> {
         if matches!(change, Change::Live | Change::Adopted) {
             (self.due, self.asked) = (ALL_QUEUES, 0);
             self.is_adopting = change == Change::Adopted;
+            if self.gate == Gate::Closed {
+                self.device.refuse();
+                (self.due, self.is_adopting) = (0, false);
+            }
         }
         for queue in 0..QUEUES {
             if self.device.rung(queue) {
@@ -146,12 +176,13 @@ impl<'a, M: Ram> Client<'a, M> {
 
     /// Whether the client wants something of the disk, or has it.
     pub(crate) fn is_active(&self, engine: &Engine<Ticket>) -> bool {
-        self.due != 0 || self.is_adopting || !engine.is_idle(self.number)
+        let has_work = self.due != 0 || self.is_adopting;
+        (has_work && self.gate == Gate::Open) || !engine.is_idle(self.number)
     }
 
     /// The client's turn. Whether it may want another one at once.
     pub(crate) fn turn<D: Disk, B: Bounce>(&mut self, common: &mut Common<'_, D, B>) -> bool {
-        if self.is_leaving {
+        if self.is_leaving || self.gate != Gate::Open {
             return false;
         }
         self.resume(common);
@@ -331,7 +362,9 @@ impl<'a, M: Ram> Client<'a, M> {
         let block_size = u64::from(self.volume.shape.block_size);
         let offset = wanted.block.checked_mul(block_size)?.checked_add(self.volume.offset)?;
         let len = u64::from(wanted.count).checked_mul(block_size)?;
-        draft.renew(operation, offset, len, self.volume.memory.is_none());
+        let is_sealed = self.volume.is_sealed;
+        draft.renew(operation, offset, len, is_sealed || self.volume.memory.is_none());
+        draft.is_sealed = is_sealed;
         if operation.moves_data() {
             let base = self.volume.memory.unwrap_or(0);
             for piece in wanted.data.pieces(chain, 0, len) {

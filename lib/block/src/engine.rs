@@ -413,9 +413,16 @@ fn plan<T, B: Bounce>(
     match slot.request.operation {
         Operation::Flush if !limits.write_cache => Ok(None),
         Operation::Flush => plan(Operation::Flush, 0),
-        Operation::Discard if limits.discard_blocks_max == 0 => Ok(None),
+        // What a disk makes of discarded blocks would be decrypted to noise, and tells which blocks
+        // are in use.
+        Operation::Discard if slot.request.is_sealed || limits.discard_blocks_max == 0 => Ok(None),
         Operation::Discard => {
             plan(Operation::Discard, most(left, limits.discard_blocks_max, limits))
+        }
+        Operation::Zero if slot.request.is_sealed => {
+            let segment = bounced(bounce, slot, left)?;
+            *part = Cut::repeat(segment, segment.len, limits);
+            plan(Operation::Write, part.bytes)
         }
         Operation::Zero if limits.zero_blocks_max != 0 => {
             plan(Operation::Zero, most(left, limits.zero_blocks_max, limits))
@@ -463,9 +470,9 @@ fn bounced<T, B: Bounce>(bounce: &mut B, slot: &mut Slot<T>, left: u64) -> Resul
         // The disk was busy when it was filled.
         return Ok(Segment { address, len });
     }
-    let (buffer, whole) = bounce.take().ok_or(Busy)?;
+    let (buffer, whole) = bounce.take(left).ok_or(Busy)?;
     let (at, len) = (slot.next, whole.len.min(left));
-    if slot.request.operation == Operation::Write
+    if slot.request.operation != Operation::Read
         && !bounce.fill(buffer, slot.place.client, &slot.request, at, len)
     {
         bounce.release(buffer);

@@ -4,7 +4,7 @@
 //! is here. A [`Client`] is one guest's device, the [`Server`] has all of them take turns. [`Engine`]
 //! cuts requests into commands, holds back writes that overlap, and puts results together;
 //! [`Rate`] bounds what a client may do in a second; [`Sharing`] says how much each of them may have
-//! in flight; [`Bounce`] is for memory that the disk cannot use. The drivers' cores and `lib/virtio`
+//! in flight; [`Bounce`] is for memory that the disk cannot use, and [`Seal`] encrypts there. The drivers' cores and `lib/virtio`
 //! are the neighbours.
 //!
 //! Invariant: a request ends once, and only when the disk will touch none of its memory any more.
@@ -29,6 +29,7 @@ mod disk;
 mod engine;
 mod rate;
 mod request;
+mod seal;
 mod server;
 mod share;
 
@@ -39,5 +40,6 @@ pub use disk::{Busy, Command, Disk, Fit, Limits, Operation, Outcome, PAGE, Segme
 pub use engine::{CLIENTS_MAX, Engine, Finished, Held, Place, Progress, REQUESTS_MAX};
 pub use rate::Rate;
 pub use request::{Request, SEGMENTS_MAX};
+pub use seal::{BLOCK, Plain, Seal};
 pub use server::{Next, Server};
 pub use share::Sharing;

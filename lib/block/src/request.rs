@@ -19,6 +19,9 @@ pub struct Request {
     pub len: u64,
     /// The disk may not reach its memory: all of it goes through the driver's buffers.
     pub is_private: bool,
+    /// Its blocks are encrypted on their way through the buffers: zeros go through them as well, and
+    /// nothing is discarded.
+    pub is_sealed: bool,
     segments: [Segment; SEGMENTS_MAX],
     count: usize,
 }
@@ -27,13 +30,13 @@ impl Request {
     /// A request without memory.
     pub const fn new(operation: Operation, offset: u64, len: u64) -> Request {
         let segments = [Segment { address: 0, len: 0 }; SEGMENTS_MAX];
-        Request { operation, offset, len, is_private: false, segments, count: 0 }
+        Request { operation, offset, len, is_private: false, is_sealed: false, segments, count: 0 }
     }
 
     /// The same as a new one, in place.
     pub fn renew(&mut self, operation: Operation, offset: u64, len: u64, is_private: bool) {
         (self.operation, self.offset, self.len) = (operation, offset, len);
-        (self.is_private, self.count) = (is_private, 0);
+        (self.is_private, self.is_sealed, self.count) = (is_private, false, 0);
     }
 
     /// Adds a piece of memory; `None` if there are too many.

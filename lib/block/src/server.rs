@@ -55,6 +55,16 @@ impl<'a, M: Ram> Server<'a, M> {
         self.clients.get_mut(usize::from(number))?.as_mut()
     }
 
+    /// Gives up on a client's volume, of which there is no key (any more): its device needs a reset.
+    pub fn close<D: Disk, B: Bounce>(&mut self, number: u8, disk: &mut D, bounce: &mut B) {
+        let Server { engine, clients, chain, .. } = self;
+        let sharing = Sharing::among(1);
+        let mut common = Common { engine, disk, bounce, chain, sharing, now: 0 };
+        if let Some(Some(client)) = clients.get_mut(usize::from(number)) {
+            client.close(&mut common);
+        }
+    }
+
     /// Whether nothing is in flight.
     pub fn is_idle(&self) -> bool {
         self.engine.is_empty()

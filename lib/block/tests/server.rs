@@ -164,7 +164,7 @@ impl Bounce for None_ {
         unreachable!("the disk zeroes by itself")
     }
 
-    fn take(&mut self) -> Option<(u8, Segment)> {
+    fn take(&mut self, _: u64) -> Option<(u8, Segment)> {
         None
     }
 
@@ -212,7 +212,12 @@ impl Bench {
         let offset = u64::from(number) * BLOCKS * BLOCK;
         let identity = *b"a volume\0\0\0\0\0\0\0\0\0\0\0\0";
         let memory = Some(base(number));
-        Client::new(device, number, Volume { offset, shape, memory, identity }, rate)
+        Client::new(
+            device,
+            number,
+            Volume { offset, shape, memory, is_sealed: false, identity },
+            rate,
+        )
     }
 }
 

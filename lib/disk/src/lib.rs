@@ -3,15 +3,18 @@
 //!
 //! [`Hardware`] is a [`cloister_block::Disk`] that also has interrupts and may fall sick. `open`
 //! finds the volumes of the manifest on the disk and the clients that hold them, `scan` reads the
-//! disk's table of partitions, and the loop here runs rounds of `cloister_block::Server`.
-//! Invariant: a client reaches its volume alone; one whose volume is not there, too small, or
-//! cannot be served gets a device that needs a reset, and the log says why.
+//! disk's table of partitions, and the loop here runs rounds of `cloister_block::Server`. For
+//! encrypted volumes a driver brings [`Keys`] (`lib/seal`) and calls [`serve_sealed`].
+//! Invariant: a client reaches its volume alone; one whose volume is not there or too small is not
+//! served, one whose key cannot be had gets a device that needs a reset, and the log says why.
 
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod keys;
 mod open;
 mod scan;
 mod serve;
 
-pub use serve::{Hardware, Memory, Nanoseconds, STATUS_NO_CLIENT, serve};
+pub use keys::{Answer, DATA_OFFSET, HEADER, Keys, NoKeys, Refused};
+pub use serve::{Hardware, Memory, Nanoseconds, STATUS_NO_CLIENT, serve, serve_sealed};

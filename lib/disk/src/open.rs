@@ -1,8 +1,10 @@
 //! From the manifest's volumes to clients of the server: [`open`].
 //!
+//! An encrypted volume's data begin behind its header. Its client is there at once, and its
+//! requests wait until [`crate::Keys`] have its key.
 //! Invariant: volumes of different exports lie apart from each other, or are not served.
 
-use cloister_block::{Client, QUEUES, Rate, SEGMENTS_MAX, Server, Volume};
+use cloister_block::{Client, QUEUES, Rate, SEGMENTS_MAX, Seal, Server, Volume};
 use cloister_guestmem::GuestMemory;
 use cloister_rt::proto::volume::{BLOCK_BYTES, CIPHER_NONE, SLOTS, Volume as Record};
 use cloister_rt::{Bits, DeviceExport, Grants, Mailbox};
@@ -10,6 +12,8 @@ use cloister_virtio::block::Shape;
 use cloister_virtio::{Device, Offer, Worker, features};
 use cloister_volume::{Extent, Found, Scan};
 
+use crate::keys::{DATA_OFFSET, Keys};
+use crate::scan::header;
 use crate::serve::{Hardware, Memory};
 
 /// Most clients of a driver.
@@ -31,21 +35,32 @@ struct Span {
     end: u64,
 }
 
+/// A sealed volume whose key was asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked {
+    pub(crate) number: u8,
+    /// Where on the disk its data begin.
+    pub(crate) data: u64,
+}
+
 /// All clients that can be served.
 pub(crate) struct Opened {
     pub(crate) owners: [Option<Owner>; CLIENTS_MAX],
     pub(crate) bits: Bits,
+    /// Those whose keys are not here yet.
+    pub(crate) asked: [Option<Asked>; CLIENTS_MAX],
 }
 
 /// Opens every export of this task that a client holds.
-pub(crate) fn open<H: Hardware>(
+pub(crate) fn open<H: Hardware, K: Keys>(
     grants: Grants,
-    hardware: &H,
+    hardware: &mut H,
     scan: &Scan,
-    memory: &mut Memory<'_>,
+    (memory, keys): (&mut Memory<'_, K::Seal>, &mut K),
     server: &mut Server<'static, GuestMemory>,
 ) -> Opened {
-    let mut opened = Opened { owners: [const { None }; CLIENTS_MAX], bits: Bits::NONE };
+    let owners = [const { None }; CLIENTS_MAX];
+    let mut opened = Opened { owners, bits: Bits::NONE, asked: [None; CLIENTS_MAX] };
     let mut spans = [const { None::<Span> }; CLIENTS_MAX];
     let mut numbers = 0u8..;
     for export in grants.device_exports() {
@@ -80,28 +95,54 @@ pub(crate) fn open<H: Hardware>(
         };
         *known = Some(span);
         *owner = client(export, number, record, span, memory, server);
-        if let Some(owner) = owner {
-            opened.bits |= owner.mailbox.bits;
+        let Some(owner) = owner else { continue };
+        opened.bits |= owner.mailbox.bits;
+        if record.cipher == CIPHER_NONE {
+            continue;
+        }
+        match ask(number, record, span, hardware, (memory, keys)) {
+            Some(bits) => {
+                opened.bits |= bits;
+                if let Some(asked) = opened.asked.get_mut(place) {
+                    let data = span.first.saturating_add(DATA_OFFSET);
+                    *asked = Some(Asked { number, data });
+                }
+            }
+            None => server.close(number, hardware, memory),
         }
     }
     opened
 }
 
+/// Reads the header of an encrypted volume, and asks for its key. The bits that tell of news.
+fn ask<H: Hardware, K: Keys>(
+    number: u8,
+    record: &'static Record,
+    span: Span,
+    hardware: &mut H,
+    (memory, keys): (&mut Memory<'_, K::Seal>, &mut K),
+) -> Option<Bits> {
+    let name = record.export_name();
+    let Some(header) = header(hardware, memory, span.first) else {
+        defmt::error!("volume {=str}: the disk does not give its header", name);
+        return None;
+    };
+    keys.ask(number, name, record, &header).ok()
+}
+
 /// Makes a client of an export.
-fn client(
+fn client<S: Seal>(
     export: DeviceExport,
     number: u8,
     record: &Record,
     span: Span,
-    memory: &mut Memory<'_>,
+    memory: &mut Memory<'_, S>,
     server: &mut Server<'static, GuestMemory>,
 ) -> Option<Owner> {
     let DeviceExport { name, mailbox, ram, device_address, bells, first_bell, inflight } = export;
-    if record.cipher != CIPHER_NONE {
-        defmt::error!("volume {=str} is encrypted, which this driver cannot do", name);
-        return None;
-    }
-    let bytes = span.end.saturating_sub(span.first);
+    let is_sealed = record.cipher != CIPHER_NONE;
+    let offset = if is_sealed { span.first.saturating_add(DATA_OFFSET) } else { span.first };
+    let bytes = span.end.saturating_sub(offset);
     let shape = Shape {
         blocks: bytes / BLOCK_BYTES,
         block_size: u32::try_from(BLOCK_BYTES).unwrap_or(u32::MAX),
@@ -137,7 +178,7 @@ fn client(
         *to = from;
     }
     let rate = Rate::new(bound(record.iops), bound(record.bytes_per_second));
-    let volume = Volume { offset: span.first, shape, memory: device_address, identity };
+    let volume = Volume { offset, shape, memory: device_address, is_sealed, identity };
     server.add(number, Client::new(device, number, volume, rate))?;
     defmt::info!("{=str}: {=u64} blocks of 4 KiB", name, shape.blocks);
     Some(Owner { name, mailbox, broken: 0 })
@@ -168,11 +209,13 @@ fn span<H: Hardware>(hardware: &H, scan: &Scan, record: &Record) -> Option<Span>
         defmt::error!("volume {=str} is not on the disk, which has {=u64} bytes", name, disk);
         return None;
     };
-    if bytes / BLOCK_BYTES < record.blocks_min {
+    let before = if record.cipher == CIPHER_NONE { 0 } else { DATA_OFFSET };
+    let blocks = bytes.saturating_sub(before) / BLOCK_BYTES;
+    if blocks < record.blocks_min || blocks == 0 {
         defmt::error!(
-            "volume {=str} has {=u64} blocks of 4 KiB; the manifest wants {=u64}",
+            "volume {=str} has {=u64} blocks of 4 KiB for data; the manifest wants {=u64}",
             name,
-            bytes / BLOCK_BYTES,
+            blocks,
             record.blocks_min
         );
         return None;

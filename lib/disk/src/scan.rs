@@ -1,9 +1,11 @@
-//! The disk's partitions, read before anybody is served: [`partitions`].
+//! What is read before anybody is served: the disk's [`partitions`], an encrypted volume's
+//! [`header`].
 
 use cloister_block::{Bounce, Command, Operation, Outcome, Tag};
 use cloister_rt::{Deadline, Duration, Instant, wait};
 use cloister_volume::{Broken, Scan};
 
+use crate::keys::HEADER;
 use crate::serve::{Hardware, TICK};
 
 /// How long a block may take. The controller is reset meanwhile, if it has to be.
@@ -22,7 +24,7 @@ pub(crate) fn partitions<H: Hardware, B: Bounce + ReadBuffer>(
     let size = usize::try_from(limits.block_size).unwrap_or(BLOCK_MAX).min(BLOCK_MAX);
     while let Some(block) = scan.wanted() {
         let bytes = bytes.get_mut(..size).unwrap_or_default();
-        let is_read = read(hardware, bounce, block, bytes).is_some();
+        let is_read = read(hardware, bounce, (block, 1), bytes).is_some();
         scan.give(is_read.then_some(bytes));
     }
     match scan.table() {
@@ -47,18 +49,33 @@ pub(crate) trait ReadBuffer {
     fn copy(&self, buffer: u8, bytes: &mut [u8]) -> Option<()>;
 }
 
-/// Reads one block, and sleeps until it is there.
+/// Reads the header of the encrypted volume that begins at this byte.
+pub(crate) fn header<H: Hardware, B: Bounce + ReadBuffer>(
+    hardware: &mut H,
+    bounce: &mut B,
+    first: u64,
+) -> Option<[u8; HEADER]> {
+    let block_size = u64::from(hardware.limits().block_size);
+    let blocks = u64::try_from(HEADER).ok()?.checked_div(block_size)?;
+    let place = (first.checked_div(block_size)?, u32::try_from(blocks).ok()?);
+    let mut bytes = [0; HEADER];
+    read(hardware, bounce, place, &mut bytes)?;
+    Some(bytes)
+}
+
+/// Reads a few blocks, and sleeps until they are there.
 fn read<H: Hardware, B: Bounce + ReadBuffer>(
     hardware: &mut H,
     bounce: &mut B,
-    block: u64,
+    (block, blocks): (u64, u32),
     bytes: &mut [u8],
 ) -> Option<()> {
-    let (buffer, mut segment) = bounce.take()?;
-    segment.len = u64::try_from(bytes.len()).ok()?;
+    let len = u64::try_from(bytes.len()).ok()?;
+    let (buffer, mut segment) = bounce.take(len)?;
+    segment.len = len;
     let segments = &[segment];
     let tag = Tag { slot: u8::MAX, generation: 0, client: 0 };
-    let command = Command { operation: Operation::Read, block, blocks: 1, segments };
+    let command = Command { operation: Operation::Read, block, blocks, segments };
     let end = Instant::now() + PATIENCE;
     let mut taken = hardware.submit(tag, &command).is_ok();
     loop {

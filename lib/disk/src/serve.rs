@@ -1,11 +1,14 @@
 //! The loop of a disk's driver: [`serve`].
 
-use cloister_block::{Bounce, Buffers, Disk, Engine, Next, Request, Segment, Server, Ticket};
+use cloister_block::{
+    Bounce, Buffers, Disk, Engine, Next, Plain, Request, Seal, Segment, Server, Ticket,
+};
 use cloister_dma::{Memory as Accesses, Region};
 use cloister_guestmem::GuestMemory;
 use cloister_rt::{Bits, Deadline, Duration, Grants, Instant, grants, wait};
 use static_cell::ConstStaticCell;
 
+use crate::keys::{Answer, Keys, NoKeys, Refused};
 use crate::open::{Opened, Owner, open};
 use crate::scan::{ReadBuffer, partitions};
 
@@ -33,15 +36,15 @@ pub trait Hardware: Disk {
     fn is_sick(&self) -> bool;
 }
 
-/// The driver's buffers.
-pub struct Memory<'m> {
-    buffers: Buffers<&'m Region, GuestMemory>,
+/// The driver's buffers; `S` is what seals volumes.
+pub struct Memory<'m, S = Plain> {
+    buffers: Buffers<&'m Region, GuestMemory, S>,
     region: &'m Region,
 }
 
-impl<'m> Memory<'m> {
+impl<'m, S: Seal> Memory<'m, S> {
     /// Buffers in the region from the offset `first` on, with a page of zeros at `zeros`.
-    pub fn new(region: &'m Region, zeros: u64, first: u64) -> Memory<'m> {
+    pub fn new(region: &'m Region, zeros: u64, first: u64) -> Memory<'m, S> {
         Memory { buffers: Buffers::new(region, zeros, first), region }
     }
 
@@ -50,19 +53,19 @@ impl<'m> Memory<'m> {
     }
 }
 
-impl ReadBuffer for Memory<'_> {
+impl<S: Seal> ReadBuffer for Memory<'_, S> {
     fn copy(&self, buffer: u8, bytes: &mut [u8]) -> Option<()> {
         self.region.read(self.buffers.place(buffer), bytes)
     }
 }
 
-impl Bounce for Memory<'_> {
+impl<S: Seal> Bounce for Memory<'_, S> {
     fn zeros(&self) -> u64 {
         self.buffers.zeros()
     }
 
-    fn take(&mut self) -> Option<(u8, Segment)> {
-        self.buffers.take()
+    fn take(&mut self, len: u64) -> Option<(u8, Segment)> {
+        self.buffers.take(len)
     }
 
     fn fill(&mut self, buffer: u8, client: u8, request: &Request, at: u64, len: u64) -> bool {
@@ -89,12 +92,22 @@ impl Nanoseconds {
     }
 }
 
-/// Serves all clients of a disk, for ever. Returns only if there is none.
+/// Serves all clients of a disk that has no encrypted volumes, for ever. Returns only if there is
+/// none.
 pub fn serve<H: Hardware>(hardware: &mut H, memory: &mut Memory<'_>) -> u32 {
+    serve_sealed(hardware, memory, &mut NoKeys)
+}
+
+/// Serves all clients of a disk, for ever. Returns only if there is none.
+pub fn serve_sealed<H: Hardware, K: Keys>(
+    hardware: &mut H,
+    memory: &mut Memory<'_, K::Seal>,
+    keys: &mut K,
+) -> u32 {
     let grants: Grants = grants();
     let mut server = Server::new(ENGINE.take());
     let scan = partitions(hardware, memory);
-    let mut opened = open(grants, hardware, &scan, memory, &mut server);
+    let mut opened = open(grants, hardware, &scan, (memory, keys), &mut server);
     if opened.bits.is_empty() {
         defmt::error!("no client has a volume of this task; grant one an export");
         return STATUS_NO_CLIENT;
@@ -103,6 +116,7 @@ pub fn serve<H: Hardware>(hardware: &mut H, memory: &mut Memory<'_>) -> u32 {
     let mut next_tick = Instant::now() + TICK;
     let mut owed = Bits::NONE;
     loop {
+        let is_waiting = unlock(hardware, (memory, keys), &mut server, &mut opened);
         let now = if server.is_bounded() { Nanoseconds::now() } else { 0 };
         let next = server.round(hardware, memory, now);
         tell(&mut server, &mut opened);
@@ -110,16 +124,17 @@ pub fn serve<H: Hardware>(hardware: &mut H, memory: &mut Memory<'_>) -> u32 {
             continue;
         }
         // While others keep the disk busy there may be no quiet second: the clock decides.
-        if hardware.is_sick() || (!server.is_idle() && Instant::now() >= next_tick) {
+        let is_idle = server.is_idle() && !is_waiting;
+        if hardware.is_sick() || (!is_idle && Instant::now() >= next_tick) {
             hardware.tick();
             next_tick = Instant::now() + TICK;
             continue;
         }
-        let tick = if server.is_idle() { Deadline::Never } else { Deadline::At(next_tick) };
+        let tick = if is_idle { Deadline::Never } else { Deadline::At(next_tick) };
         let deadline = match next {
             Next::WaitUntil(ns) => {
                 let opens = Instant::now() + Duration::from_nanos(ns.saturating_sub(now));
-                Deadline::At(if server.is_idle() { opens } else { opens.min(next_tick) })
+                Deadline::At(if is_idle { opens } else { opens.min(next_tick) })
             }
             Next::Round | Next::Wait => tick,
         };
@@ -128,6 +143,34 @@ pub fn serve<H: Hardware>(hardware: &mut H, memory: &mut Memory<'_>) -> u32 {
         hardware.acknowledge(owed);
         owed = wait(mask, deadline).bits() & hardware.bits();
     }
+}
+
+/// Opens the volumes whose keys have come, and closes those that have none. Whether some wait.
+fn unlock<H: Hardware, K: Keys>(
+    hardware: &mut H,
+    (memory, keys): (&mut Memory<'_, K::Seal>, &mut K),
+    server: &mut Server<'static, GuestMemory>,
+    opened: &mut Opened,
+) -> bool {
+    let mut is_waiting = false;
+    for place in &mut opened.asked {
+        let Some(asked) = *place else { continue };
+        match keys.step(asked.number) {
+            Answer::Wait => {
+                is_waiting = true;
+                continue;
+            }
+            Answer::Open(seal) => {
+                memory.buffers.seal(asked.number, seal, asked.data);
+                if let Some(client) = server.client(asked.number) {
+                    client.open();
+                }
+            }
+            Answer::Closed(Refused) => server.close(asked.number, hardware, memory),
+        }
+        *place = None;
+    }
+    is_waiting
 }
 
 /// Tells monitors and log what is new.

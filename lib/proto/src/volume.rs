@@ -37,6 +37,10 @@ pub const CIPHER_NONE: u32 = 0;
 /// AES-256-XTS with the block's number in the volume as the tweak.
 pub const CIPHER_AES_XTS_256: u32 = 1;
 
+/// Where the data of an encrypted volume begin, in bytes from the volume's own begin; before that
+/// is its header.
+pub const SEALED_DATA_OFFSET: u64 = 1 << 20;
+
 /// A volume that a driver exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

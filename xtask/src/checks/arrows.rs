@@ -70,8 +70,13 @@ fn broken_rule(from: &str, to: &str) -> Option<&'static str> {
             (allowed, "libraries import libraries, kernel/abi and guest-abi")
         }
         from if below(from, "drivers") || from == "monitor" || below(from, "monitor") => {
-            // The monitor's task is a thin main around the crate that has its logic.
-            let own = to == format!("{from}/core") || (from, to) == ("monitor/task", "monitor");
+            // The monitor's task is a thin main around the crate that has its logic, and several
+            // programs of a driver are around one.
+            let part =
+                |driver| [format!("drivers/{driver}/core"), format!("drivers/{driver}/task")];
+            let own = to == format!("{from}/core")
+                || (from, to) == ("monitor/task", "monitor")
+                || (from != to && family(from).is_some_and(|name| part(name).contains(&to.into())));
             let library = below(to, "lib") && !host_only.contains(&to);
             let allowed = own || library || to == "kernel/abi" || to == "guest-abi";
             (allowed, "tasks import lib/*, kernel/abi, guest-abi and their own core, no other task")
@@ -79,6 +84,11 @@ fn broken_rule(from: &str, to: &str) -> Option<&'static str> {
         _ => (true, ""),
     };
     (!allowed).then_some(rule)
+}
+
+/// The driver that a folder is a part of.
+fn family(folder: &str) -> Option<&str> {
+    folder.strip_prefix("drivers/")?.split('/').next()
 }
 
 fn stray_assembly() -> Result<Vec<String>> {
@@ -125,6 +135,7 @@ mod tests {
             ("kernel/core", "kernel/abi"),
             ("drivers/nvme", "lib/rt"),
             ("drivers/nvme", "drivers/nvme/core"),
+            ("drivers/nvme/sealed", "drivers/nvme/task"),
             ("lib/manifest", "kernel/core"),
             ("tests/boot", "lib/rt"),
         ] {
@@ -136,6 +147,8 @@ mod tests {
             ("lib/rt", "kernel"),
             ("lib/ring", "kernel/core"),
             ("drivers/nvme", "drivers/init"),
+            ("drivers/nvme", "drivers/init/core"),
+            ("drivers/nvme/sealed", "drivers/nvme"),
             ("drivers/nvme", "lib/manifest"),
             ("monitor", "drivers/console"),
         ] {

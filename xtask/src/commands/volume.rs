@@ -34,6 +34,8 @@ enum Command {
     List(Image),
     /// Encrypt a volume where it lies; interrupted, its content is lost, so work on a copy
     Encrypt(Encrypt),
+    /// Erase the keys of an encrypted volume: one write, and nothing brings its data back
+    Erase(Erase),
     /// Check an image, its partition table and what is in its volumes; writes nothing
     Inspect(Inspect),
 }
@@ -70,6 +72,14 @@ struct Encrypt {
     volume: String,
     #[command(flatten)]
     secret: SecretArgs,
+}
+
+#[derive(ClapArgs, Debug)]
+struct Erase {
+    /// The image's file
+    image: PathBuf,
+    /// The volume
+    volume: String,
 }
 
 #[derive(ClapArgs, Debug)]
@@ -147,6 +157,7 @@ pub fn run(args: &Args) -> Result<()> {
         Command::Create(args) => (&args.image, create(args)),
         Command::List(args) => (&args.image, list(&args.image)),
         Command::Encrypt(args) => (&args.image, encrypt(args)),
+        Command::Erase(args) => (&args.image, erase(args)),
         Command::Inspect(args) => (&args.image, inspect(args)),
     };
     result.with_context(|| image.display().to_string())
@@ -240,6 +251,13 @@ fn encrypt(args: &Encrypt) -> Result<()> {
     let place = table.volume(&args.volume)?.place.clone();
     let file = OpenOptions::new().read(true).write(true).open(&args.image)?;
     cipher::encrypt(&file, &place, &secret).with_context(|| format!("volume `{}`", args.volume))
+}
+
+fn erase(args: &Erase) -> Result<()> {
+    let (_, table) = opened(&args.image)?;
+    let place = table.volume(&args.volume)?.place.clone();
+    let file = OpenOptions::new().read(true).write(true).open(&args.image)?;
+    cipher::erase(&file, &place).with_context(|| format!("volume `{}`", args.volume))
 }
 
 fn list(image: &Path) -> Result<()> {
@@ -398,6 +416,11 @@ mod tests {
         inspect(&inspect_all).expect("whole, closed");
         let opened = Inspect { secret: with_key(), ..inspect_all };
         inspect(&opened).expect("whole, open");
+        let erase_one =
+            |volume: &str| erase(&Erase { image: image.clone(), volume: volume.to_owned() });
+        assert!(erase_one("db").is_err(), "a plain one");
+        erase_one("web").expect("erased");
+        assert!(inspect(&opened).is_err(), "it opens still");
         std::fs::write(&key, "0b".repeat(32)).expect("written");
         assert!(inspect(&opened).is_err(), "another key");
         let inspect_all = Inspect { secret: secret(), ..opened };

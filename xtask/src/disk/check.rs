@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use guest_disk_core::{BLOCK, Content};
+use guest_disk_core::{BLOCK, Content, Damaged};
 use sha2::{Digest, Sha256};
 
 use super::cipher::{self, Secret};
@@ -41,6 +41,10 @@ fn disk(made: &Made, install: Install, findings: &mut Vec<String>) -> Result<()>
         let place = table.volume(name)?.place.clone();
         if volume.root.is_none() && volume.blocks.is_none() {
             continue;
+        }
+        if let (Some(seed), Some(_)) = (volume.blocks, &volume.key) {
+            let data = place.start + cipher::DATA_OFFSET..place.end;
+            hidden(&file, data, seed).with_context(|| format!("volume `{name}`"))?;
         }
         let folder = tempfile::Builder::new().prefix("cloister-volume-").tempdir()?;
         let image = folder.path().join("volume");
@@ -104,6 +108,22 @@ fn blocks(file: &File, seed: u64) -> Result<u64> {
         bail!("no block was written, so nothing was compared");
     }
     Ok(written)
+}
+
+/// Looks for blocks in plain text where an encrypted volume's data are. A whole one is known by its
+/// checksum, wherever and in whichever run it was written.
+fn hidden(disk: &File, data: Range<u64>, seed: u64) -> Result<()> {
+    let mut number = 0;
+    extent::read(disk, data, |bytes| {
+        for block in bytes.chunks(BLOCK) {
+            match guest_disk_core::content(block, number, seed) {
+                Err(Damaged::Checksum) => number += 1,
+                Ok(Content::Zero) => bail!("block {number} on the disk is zeros, not encrypted"),
+                _ => bail!("block {number} is on the disk in plain text"),
+            }
+        }
+        Ok(())
+    })
 }
 
 /// Compares files with a list of their sums, all in one file system. Returns how many there are.
@@ -172,6 +192,22 @@ mod tests {
         put(5, 5, 7);
         file.write_all_at(b"x", 5 * BLOCK as u64 + 99).expect("written");
         assert!(blocks(&file, 7).is_err(), "torn");
+    }
+
+    #[test]
+    fn plain_text_is_found_where_none_may_be() {
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(4 * BLOCK as u64).expect("a size");
+        let data = || 0..4 * BLOCK as u64;
+        let error = hidden(&file, data(), 7).expect_err("zeros").to_string();
+        assert!(error.contains("is zeros"), "{error}");
+        file.write_all_at(&[0x5a; 4 * BLOCK], 0).expect("written");
+        hidden(&file, data(), 7).expect("nothing plain");
+        let mut bytes = vec![0; BLOCK];
+        guest_disk_core::stamp(&mut bytes, 9, 1, 8);
+        file.write_all_at(&bytes, 3 * BLOCK as u64).expect("written");
+        let error = hidden(&file, data(), 7).expect_err("plain").to_string();
+        assert_eq!(error, "block 3 is on the disk in plain text");
     }
 
     #[test]

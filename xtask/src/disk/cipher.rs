@@ -169,6 +169,25 @@ pub fn encrypt(disk: &File, volume: &Range<u64>, secret: &Secret) -> Result<()> 
     disk.write_all_at(&header.to_block(), volume.start).context("cannot write the header")
 }
 
+/// Erases an encrypted volume: overwrites its header with one that has no slots, and has the disk
+/// keep that. It takes one write, whatever the volume's size, and nothing brings the data back.
+pub fn erase(disk: &File, volume: &Range<u64>) -> Result<()> {
+    let mut block = [0; HEADER];
+    if volume.end - volume.start >= 2 * DATA_OFFSET {
+        disk.read_exact_at(&mut block, volume.start).context("cannot read a volume's header")?;
+    }
+    let id = match Header::read(&block) {
+        Ok(header) => header.id,
+        Err(Unreadable::NoHeader) => bail!(
+            "the volume is not encrypted, so there is no key to erase\n  next: overwrite all of it"
+        ),
+        // What is damaged may still be read by somebody else.
+        Err(_) => random()?,
+    };
+    disk.write_all_at(&Header::erased(id), volume.start).context("cannot write the header")?;
+    disk.sync_all().context("the disk did not keep the new header")
+}
+
 /// Writes what an encrypted volume holds into a file of its own.
 pub fn decrypted(disk: &File, volume: &Range<u64>, secret: &Secret, into: &File) -> Result<()> {
     let header = header(disk, volume)?.context("the volume is not encrypted")?;
@@ -231,6 +250,30 @@ mod tests {
         assert!(plain(&disk, &Secret::Key([8; 32])).is_err(), "another key");
         let error = encrypt(&disk, &VOLUME, &key).expect_err("twice").to_string();
         assert_eq!(error, "the volume is encrypted already");
+    }
+
+    #[test]
+    fn an_erased_volume_is_opened_by_nobody_and_the_next_one_is_untouched() {
+        let (disk, key) = (disk(), Secret::Key([7; 32]));
+        let error = erase(&disk, &VOLUME).expect_err("plain").to_string();
+        assert!(error.starts_with("the volume is not encrypted"), "{error}");
+        encrypt(&disk, &VOLUME, &key).expect("encrypted");
+        let raw = || {
+            let mut raw = vec![0; 6 << 20];
+            disk.read_exact_at(&mut raw, 0).expect("read");
+            raw
+        };
+        let before = raw();
+        erase(&disk, &VOLUME).expect("erased");
+        let after = raw();
+        assert!(plain(&disk, &key).is_err(), "it opens still");
+        assert!(header(&disk, &VOLUME).expect("read").expect("a header").is_erased());
+        let at = VOLUME.start as usize;
+        assert!(before[..at] == after[..at], "something before the volume");
+        assert!(before[at + HEADER..] == after[at + HEADER..], "something behind the header");
+        erase(&disk, &VOLUME).expect("again");
+        disk.write_all_at(b"x", VOLUME.start + 99).expect("damaged");
+        erase(&disk, &VOLUME).expect("a damaged one");
     }
 
     #[test]

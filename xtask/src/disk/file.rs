@@ -61,6 +61,8 @@ struct RawVolume {
     sums: Option<Spanned<String>>,
     blocks: Option<u64>,
     key: Option<Spanned<String>>,
+    #[serde(default)]
+    erased: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -170,6 +172,8 @@ pub struct Volume {
     pub blocks: Option<u64>,
     /// The volume is encrypted, and this opens it.
     pub key: Option<Secret>,
+    /// It is encrypted, and was erased then.
+    pub is_erased: bool,
 }
 
 /// A file that was read.
@@ -363,6 +367,14 @@ impl Reader {
             let message = "`sums` names a file of a root filesystem, and there is none";
             return Err(self.wrong(sums.span(), message, "write `root` too, or remove `sums`"));
         }
+        if raw.erased && raw.key.is_none() {
+            let message = "`erased` is for an encrypted volume, and there is no `key`";
+            return Err(self.wrong(
+                raw.name.span(),
+                message,
+                "write `key` too, or remove `erased`",
+            ));
+        }
         let key = match &raw.key {
             None => None,
             Some(file) => {
@@ -373,7 +385,14 @@ impl Reader {
         };
         let text = |key: &Option<Spanned<String>>| key.as_ref().map(|key| key.get_ref().clone());
         let (root, sums, blocks) = (text(&raw.root), text(&raw.sums), raw.blocks);
-        Ok(Volume { wanted: Wanted { name, bytes }, root, sums, blocks, key })
+        Ok(Volume {
+            wanted: Wanted { name, bytes },
+            root,
+            sums,
+            blocks,
+            key,
+            is_erased: raw.erased,
+        })
     }
 
     fn size(&self, written: &Spanned<Written>) -> Result<u64, Problem> {

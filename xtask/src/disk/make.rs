@@ -110,7 +110,11 @@ fn content(file: &File, volume: &Volume, install: Install) -> Result<()> {
         put_root(file, name, root, install)?;
     }
     match &volume.key {
-        Some(key) => cipher::encrypt(file, &table::read(file)?.volume(name)?.place, key),
+        Some(key) => {
+            let place = table::read(file)?.volume(name)?.place.clone();
+            cipher::encrypt(file, &place, key)?;
+            if volume.is_erased { cipher::erase(file, &place) } else { Ok(()) }
+        }
         None => Ok(()),
     }
 }
@@ -135,7 +139,11 @@ fn describe(disk: &Disk) -> String {
             "volume {} of {} bytes with {content}{}\n",
             volume.wanted.name,
             volume.wanted.bytes,
-            if volume.key.is_some() { ", encrypted" } else { "" }
+            match (volume.key.is_some(), volume.is_erased) {
+                (true, true) => ", encrypted and erased",
+                (true, false) => ", encrypted",
+                (false, _) => "",
+            }
         ));
     }
     if disk.volumes.is_none() {
@@ -157,7 +165,14 @@ mod tests {
             model: Model::Nvme { functions: 0, detached: false },
             bytes,
             sector: 512,
-            volumes: Some(vec![Volume { wanted, root: None, sums: None, blocks: None, key: None }]),
+            volumes: Some(vec![Volume {
+                wanted,
+                root: None,
+                sums: None,
+                blocks: None,
+                key: None,
+                is_erased: false,
+            }]),
             faults: Vec::new(),
             throttle: Throttle::default(),
             options: Vec::new(),

@@ -254,7 +254,7 @@ impl Bounce for Buffers {
         OWN
     }
 
-    fn take(&mut self) -> Option<(u8, Segment)> {
+    fn take(&mut self, _: u64) -> Option<(u8, Segment)> {
         let free = self.is_free.iter().position(|free| *free)?;
         self.is_free[free] = false;
         let buffer = free as u8;

@@ -1,5 +1,7 @@
 //! Disks: who may be a client of which export, what stands behind it, and memory that devices reach.
 
+use cloister_proto::volume::{BLOCK_BYTES, SEALED_DATA_OFFSET};
+
 use crate::names::{did_you_mean, listed};
 use crate::quantity::shown_bytes;
 use crate::report::{Problem, Problems};
@@ -12,10 +14,13 @@ pub fn judge(system: &System, problems: &mut Problems) {
         for (place, export) in task.exports.iter().enumerate() {
             has_a_volume(system, problems, task, export);
             has_its_key(system, problems, task, export);
+            has_room_for_a_header(system, problems, task, export);
             for other in task.exports.iter().take(place) {
                 written_by_one(system, problems, task, other, export);
+                has_a_key_of_its_own(system, problems, task, other, export);
             }
         }
+        computes_with_registers(system, problems, task);
         for grant in &task.grants {
             windows_are_for_tasks(system, problems, task, grant);
         }
@@ -88,6 +93,86 @@ fn has_its_key(system: &System, problems: &mut Problems, task: &Task, export: &E
             "{guess}the task is granted {}; a key comes from a task that holds it: grants = {{ web-key \
              = \"vault/web-key\" }}",
             listed(names)
+        ),
+    ));
+}
+
+/// The vault hands out a key once in a driver's life, so a second volume would never have it.
+fn has_a_key_of_its_own(
+    system: &System,
+    problems: &mut Problems,
+    task: &Task,
+    first: &Export,
+    second: &Export,
+) {
+    let key = |export: &Export| export.volume.as_ref().and_then(|volume| volume.key.clone());
+    let (Some(one), Some(two)) = (key(first), key(second)) else { return };
+    if one.get_ref() != two.get_ref() {
+        return;
+    }
+    let (names, key) = ([first.name.get_ref(), second.name.get_ref()], two.get_ref());
+    problems.push(
+        Problem::new(
+            &system.source,
+            two.span(),
+            format!(
+                "{}: exports `{}` and `{}` both have the key `{key}`",
+                task.key(),
+                names[0],
+                names[1]
+            ),
+            "the second one",
+            "a key is handed out once in each life of a driver: have the vault export one for each \
+             volume, and grant both",
+        )
+        .also(one.span(), "the first one"),
+    );
+}
+
+/// The data of an encrypted volume begin behind its header.
+fn has_room_for_a_header(system: &System, problems: &mut Problems, task: &Task, export: &Export) {
+    let volume = export.volume.as_ref().filter(|volume| volume.key.is_some());
+    let Some(Extent::Blocks { blocks, .. }) = volume.map(|volume| &volume.extent) else { return };
+    let bytes = blocks.saturating_mul(BLOCK_BYTES);
+    if bytes > SEALED_DATA_OFFSET {
+        return;
+    }
+    problems.push(Problem::new(
+        &system.source,
+        export.name.span(),
+        format!(
+            "{}: export `{}` is an encrypted volume of {}, all of which is its header's",
+            task.key(),
+            export.name.get_ref(),
+            shown_bytes(bytes)
+        ),
+        "too small",
+        format!(
+            "the data of an encrypted volume begin {} behind its own begin: give it more `blocks`",
+            shown_bytes(SEALED_DATA_OFFSET)
+        ),
+    ));
+}
+
+/// A cipher computes with vector registers, which a task has if it asks for them.
+fn computes_with_registers(system: &System, problems: &mut Problems, task: &Task) {
+    let mut exports = task.exports.iter();
+    let sealed =
+        exports.find(|export| export.volume.as_ref().is_some_and(|volume| volume.key.is_some()));
+    let Some(export) = sealed.filter(|_| !task.has_fpu) else { return };
+    problems.push(Problem::new(
+        &system.source,
+        export.name.span(),
+        format!(
+            "{}: export `{}` has `cipher`, and the task has no vector registers to compute it with",
+            task.key(),
+            export.name.get_ref()
+        ),
+        "encrypted",
+        format!(
+            "write `fpu = true` in [{}], and name a program that can, like program = \
+             \"nvme-sealed\"",
+            task.key()
         ),
     ));
 }

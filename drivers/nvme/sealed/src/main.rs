@@ -1,0 +1,16 @@
+//! Drives an NVMe disk and serves virtio disks from it, those on encrypted volumes too.
+//!
+//! The task is `cloister-nvme`, as in the program `nvme`; the keys come from the vault by
+//! `cloister-seal`. It is compiled with AES instructions: a task of it has `fpu = true`.
+
+#![no_std]
+#![no_main]
+#![forbid(unsafe_code)]
+
+use cloister_seal::Vault;
+
+cloister_rt::entry!(main);
+
+fn main() -> u32 {
+    cloister_nvme::run(&mut Vault::new())
+}

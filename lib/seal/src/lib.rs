@@ -1,0 +1,134 @@
+//! What a disk driver's task needs for encrypted volumes: [`Vault`], its keys, and [`Sealed`], the
+//! cipher of one volume.
+//!
+//! A driver's `main` gives a [`Vault`] to `cloister_disk::serve_sealed`, which brings each volume's
+//! header; `lib/keyslot` has the conversation with the vault's task, by the grant that the manifest
+//! names, and unwraps the volume's key; `lib/cipher` keeps it expanded until the task ends. A program
+//! that uses this crate is compiled with AES instructions (`[package.metadata.cloister] fpu`).
+//! Invariant: a key is asked for once in a life of the task, and every volume has an answer: a vault
+//! that says nothing is given up after [`Patience`].
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod text;
+
+use cloister_block::{BLOCK, Seal};
+use cloister_cipher::Cipher;
+use cloister_disk::{Answer, DATA_OFFSET, HEADER, Keys, Refused};
+use cloister_keyslot::{Asker, Header, Kind, Step};
+use cloister_ring::{Link, Side};
+use cloister_rt::proto::volume::Volume as Record;
+use cloister_rt::{Bits, Duration, Instant, Mailbox, generation, grants};
+
+const _: () = assert!(DATA_OFFSET == cloister_keyslot::DATA_OFFSET);
+const _: () = assert!(HEADER == cloister_keyslot::HEADER && BLOCK == cloister_cipher::BLOCK);
+
+/// Most volumes: as many as clients of a driver.
+const VOLUMES_MAX: usize = cloister_block::CLIENTS_MAX;
+
+/// How long the vault may be silent.
+struct Patience;
+
+impl Patience {
+    /// For a key that lies ready: longer than a restart of the vault takes.
+    const READY: Duration = Duration::from_secs(20);
+    /// For one that somebody types. The vault itself gives up a little earlier, for one volume after
+    /// the other.
+    const TYPED: Duration = Duration::from_secs(3600);
+
+    fn of(header: &Header) -> Duration {
+        let is_typed = |kind| matches!(kind, Kind::Passphrase { .. });
+        let typed = header.slots.iter().flatten().any(|slot| is_typed(slot.kind));
+        if typed { Self::TYPED } else { Self::READY }
+    }
+}
+
+/// The cipher of an open volume.
+pub struct Sealed(Cipher);
+
+impl Seal for Sealed {
+    fn encrypt(&self, number: u64, block: &mut [u8; BLOCK]) {
+        // A whole block is no odd length.
+        let _ = self.0.encrypt_blocks(number, block);
+    }
+
+    fn decrypt(&self, number: u64, block: &mut [u8; BLOCK]) {
+        let _ = self.0.decrypt_blocks(number, block);
+    }
+}
+
+/// A volume whose key was asked for.
+struct Asked {
+    name: &'static str,
+    header: Header,
+    asker: Asker<'static>,
+    mailbox: Mailbox,
+    end: Instant,
+}
+
+/// The vault, as this task knows it.
+pub struct Vault {
+    asked: [Option<Asked>; VOLUMES_MAX],
+}
+
+impl Vault {
+    /// Nothing was asked.
+    pub fn new() -> Vault {
+        Vault { asked: [const { None }; VOLUMES_MAX] }
+    }
+}
+
+impl Default for Vault {
+    fn default() -> Self {
+        Vault::new()
+    }
+}
+
+impl Keys for Vault {
+    type Seal = Sealed;
+
+    fn ask(
+        &mut self,
+        number: u8,
+        name: &'static str,
+        record: &'static Record,
+        header: &[u8; HEADER],
+    ) -> Result<Bits, Refused> {
+        let header = Header::read(header).map_err(|why| text::unreadable(name, why))?;
+        let key = record.key_name().unwrap_or("key");
+        let mailbox = grants().mailbox(key).map_err(|missing| {
+            defmt::error!("{}: volume {=str} stays closed", missing, name);
+            Refused
+        })?;
+        let words = mailbox.memory.words();
+        let link = Link::new(words, Side::Client, generation()).map_err(|_| {
+            defmt::error!("the mailbox of key {=str} has {=usize} words", key, words.len());
+            Refused
+        })?;
+        let place = self.asked.get_mut(usize::from(number)).ok_or(Refused)?;
+        let asker = Asker::new(link, Instant::now().tsc());
+        let (bits, end) = (mailbox.bits, Instant::now() + Patience::of(&header));
+        *place = Some(Asked { name, header, asker, mailbox, end });
+        Ok(bits)
+    }
+
+    fn step(&mut self, number: u8) -> Answer<Sealed> {
+        let Some(place) = self.asked.get_mut(usize::from(number)) else {
+            return Answer::Closed(Refused);
+        };
+        let Some(asked) = place else { return Answer::Closed(Refused) };
+        let Asked { name, header, asker, mailbox, end } = asked;
+        let answer = match asker.step(header, || mailbox.peer.wake()) {
+            Step::Wait if Instant::now() < *end => return Answer::Wait,
+            Step::Wait => Answer::Closed(text::silent(name)),
+            Step::Key(key) => {
+                defmt::info!("volume {=str} is open", *name);
+                Answer::Open(Sealed(Cipher::new(key.bytes())))
+            }
+            Step::Failed(failure) => Answer::Closed(text::failed(name, failure)),
+        };
+        *place = None;
+        answer
+    }
+}
