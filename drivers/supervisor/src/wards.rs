@@ -108,8 +108,10 @@ impl Wards {
                     let ms = Duration::from_nanos(task.policy.watchdog_ns).as_millis();
                     let name = name_of(task.policy);
                     defmt::error!("{=str} did not answer for {=u64} ms: it hangs", name, ms);
-                    // One that came to rest by itself is dealt with as such.
-                    drop(task.control.stop());
+                    if let Err(refused) = task.control.stop() {
+                        // Its bit is set, and it is dealt with as one that ended by itself.
+                        defmt::info!("{=str} came to rest by itself first: {}", name, refused);
+                    }
                 }
                 Look::Hangs => {}
             }
