@@ -57,8 +57,8 @@ pub struct Identity {
 
 /// By [`IDENTITY_AMD`] and so on. AMD family 17h, model 31h, and Intel family 6, model 55h: models
 /// for which Linux takes the weaknesses of their time for granted, and defends itself without
-/// registers that a vCPU does not have. Family 6, model 0 means nothing under a vendor that no kernel
-/// knows.
+/// registers that a vCPU does not have. Family 6, model 0 means nothing under a vendor that no
+/// kernel knows.
 pub const IDENTITIES: [Identity; 3] = [
     Identity { vendor: *b"AuthenticAMD", signature: 0x0083_0f10, rows: &AMD },
     Identity { vendor: *b"GenuineIntel", signature: 0x0005_0654, rows: &INTEL },
