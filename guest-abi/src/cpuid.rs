@@ -55,9 +55,10 @@ pub struct Identity {
     pub rows: &'static [(u32, [u32; 4])],
 }
 
-/// By [`IDENTITY_AMD`] and so on. AMD family 17h, model 31h, and Intel family 6, model 55h: models for which
-/// Linux takes the weaknesses of their time for granted, and defends itself without registers that a vCPU does
-/// not have. Family 6, model 0 means nothing under a vendor that no kernel knows.
+/// By [`IDENTITY_AMD`] and so on. AMD family 17h, model 31h, and Intel family 6, model 55h: models
+/// for which Linux takes the weaknesses of their time for granted, and defends itself without
+/// registers that a vCPU does not have. Family 6, model 0 means nothing under a vendor that no
+/// kernel knows.
 pub const IDENTITIES: [Identity; 3] = [
     Identity { vendor: *b"AuthenticAMD", signature: 0x0083_0f10, rows: &AMD },
     Identity { vendor: *b"GenuineIntel", signature: 0x0005_0654, rows: &INTEL },
@@ -82,8 +83,8 @@ pub const ROWS: [(u32, [u32; 4]); 8] = [
     (0x8000_0006, [0, 0, L2, 0]),
     (0x8000_0008, [ADDRESS_BITS, 0, 0, 0]),
 ];
-/// Leaf 2 has no descriptors: "see leaf 4" (Intel SDM, "INPUT EAX = 02H"). A row that is not 0 says that
-/// its leaf is there.
+/// Leaf 2 has no descriptors: "see leaf 4" (Intel SDM, "INPUT EAX = 02H"). A row that is not 0 says
+/// that its leaf is there.
 const INTEL: [(u32, [u32; 4]); 2] = [(2, [0x00fe_ff01, 0, 0, 0]), (4, [1, 0, 0, 0])];
 /// First-level TLBs: fully associative, 64 entries; second level: 8 ways, 1024 entries.
 const AMD: [(u32, [u32; 4]); 4] = [
