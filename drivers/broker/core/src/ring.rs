@@ -14,6 +14,8 @@ use cloister_guestmem::{BadAddress, GuestPhys, Ram};
 
 /// Descriptors.
 pub const SIZE: u16 = 128;
+/// Bytes of all entries of the available and of the used ring.
+const RING_BYTES: [u64; 2] = [2 * 128, 8 * 128];
 /// Slots: three descriptors each.
 pub const SLOTS: usize = 42;
 
@@ -36,15 +38,15 @@ const UNWRITTEN: u8 = 0xff;
 /// Offsets in either ring.
 const INDEX: u64 = 2;
 const ENTRIES: u64 = 4;
-const USED_EVENT: u64 = AREAS[1] + ENTRIES + 2 * SIZE as u64;
-const AVAIL_EVENT: u64 = AREAS[2] + ENTRIES + 8 * SIZE as u64;
+const USED_EVENT: u64 = AREAS[1] + ENTRIES + RING_BYTES[0];
+const AVAIL_EVENT: u64 = AREAS[2] + ENTRIES + RING_BYTES[1];
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 
 const _: () = assert!(AVAIL_EVENT + 2 <= SLOT_BASE && USED_EVENT + 2 <= AREAS[2]);
-const _: () = assert!(SLOT_BASE + SLOT_BYTES * SLOTS as u64 <= PAYLOAD);
-const _: () = assert!(SLOTS * 3 <= SIZE as usize && SLOTS <= 64);
+const _: () = assert!(SLOT_BASE + SLOT_BYTES * 42 <= PAYLOAD && SLOTS == 42);
+const _: () = assert!(SIZE == 128 && SLOTS * 3 <= 128);
 
 /// How the device broke the rules of its ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
