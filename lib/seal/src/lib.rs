@@ -6,7 +6,7 @@
 //! names, and unwraps the volume's key; `lib/cipher` keeps it expanded until the task ends. A program
 //! that uses this crate is compiled with AES instructions (`[package.metadata.cloister] fpu`).
 //! Invariant: a key is asked for once in a life of the task, and every volume has an answer: a vault
-//! that says nothing is given up after [`Patience`].
+//! that says nothing is given up after a while.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -74,7 +74,7 @@ pub struct Vault {
 
 impl Vault {
     /// Nothing was asked.
-    pub fn new() -> Vault {
+    pub const fn new() -> Vault {
         Vault { asked: [const { None }; VOLUMES_MAX] }
     }
 }
