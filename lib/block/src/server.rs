@@ -31,6 +31,8 @@ pub struct Server<'a, M> {
     engine: &'a mut Engine<Ticket>,
     clients: [Option<Client<'a, M>>; CLIENTS_MAX],
     chain: Chain<CHAIN_MAX>,
+    /// All clients have numbers below this.
+    count: usize,
     first: usize,
     is_bounded: bool,
 }
@@ -39,13 +41,14 @@ impl<'a, M: Ram> Server<'a, M> {
     /// A server without clients. The engine is large: tasks have a static one.
     pub fn new(engine: &'a mut Engine<Ticket>) -> Server<'a, M> {
         let clients = [const { None }; CLIENTS_MAX];
-        Server { engine, clients, chain: Chain::default(), first: 0, is_bounded: false }
+        Server { engine, clients, chain: Chain::default(), count: 0, first: 0, is_bounded: false }
     }
 
     /// Adds a client under the number that it was made with; `None` if there is no such number.
     pub fn add(&mut self, number: u8, client: Client<'a, M>) -> Option<()> {
         let place = self.clients.get_mut(usize::from(number))?;
         self.is_bounded |= client.is_bounded();
+        self.count = self.count.max(usize::from(number).saturating_add(1));
         *place = Some(client);
         Some(())
     }
@@ -53,6 +56,11 @@ impl<'a, M: Ram> Server<'a, M> {
     /// A client, for what is to be told to monitor and log.
     pub fn client(&mut self, number: u8) -> Option<&mut Client<'a, M>> {
         self.clients.get_mut(usize::from(number))?.as_mut()
+    }
+
+    /// The numbers of all clients are below this.
+    pub fn numbers(&self) -> usize {
+        self.count
     }
 
     /// Whether nothing is in flight.
@@ -68,12 +76,13 @@ impl<'a, M: Ram> Server<'a, M> {
     /// Does what there is to do. `now` is in nanoseconds; without rates it may be any number.
     pub fn round<D: Disk, B: Bounce>(&mut self, disk: &mut D, bounce: &mut B, now: u64) -> Next {
         let ended = self.collect(disk, bounce);
-        let active = self.clients.iter().flatten();
+        let active = self.clients.iter().take(self.count).flatten();
         let active = active.filter(|client| client.is_active(self.engine)).count();
         let sharing = Sharing::among(active);
         let Server { engine, clients, chain, .. } = self;
         let mut common = Common { engine, disk, bounce, chain, sharing, now };
-        let mut again = ended;
+        let mut again = false;
+        let clients = clients.get_mut(..self.count).unwrap_or_default();
         let (later, sooner) = clients.split_at_mut_checked(self.first).unwrap_or_default();
         let sooner = (self.first..).zip(sooner);
         let mut first = None;
@@ -85,9 +94,16 @@ impl<'a, M: Ram> Server<'a, M> {
             client.interrupt();
         }
         disk.ring();
-        self.first = first.map_or(0, |first| first.saturating_add(1)) % CLIENTS_MAX;
+        let second = first.map_or(0, |first| first.saturating_add(1));
+        self.first = if second < self.count { second } else { 0 };
+        // A disk that is ending requests may have ended more of them: each of those would be an
+        // interrupt.
+        again |= (ended || self.engine.has_ready()) && self.collect(disk, bounce);
         if again || self.listen() {
             return Next::Round;
+        }
+        if !self.is_bounded {
+            return Next::Wait;
         }
         let opens = self.clients.iter().flatten().filter_map(|client| client.opens(now));
         opens.min().map_or(Next::Wait, Next::WaitUntil)
@@ -104,14 +120,14 @@ impl<'a, M: Ram> Server<'a, M> {
             }
         }
         if any {
-            self.clients.iter_mut().flatten().for_each(Client::interrupt);
+            self.clients.iter_mut().take(self.count).flatten().for_each(Client::interrupt);
         }
         any
     }
 
     fn listen(&mut self) -> bool {
         let mut any = false;
-        for client in self.clients.iter_mut().flatten() {
+        for client in self.clients.iter_mut().take(self.count).flatten() {
             any |= client.listen();
         }
         any
