@@ -98,7 +98,8 @@ impl<'a, M: Ram> Server<'a, M> {
         self.first = if second < self.count { second } else { 0 };
         // A disk that is ending requests may have ended more of them: each of those would be an
         // interrupt.
-        again |= (ended || self.engine.has_ready()) && self.collect(disk, bounce);
+        again |= (ended && !self.engine.is_empty() || self.engine.has_ready())
+            && self.collect(disk, bounce);
         if again || self.listen() {
             return Next::Round;
         }

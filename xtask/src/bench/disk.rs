@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -53,6 +53,8 @@ const PIECES_MIN: usize = 8;
 /// What the guest says before its marks, and when all is done.
 const BEGINS: &str = "| bench trace ";
 const DONE: &str = "| bench done";
+/// The key that the guest waits for.
+const GO: &[u8] = b"g";
 /// QEMU's commands for its log.
 const LOG: &str = "log exec,nochain";
 const QUIET: &str = "log none";
@@ -129,14 +131,19 @@ fn window(bench: &Bench, appliance: &Appliance) -> Result<[Vec<Piece>; 2]> {
     let (keys, typed) = channel();
     let log = |line: &str| {
         let arguments = json!({ "command-line": line });
+        // A machine that has ended hears nothing.
         drop(keys.send(Key::Command("human-monitor-command".to_owned(), arguments)));
     };
-    let (mut decoder, mut reader) = (appliance.decoder(false)?, None);
+    let mut decoder = appliance.decoder(false)?;
+    // QEMU opens its log when it starts, and waits for a reader.
+    let (tell, told) = channel();
+    let reader = listen(&pipe, told);
     let outcome = machine.run(&bench.qemu, Some(typed), |bytes| {
         for line in decoder.feed(bytes) {
             if let Some(marks) = marks(&line.text) {
-                reader = Some(listen(&pipe, marks));
+                drop(tell.send(marks));
                 log(LOG);
+                drop(keys.send(Key::Bytes(GO.to_vec())));
             } else if line.text.contains(DONE) {
                 log(QUIET);
             }
@@ -147,16 +154,18 @@ fn window(bench: &Bench, appliance: &Appliance) -> Result<[Vec<Piece>; 2]> {
     // for both does not wait.
     drop(OpenOptions::new().read(true).write(true).open(&pipe));
     ensure!(outcome.in_order(), "images/{APPLIANCE}: {}", outcome.describe());
-    let reader: JoinHandle<_> =
-        reader.with_context(|| format!("the guest of images/{APPLIANCE} told no marks"))?;
     reader.join().map_err(|_| anyhow::anyhow!("the log could not be read"))?
 }
 
-fn listen(pipe: &Path, marks: Marks) -> JoinHandle<Result<[Vec<Piece>; 2]>> {
+fn listen(pipe: &Path, marks: Receiver<Marks>) -> JoinHandle<Result<[Vec<Piece>; 2]>> {
     let pipe = pipe.to_owned();
     thread::spawn(move || {
         let log = File::open(&pipe).context("cannot read QEMU's log")?;
-        pieces(BufReader::with_capacity(1 << 20, log), marks)
+        let mut log = BufReader::with_capacity(1 << 20, log);
+        // Nothing is logged before the guest has told its marks.
+        log.fill_buf().context("cannot read QEMU's log")?;
+        let marks = marks.try_recv().context("the guest told no marks")?;
+        pieces(log, marks)
     })
 }
 

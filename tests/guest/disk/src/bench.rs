@@ -4,12 +4,13 @@
 //! instruction of every core is seen with its address. This program gives it something to watch:
 //! reads one at a time, then 32 at once, asleep between them as a guest's own kernel is. It calls
 //! [`mark_one`] and [`mark_many`] between requests, so that what lies between two marks is a known
-//! number of them, and prints `bench trace` with their addresses before the part that is watched.
+//! number of them, and prints `bench trace` with their addresses, and waits for a
+//! key, before the part that is watched.
 
 use alloc::vec::Vec;
 
 use cloister_guest_rt::virtio::disk::{Buffer, Disk, Request};
-use cloister_guest_rt::{memory, println};
+use cloister_guest_rt::{console, memory, println};
 use guest_disk_core::BLOCK;
 
 use crate::options::{Failed, Options};
@@ -17,7 +18,7 @@ use crate::options::{Failed, Options};
 /// Requests before the watched ones, which warm up what is cached.
 const WARM_UP: usize = 200;
 /// Requests between two marks, and marks, one at a time.
-const ONE: (usize, usize) = (1, 120);
+const ONE: (usize, usize) = (1, 80);
 /// The same with 32 in flight.
 const MANY: (usize, usize) = (128, 12);
 
@@ -25,6 +26,10 @@ const MANY: (usize, usize) = (128, 12);
 pub fn run(disk: &mut Disk, options: &Options) -> Result<(), Failed> {
     measure(disk, options, 1, (WARM_UP, 1), || {})?;
     println!("bench trace {} {}", mark_one as fn() as usize, mark_many as fn() as usize);
+    // Whoever watches says so, by any key.
+    while console::read().is_none() {
+        core::hint::spin_loop();
+    }
     measure(disk, options, 1, ONE, mark_one)?;
     measure(disk, options, 32, MANY, mark_many)?;
     println!("bench done");
