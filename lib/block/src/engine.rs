@@ -129,6 +129,8 @@ pub struct Engine<T> {
     used: u128,
     /// Slots whose requests have ended and were not yet given out.
     ready: u128,
+    /// Commands that the disk took; wraps.
+    submitted: u32,
     loads: [Load; CLIENTS_MAX],
 }
 
@@ -154,6 +156,7 @@ impl<T> Engine<T> {
             slots: [const { Slot::FREE }; REQUESTS_MAX],
             used: 0,
             ready: 0,
+            submitted: 0,
             loads: [Load { slots: 0, count: 0, begun: 0, changing: 0, bytes: 0 }; CLIENTS_MAX],
         }
     }
@@ -173,6 +176,11 @@ impl<T> Engine<T> {
     /// Whether nothing of a client is in flight.
     pub fn is_idle(&self, client: u8) -> bool {
         self.loads.get(usize::from(client)).is_none_or(|load| load.slots == 0)
+    }
+
+    /// How many commands went to the disk so far; wraps.
+    pub(crate) fn submitted(&self) -> u32 {
+        self.submitted
     }
 
     /// Whether a request has ended that was not given out.
@@ -288,6 +296,7 @@ impl<T> Engine<T> {
             if submit(disk, bounce, small(index), slot) == Err(Busy) {
                 return false;
             }
+            self.submitted = self.submitted.wrapping_add(1);
         }
         if slot.outstanding == 0 {
             self.ready |= bit(index);

@@ -1,8 +1,8 @@
 //! All clients of a disk: [`Server`].
 //!
 //! A round ends what the disk has done, looks for orders and doorbells, and gives each client a turn
-//! of bounded size; the one that was first in a round is last in the next. A driver's `main` calls
-//! [`Server::round`] until there is nothing to do and then waits for signals.
+//! of bounded size; the one that first got something of the disk in a round is last in the next. A
+//! driver's `main` calls [`Server::round`] until there is nothing to do and then waits for signals.
 //! Invariant: between two turns of a client every other one had one, so however much one asks for,
 //! the others wait for one such turn each and for their share of the disk.
 
@@ -88,14 +88,20 @@ impl<'a, M: Ram> Server<'a, M> {
         let mut first = None;
         for (number, client) in sooner.chain((0..).zip(later)) {
             let Some(client) = client else { continue };
-            first.get_or_insert(number);
             client.look(&mut common);
+            let before = common.engine.submitted();
             again |= client.turn(&mut common);
             client.interrupt();
+            if first.is_none() && common.engine.submitted() != before {
+                first = Some(number);
+            }
         }
         disk.ring();
-        let second = first.map_or(0, |first| first.saturating_add(1));
-        self.first = if second < self.count { second } else { 0 };
+        // Who got something of the disk first is last in the next round.
+        if let Some(first) = first {
+            let second = first.saturating_add(1);
+            self.first = if second < self.count { second } else { 0 };
+        }
         // A disk that is ending requests may have ended more of them: each of those would be an
         // interrupt.
         again |= (ended && !self.engine.is_empty() || self.engine.has_ready())

@@ -47,7 +47,7 @@ const GUEST: u64 = 2;
 const WINDOWS: usize = 10;
 const SPREAD: u64 = 20;
 /// Requests between two marks, one at a time and with 32 in flight (`tests/guest/disk/src/bench`).
-const BETWEEN: [u64; 2] = [1, 128];
+const BETWEEN: [u64; 2] = [1, 64];
 /// Least pieces between marks of a window.
 const PIECES_MIN: usize = 8;
 /// What the guest says before its marks, and when all is done.
@@ -88,14 +88,17 @@ pub fn measure(bench: &Bench) -> Result<Values> {
     let appliance = bench.appliance(APPLIANCE)?;
     let mut windows: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
     for number in 1..=WINDOWS {
-        say(&format!("  window {number} of {WINDOWS}"));
         let pieces = window(bench, &appliance)?;
         for (place, (pieces, between)) in pieces.iter().zip(BETWEEN).enumerate() {
             let count = pieces.len();
             ensure!(count >= PIECES_MIN, "a window has {count} pieces only; it began too late");
             for (part, key) in KEYS[4 * place..][..4].iter().enumerate() {
                 let mut all: Vec<u64> = pieces.iter().map(|piece| piece.parts()[part]).collect();
-                windows.entry(key).or_default().push(median(&mut all).div_ceil(between));
+                let value = median(&mut all).div_ceil(between);
+                if part == 0 {
+                    say(&format!("  window {number} of {WINDOWS}: {key} {value}"));
+                }
+                windows.entry(key).or_default().push(value);
             }
         }
     }
@@ -141,7 +144,7 @@ fn window(bench: &Bench, appliance: &Appliance) -> Result<[Vec<Piece>; 2]> {
     let outcome = machine.run(&bench.qemu, Some(typed), |bytes| {
         for line in decoder.feed(bytes) {
             if let Some(marks) = marks(&line.text) {
-                drop(tell.send(marks));
+                let _ = tell.send(marks);
                 log(LOG);
                 drop(keys.send(Key::Bytes(GO.to_vec())));
             } else if line.text.contains(DONE) {

@@ -20,7 +20,7 @@ const WARM_UP: usize = 200;
 /// Requests between two marks, and marks, one at a time.
 const ONE: (usize, usize) = (1, 80);
 /// The same with 32 in flight.
-const MANY: (usize, usize) = (128, 12);
+const MANY: (usize, usize) = (64, 11);
 
 /// Reads at both depths.
 pub fn run(disk: &mut Disk, options: &Options) -> Result<(), Failed> {
