@@ -147,6 +147,7 @@ impl<'a, M: Ram> Client<'a, M> {
 
     /// Looks for orders of the monitor and for the guest's doorbells.
     pub(crate) fn look<D: Disk, B: Bounce>(&mut self, common: &mut Common<'_, D, B>) -> Change {
+        let mut change = Change::None;
         if self.device.has_order() {
             if !self.is_leaving {
                 self.leave(common);
@@ -156,14 +157,14 @@ impl<'a, M: Ram> Client<'a, M> {
                 return Change::None;
             }
             self.is_leaving = false;
-        }
-        let change = self.device.follow();
-        if matches!(change, Change::Live | Change::Adopted) {
-            (self.due, self.asked) = (ALL_QUEUES, 0);
-            self.is_adopting = change == Change::Adopted;
-            if self.gate == Gate::Closed {
-                self.device.refuse();
-                (self.due, self.is_adopting) = (0, false);
+            change = self.device.follow();
+            if matches!(change, Change::Live | Change::Adopted) {
+                (self.due, self.asked) = (ALL_QUEUES, 0);
+                self.is_adopting = change == Change::Adopted;
+                if self.gate == Gate::Closed {
+                    self.device.refuse();
+                    (self.due, self.is_adopting) = (0, false);
+                }
             }
         }
         for queue in 0..QUEUES {
@@ -187,6 +188,9 @@ impl<'a, M: Ram> Client<'a, M> {
         }
         self.resume(common);
         self.readopt(common);
+        if self.due == 0 {
+            return false;
+        }
         let (mut requests, mut bytes) = (TURN_REQUESTS, TURN_BYTES);
         let mut queue = self.first;
         for _ in 0..QUEUES {

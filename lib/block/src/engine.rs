@@ -113,6 +113,8 @@ impl<T> Slot<T> {
 struct Load {
     /// Slots in use.
     slots: u128,
+    /// How many.
+    count: usize,
     /// Those of them whose requests read or change blocks and have begun.
     begun: u128,
     /// Those of them that change blocks.
@@ -127,6 +129,8 @@ pub struct Engine<T> {
     used: u128,
     /// Slots whose requests have ended and were not yet given out.
     ready: u128,
+    /// Commands that the disk took; wraps.
+    submitted: u32,
     loads: [Load; CLIENTS_MAX],
 }
 
@@ -152,7 +156,8 @@ impl<T> Engine<T> {
             slots: [const { Slot::FREE }; REQUESTS_MAX],
             used: 0,
             ready: 0,
-            loads: [Load { slots: 0, begun: 0, changing: 0, bytes: 0 }; CLIENTS_MAX],
+            submitted: 0,
+            loads: [Load { slots: 0, count: 0, begun: 0, changing: 0, bytes: 0 }; CLIENTS_MAX],
         }
     }
 
@@ -164,13 +169,23 @@ impl<T> Engine<T> {
 
     /// What a client has in flight: requests and bytes.
     pub fn load(&self, client: u8) -> (usize, u64) {
-        let load = self.loads.get(usize::from(client)).copied().unwrap_or_default();
-        (usize::try_from(load.slots.count_ones()).unwrap_or(usize::MAX), load.bytes)
+        let load = self.loads.get(usize::from(client));
+        load.map_or((0, 0), |load| (load.count, load.bytes))
     }
 
     /// Whether nothing of a client is in flight.
     pub fn is_idle(&self, client: u8) -> bool {
         self.loads.get(usize::from(client)).is_none_or(|load| load.slots == 0)
+    }
+
+    /// How many commands went to the disk so far; wraps.
+    pub(crate) fn submitted(&self) -> u32 {
+        self.submitted
+    }
+
+    /// Whether a request has ended that was not given out.
+    pub fn has_ready(&self) -> bool {
+        self.ready != 0
     }
 
     /// Whether nothing of anybody is in flight.
@@ -199,6 +214,7 @@ impl<T> Engine<T> {
         slot.ticket = Some(ticket);
         (slot.next, slot.outstanding, slot.bounced, slot.failed) = (0, 0, None, false);
         load.slots |= bit(index);
+        load.count = load.count.saturating_add(1);
         load.bytes = load.bytes.saturating_add(slot.request.len);
         let generation = slot.generation;
         if self.push(disk, bounce, index) {
@@ -280,6 +296,7 @@ impl<T> Engine<T> {
             if submit(disk, bounce, small(index), slot) == Err(Busy) {
                 return false;
             }
+            self.submitted = self.submitted.wrapping_add(1);
         }
         if slot.outstanding == 0 {
             self.ready |= bit(index);
@@ -341,6 +358,7 @@ impl<T> Engine<T> {
         slot.generation = slot.generation.wrapping_add(1);
         let load = self.loads.get_mut(usize::from(slot.place.client))?;
         load.slots &= !bit(index);
+        load.count = load.count.saturating_sub(1);
         load.begun &= !bit(index);
         load.changing &= !bit(index);
         load.bytes = load.bytes.saturating_sub(slot.request.len);
@@ -368,7 +386,7 @@ fn submit<T, D: Disk, B: Bounce>(
     slot: &mut Slot<T>,
 ) -> Result<(), Busy> {
     let limits = *disk.limits();
-    let mut part = Cut::EMPTY;
+    let mut part = None;
     let Some(plan) = plan(bounce, slot, &limits, &mut part)? else {
         slot.next = u64::MAX;
         return Ok(());
@@ -384,7 +402,11 @@ fn submit<T, D: Disk, B: Bounce>(
         slot.failed = true;
         return Ok(());
     }
-    let segments = if plan.is_whole { slot.request.segments() } else { part.segments() };
+    let segments = match &part {
+        _ if plan.is_whole => slot.request.segments(),
+        Some(part) => part.segments(),
+        None => &[],
+    };
     let tag = Tag { slot: number, generation: slot.generation, client: slot.place.client };
     disk.submit(tag, &Command { operation: plan.operation, block, blocks, segments })?;
     slot.outstanding = slot.outstanding.saturating_add(1);
@@ -406,7 +428,7 @@ fn plan<T, B: Bounce>(
     bounce: &mut B,
     slot: &mut Slot<T>,
     limits: &Limits,
-    part: &mut Cut,
+    part: &mut Option<Cut>,
 ) -> Result<Option<Plan>, Busy> {
     let left = slot.request.len.saturating_sub(slot.next);
     let plan = |operation, bytes| Ok(Some(Plan { operation, bytes, is_whole: false }));
@@ -429,16 +451,18 @@ fn plan<T, B: Bounce>(
         }
         Operation::Zero => {
             let page = Segment { address: bounce.zeros(), len: PAGE };
-            *part = Cut::repeat(page, left, limits);
+            let part = part.insert(Cut::repeat(page, left, limits));
             plan(Operation::Write, part.bytes)
         }
         operation if slot.bounced.is_some() || needs_bounce(slot, limits, part) => {
             let segment = bounced(bounce, slot, left)?;
-            *part = Cut::repeat(segment, segment.len, limits);
+            let part = part.insert(Cut::repeat(segment, segment.len, limits));
             plan(operation, part.bytes)
         }
-        operation if part.bytes == 0 => Ok(Some(Plan { operation, bytes: left, is_whole: true })),
-        operation => plan(operation, part.bytes),
+        operation => match part {
+            None => Ok(Some(Plan { operation, bytes: left, is_whole: true })),
+            Some(part) => plan(operation, part.bytes),
+        },
     }
 }
 
@@ -449,15 +473,14 @@ fn most(left: u64, blocks_max: u32, limits: &Limits) -> u64 {
 
 /// Whether the next part of a request has to go through a buffer. If not, `part` is that part,
 /// unless the request can be given to the disk as it is.
-fn needs_bounce<T>(slot: &Slot<T>, limits: &Limits, part: &mut Cut) -> bool {
+fn needs_bounce<T>(slot: &Slot<T>, limits: &Limits, part: &mut Option<Cut>) -> bool {
     if slot.request.is_private {
         return true;
     }
     if slot.next == 0 && fits(slot.request.segments(), slot.request.len, limits) {
         return false;
     }
-    *part = cut(slot.request.segments(), slot.next, limits);
-    part.bytes == 0
+    part.insert(cut(slot.request.segments(), slot.next, limits)).bytes == 0
 }
 
 /// The buffer for the next part of a request, filled if it is to be written. Nothing else of the

@@ -1,8 +1,8 @@
 //! All clients of a disk: [`Server`].
 //!
 //! A round ends what the disk has done, looks for orders and doorbells, and gives each client a turn
-//! of bounded size; the one that was first in a round is last in the next. A driver's `main` calls
-//! [`Server::round`] until there is nothing to do and then waits for signals.
+//! of bounded size; the one that first got something of the disk in a round is last in the next. A
+//! driver's `main` calls [`Server::round`] until there is nothing to do and then waits for signals.
 //! Invariant: between two turns of a client every other one had one, so however much one asks for,
 //! the others wait for one such turn each and for their share of the disk.
 
@@ -31,6 +31,8 @@ pub struct Server<'a, M> {
     engine: &'a mut Engine<Ticket>,
     clients: [Option<Client<'a, M>>; CLIENTS_MAX],
     chain: Chain<CHAIN_MAX>,
+    /// All clients have numbers below this.
+    count: usize,
     first: usize,
     is_bounded: bool,
 }
@@ -39,13 +41,14 @@ impl<'a, M: Ram> Server<'a, M> {
     /// A server without clients. The engine is large: tasks have a static one.
     pub fn new(engine: &'a mut Engine<Ticket>) -> Server<'a, M> {
         let clients = [const { None }; CLIENTS_MAX];
-        Server { engine, clients, chain: Chain::default(), first: 0, is_bounded: false }
+        Server { engine, clients, chain: Chain::default(), count: 0, first: 0, is_bounded: false }
     }
 
     /// Adds a client under the number that it was made with; `None` if there is no such number.
     pub fn add(&mut self, number: u8, client: Client<'a, M>) -> Option<()> {
         let place = self.clients.get_mut(usize::from(number))?;
         self.is_bounded |= client.is_bounded();
+        self.count = self.count.max(usize::from(number).saturating_add(1));
         *place = Some(client);
         Some(())
     }
@@ -65,6 +68,11 @@ impl<'a, M: Ram> Server<'a, M> {
         }
     }
 
+    /// The numbers of all clients are below this.
+    pub fn numbers(&self) -> usize {
+        self.count
+    }
+
     /// Whether nothing is in flight.
     pub fn is_idle(&self) -> bool {
         self.engine.is_empty()
@@ -78,26 +86,41 @@ impl<'a, M: Ram> Server<'a, M> {
     /// Does what there is to do. `now` is in nanoseconds; without rates it may be any number.
     pub fn round<D: Disk, B: Bounce>(&mut self, disk: &mut D, bounce: &mut B, now: u64) -> Next {
         let ended = self.collect(disk, bounce);
-        let active = self.clients.iter().flatten();
+        let active = self.clients.iter().take(self.count).flatten();
         let active = active.filter(|client| client.is_active(self.engine)).count();
         let sharing = Sharing::among(active);
         let Server { engine, clients, chain, .. } = self;
         let mut common = Common { engine, disk, bounce, chain, sharing, now };
-        let mut again = ended;
+        let mut again = false;
+        let clients = clients.get_mut(..self.count).unwrap_or_default();
         let (later, sooner) = clients.split_at_mut_checked(self.first).unwrap_or_default();
         let sooner = (self.first..).zip(sooner);
         let mut first = None;
         for (number, client) in sooner.chain((0..).zip(later)) {
             let Some(client) = client else { continue };
-            first.get_or_insert(number);
             client.look(&mut common);
+            let before = common.engine.submitted();
             again |= client.turn(&mut common);
             client.interrupt();
+            if first.is_none() && common.engine.submitted() != before {
+                first = Some(number);
+            }
         }
         disk.ring();
-        self.first = first.map_or(0, |first| first.saturating_add(1)) % CLIENTS_MAX;
+        // Who got something of the disk first is last in the next round.
+        if let Some(first) = first {
+            let second = first.saturating_add(1);
+            self.first = if second < self.count { second } else { 0 };
+        }
+        // A disk that is ending requests may have ended more of them: each of those would be an
+        // interrupt.
+        again |= (ended && !self.engine.is_empty() || self.engine.has_ready())
+            && self.collect(disk, bounce);
         if again || self.listen() {
             return Next::Round;
+        }
+        if !self.is_bounded {
+            return Next::Wait;
         }
         let opens = self.clients.iter().flatten().filter_map(|client| client.opens(now));
         opens.min().map_or(Next::Wait, Next::WaitUntil)
@@ -114,14 +137,14 @@ impl<'a, M: Ram> Server<'a, M> {
             }
         }
         if any {
-            self.clients.iter_mut().flatten().for_each(Client::interrupt);
+            self.clients.iter_mut().take(self.count).flatten().for_each(Client::interrupt);
         }
         any
     }
 
     fn listen(&mut self) -> bool {
         let mut any = false;
-        for client in self.clients.iter_mut().flatten() {
+        for client in self.clients.iter_mut().take(self.count).flatten() {
             any |= client.listen();
         }
         any

@@ -175,7 +175,7 @@ fn unlock<H: Hardware, K: Keys>(
 
 /// Tells monitors and log what is new.
 fn tell(server: &mut Server<'static, GuestMemory>, opened: &mut Opened) {
-    for (number, owner) in (0u8..).zip(&mut opened.owners) {
+    for (number, owner) in (0u8..).zip(opened.owners.iter_mut().take(server.numbers())) {
         let Some(owner) = owner else { continue };
         let Some(client) = server.client(number) else { continue };
         let device = client.device();

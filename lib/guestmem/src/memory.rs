@@ -61,6 +61,14 @@ pub trait Ram {
         range.end().get() <= self.size()
     }
 
+    /// Reads sixteen bytes at any address, once: two little-endian values.
+    fn read_pair(&self, at: GuestPhys) -> Result<[u64; 2], BadAddress> {
+        let mut bytes = [0; 16];
+        self.read_into(at, &mut bytes)?;
+        let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
+        Ok([u64::from_le_bytes([a, b, c, d, e, f, g, h]), u64::from_le_bytes(rest)])
+    }
+
     /// Reads a value at any address.
     fn read_u16(&self, at: GuestPhys) -> Result<u16, BadAddress> {
         let mut bytes = [0; 2];
@@ -87,6 +95,10 @@ impl<M: Ram + ?Sized> Ram for &M {
 
     fn read_into(&self, at: GuestPhys, bytes: &mut [u8]) -> Result<(), BadAddress> {
         (**self).read_into(at, bytes)
+    }
+
+    fn read_pair(&self, at: GuestPhys) -> Result<[u64; 2], BadAddress> {
+        (**self).read_pair(at)
     }
 
     fn write_from(&self, at: GuestPhys, bytes: &[u8]) -> Result<(), BadAddress> {
@@ -288,6 +300,21 @@ impl Ram for GuestMemory {
         copy_pieces(self, rest, to, target.ok_or(BadAddress::Outside)?)
     }
 
+    fn read_pair(&self, at: GuestPhys) -> Result<[u64; 2], BadAddress> {
+        let place = self.place(at, 16)?.cast_const().cast::<[u64; 2]>();
+        if !place.is_aligned() {
+            return Ok([
+                self.read_u64(at)?,
+                self.read_u64(at.checked_add(8).ok_or(BadAddress::Outside)?)?,
+            ]);
+        }
+        // SAFETY: (1) `place` checked that the mapping has sixteen bytes there. (2) They begin at
+        // a multiple of eight. (3) The access is volatile, so that a guest which changes them
+        // meanwhile changes what is read and nothing else.
+        let [low, high] = unsafe { place.read_volatile() };
+        Ok([u64::from_le(low), u64::from_le(high)])
+    }
+
     fn load_u16(&self, at: GuestPhys, order: Ordering) -> Result<u16, BadAddress> {
         Ok(self.atomic_u16(at)?.load(order))
     }
@@ -383,6 +410,14 @@ mod tests {
                 }
             }
         }
+        for at in 0..(RAM + FENCE) as u64 {
+            let there = expected.get(at as usize..).and_then(|rest| rest.first_chunk::<16>());
+            let read = bench.ram().read_pair(GuestPhys::new(at));
+            let read = read.map(|[low, high]| u128::from(high) << 64 | u128::from(low));
+            let there = there.map(|bytes| u128::from_le_bytes(*bytes));
+            assert_eq!(read, there.ok_or(BadAddress::Outside), "{at}");
+        }
+        assert_eq!(bench.ram().read_pair(GuestPhys::new(u64::MAX - 7)), Err(BadAddress::Outside));
         assert_eq!(bench.all(), with_fences(&expected));
     }
 

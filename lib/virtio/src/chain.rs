@@ -104,12 +104,10 @@ fn packed_descriptor<M: Ram>(ram: &M, at: GuestPhys) -> Result<Descriptor, Rule>
 
 /// Address, length and the two last fields of a descriptor, read once.
 fn fields<M: Ram>(ram: &M, at: GuestPhys) -> Result<(u64, u32, [u8; 4]), Rule> {
-    let mut bytes = [0u8; 16];
     // Tables and rings were found in RAM before, so this does not fail.
-    ram.read_into(at, &mut bytes).map_err(|_| Rule::QueueOutside)?;
-    let [a, b, c, d, e, f, g, h, i, j, k, l, last @ ..] = bytes;
-    let address = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
-    Ok((address, u32::from_le_bytes([i, j, k, l]), last))
+    let [address, rest] = ram.read_pair(at).map_err(|_| Rule::QueueOutside)?;
+    let [a, b, c, d, last @ ..] = rest.to_le_bytes();
+    Ok((address, u32::from_le_bytes([a, b, c, d]), last))
 }
 
 /// The buffers of one request, at most `N`.
@@ -165,6 +163,11 @@ impl<const N: usize> Chain<N> {
     pub fn writable(&self, offset: u64, len: u64) -> Pieces<'_> {
         let writable = self.buffers.get(self.readable..self.count).unwrap_or_default();
         Pieces::new(writable, offset, len)
+    }
+
+    /// The first buffer that the device may read.
+    pub(crate) fn first_readable(&self) -> Option<&Range> {
+        self.buffers.first().filter(|_| self.readable != 0)
     }
 
     /// Copies bytes that the guest sent, from the one number `offset` on. How many there were:

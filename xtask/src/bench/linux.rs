@@ -62,7 +62,8 @@ fn direct(bench: &Bench) -> Result<u64> {
     )
 }
 
-fn arguments(initramfs: &Path, line: &str) -> Vec<String> {
+/// What QEMU is told of initramfs and command line.
+pub(super) fn arguments(initramfs: &Path, line: &str) -> Vec<String> {
     let initramfs = initramfs.display().to_string();
     ["-initrd", &initramfs, "-append", line].map(str::to_owned).to_vec()
 }

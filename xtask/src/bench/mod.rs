@@ -2,12 +2,15 @@
 //! to measure them.
 //!
 //! `guests` reads what micro-guests print, `start` how guests begin, `overhead` what a virtual
-//! machine takes of memory, `linux` a stock kernel under Cloister and without it; `check` shows
+//! machine takes of memory, `linux` a stock kernel under Cloister and without it, `disk` what the
+//! host side of a disk executes, `latency` what Linux sees of that in time; `check` shows
 //! that the numbers move when the code does. Invariant: a group either gives all of its keys or
 //! an error.
 
 pub mod check;
+mod disk;
 mod guests;
+mod latency;
 mod linux;
 mod overhead;
 mod start;
@@ -53,19 +56,21 @@ pub struct Group {
     keys: &'static [&'static str],
     /// One run.
     pub measure: fn(&Bench) -> Result<Values>,
-    /// Nothing of it runs, so a second time would say the same.
-    pub is_still: bool,
+    /// It is not measured again: nothing of it runs, or it compares runs of its own.
+    pub is_once: bool,
 }
 
 /// All measurements.
 pub const GROUPS: &[Group] = &[
-    Group { name: "the kernel", keys: &[], measure: tasks, is_still: false },
-    Group { name: "guests", keys: guests::KEYS, measure: guests::measure, is_still: false },
-    Group { name: "starts", keys: start::KEYS, measure: start::measure, is_still: false },
-    Group { name: "the cipher", keys: &["aes_xts_4k"], measure: cipher, is_still: false },
-    Group { name: "memory", keys: overhead::KEYS, measure: overhead::measure, is_still: false },
-    Group { name: "Linux", keys: linux::KEYS, measure: linux::measure, is_still: false },
-    Group { name: "sizes", keys: SIZES, measure: sizes, is_still: true },
+    Group { name: "the kernel", keys: &[], measure: tasks, is_once: false },
+    Group { name: "guests", keys: guests::KEYS, measure: guests::measure, is_once: false },
+    Group { name: "starts", keys: start::KEYS, measure: start::measure, is_once: false },
+    Group { name: "the cipher", keys: &["aes_xts_4k"], measure: cipher, is_once: false },
+    Group { name: "memory", keys: overhead::KEYS, measure: overhead::measure, is_once: false },
+    Group { name: "Linux", keys: linux::KEYS, measure: linux::measure, is_once: false },
+    Group { name: "disks", keys: disk::KEYS, measure: disk::measure, is_once: true },
+    Group { name: "latency", keys: latency::KEYS, measure: latency::measure, is_once: true },
+    Group { name: "sizes", keys: SIZES, measure: sizes, is_once: true },
 ];
 
 /// What is counted without running anything.

@@ -87,7 +87,7 @@ fn measure(args: &Args, bench: &Bench) -> Result<Values> {
         if !keys.any(|key| args.wants(key) && group.has(key)) {
             continue;
         }
-        let times = if group.is_still { 1 } else { args.runs };
+        let times = if group.is_once { 1 } else { args.runs };
         let mut runs = Vec::new();
         for number in 1..=times {
             say(&format!("measuring {}, run {number} of {times} …", group.name));

@@ -61,6 +61,14 @@ pub(crate) struct Completion {
 }
 
 impl Completion {
+    /// Whether there is a completion in a place of a queue in this turn.
+    #[inline]
+    pub(crate) fn is_there(memory: &impl Memory, queue: u64, place: u16, phase: bool) -> bool {
+        // A place behind the end of memory has none, like one whose turn has not come.
+        let at = queue.wrapping_add(u64::from(place).wrapping_mul(COMPLETION)).wrapping_add(12);
+        memory.load_u32(at).is_some_and(|last| (last & PHASE != 0) == phase)
+    }
+
     /// The completion in a place of a queue, if it is there in this turn.
     pub(crate) fn take(
         memory: &impl Memory,

@@ -243,6 +243,11 @@ impl<R: Registers, M: Memory> Disk for Controller<R, M> {
             if self.current >= self.count {
                 break;
             }
+            // Most looks find nothing.
+            if !pair.has_ended(&self.memory) && !pair.has_news() {
+                self.current = self.current.saturating_add(1);
+                continue;
+            }
             match pair.take(&self.memory, self.epoch) {
                 Some(Ok((tag, outcome))) => {
                     if outcome == Outcome::Done {

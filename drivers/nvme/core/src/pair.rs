@@ -210,6 +210,18 @@ impl Pair {
         self.ring(registers, capabilities);
     }
 
+    /// Whether [`Pair::take`] has something to look at.
+    #[inline]
+    pub(crate) fn has_ended(&self, memory: &impl Memory) -> bool {
+        self.failed != 0 || Completion::is_there(memory, self.completion, self.head, self.phase)
+    }
+
+    /// Whether the controller does not know yet what was taken, or written.
+    #[inline]
+    pub(crate) fn has_news(&self) -> bool {
+        self.told != self.head || self.rung != self.tail
+    }
+
     /// The next command that ended, if one did.
     pub(crate) fn take(
         &mut self,

@@ -213,6 +213,12 @@ fn read<M: Ram, const N: usize>(
     chain: &Chain<N>,
     offset: u64,
 ) -> Result<Option<[u8; 16]>, Rule> {
+    // Most drivers give the header a buffer of its own.
+    if let Some(first) = chain.first_readable().filter(|first| offset == 0 && first.len() >= 16) {
+        let [low, high] = ram.read_pair(first.start()).map_err(|_| Rule::BufferOutside)?;
+        let bytes = u128::from(high) << 64 | u128::from(low);
+        return Ok(Some(bytes.to_le_bytes()));
+    }
     let mut bytes = [0; 16];
     let len = chain.read(ram, offset, &mut bytes)?;
     Ok((len == bytes.len()).then_some(bytes))
