@@ -85,6 +85,7 @@ impl<'a, M: Ram> Server<'a, M> {
             client.interrupt();
         }
         disk.ring();
+        self.clients.iter().flatten().for_each(|client| client.submitted(self.engine));
         self.first = first.map_or(0, |first| first.saturating_add(1)) % CLIENTS_MAX;
         if again || self.listen() {
             return Next::Round;

@@ -14,4 +14,4 @@ mod open;
 mod scan;
 mod serve;
 
-pub use serve::{Hardware, Memory, Nanoseconds, STATUS_NO_CLIENT, serve};
+pub use serve::{Hardware, Memory, Nanoseconds, Pulse, STATUS_NO_CLIENT, serve};

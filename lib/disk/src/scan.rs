@@ -4,7 +4,7 @@ use cloister_block::{Bounce, Command, Operation, Outcome, Tag};
 use cloister_rt::{Deadline, Duration, Instant, wait};
 use cloister_volume::{Broken, Scan};
 
-use crate::serve::{Hardware, TICK};
+use crate::serve::{Hardware, Pulse, TICK};
 
 /// How long a block may take. The controller is reset meanwhile, if it has to be.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -15,6 +15,7 @@ const BLOCK_MAX: usize = 4096;
 pub(crate) fn partitions<H: Hardware, B: Bounce + ReadBuffer>(
     hardware: &mut H,
     bounce: &mut B,
+    pulse: &Pulse,
 ) -> Scan {
     let limits = *hardware.limits();
     let mut scan = Scan::new(limits.block_size, limits.blocks);
@@ -22,7 +23,7 @@ pub(crate) fn partitions<H: Hardware, B: Bounce + ReadBuffer>(
     let size = usize::try_from(limits.block_size).unwrap_or(BLOCK_MAX).min(BLOCK_MAX);
     while let Some(block) = scan.wanted() {
         let bytes = bytes.get_mut(..size).unwrap_or_default();
-        let is_read = read(hardware, bounce, block, bytes).is_some();
+        let is_read = read(hardware, bounce, pulse, block, bytes).is_some();
         scan.give(is_read.then_some(bytes));
     }
     match scan.table() {
@@ -51,6 +52,7 @@ pub(crate) trait ReadBuffer {
 fn read<H: Hardware, B: Bounce + ReadBuffer>(
     hardware: &mut H,
     bounce: &mut B,
+    pulse: &Pulse,
     block: u64,
     bytes: &mut [u8],
 ) -> Option<()> {
@@ -61,7 +63,9 @@ fn read<H: Hardware, B: Bounce + ReadBuffer>(
     let command = Command { operation: Operation::Read, block, blocks: 1, segments };
     let end = Instant::now() + PATIENCE;
     let mut taken = hardware.submit(tag, &command).is_ok();
+    let mut next_tick = Instant::now() + TICK;
     loop {
+        pulse.beat();
         hardware.ring();
         if let Some((found, outcome)) = hardware.poll()
             && found == tag
@@ -75,10 +79,11 @@ fn read<H: Hardware, B: Bounce + ReadBuffer>(
             // The buffer stays taken: the disk may still write to it.
             return None;
         }
-        let woken = wait(hardware.bits(), Deadline::after(TICK)).bits();
-        hardware.acknowledge(woken);
-        if woken.is_empty() {
+        let woken = wait(hardware.bits() | pulse.bits(), Deadline::At(next_tick)).bits();
+        hardware.acknowledge(woken & hardware.bits());
+        if Instant::now() >= next_tick {
             hardware.tick();
+            next_tick = Instant::now() + TICK;
             taken = taken || hardware.submit(tag, &command).is_ok();
         }
     }
