@@ -99,7 +99,7 @@ impl Wards {
                     let name = name_of(task.policy);
                     defmt::error!("{=str} did not answer for {=u64} ms: it hangs", name, ms);
                     // One that came to rest by itself is dealt with as such.
-                    drop(task.control.stop());
+                    let _ = task.control.stop();
                 }
                 Look::Hangs => {}
             }

@@ -73,6 +73,9 @@ pub struct Expect {
     /// Lines that are counted by what they say.
     #[serde(default)]
     pub tally: Option<Counts>,
+    /// Lines whose numbers are compared.
+    #[serde(default)]
+    pub shares: Option<Shares>,
     /// What a person types while the appliance runs, in this order.
     #[serde(default)]
     pub keys: Vec<Keys>,
@@ -94,6 +97,16 @@ pub struct Counts {
     pub line: String,
     /// Words of which each has to come once at least.
     pub least: Vec<String>,
+}
+
+/// Lines with a number each, of which none may be small beside the sum.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shares {
+    /// A regular expression with one group: the number.
+    pub line: String,
+    /// The part of the sum that each number is at least.
+    pub least: f64,
 }
 
 /// The kind of emulator that a test is for.
@@ -205,6 +218,7 @@ pub struct Matcher {
     also: Vec<Regex>,
     forbid: Vec<Regex>,
     tally: Option<(Regex, BTreeMap<String, u64>)>,
+    shares: Option<(Regex, f64, Vec<f64>)>,
     end: WantedEnd,
     next: usize,
     offence: Option<String>,
@@ -223,7 +237,10 @@ impl Matcher {
             Ok::<_, regex::Error>((Regex::new(&counts.line)?, none))
         });
         let tally = tally.transpose()?;
-        Ok(Self { lines, also, forbid, tally, end: expect.end, next: 0, offence: None })
+        let shares = expect.shares.as_ref();
+        let shares = shares.map(|of| anyhow::Ok((Regex::new(&of.line)?, of.least, Vec::new())));
+        let (shares, end) = (shares.transpose()?, expect.end);
+        Ok(Self { lines, also, forbid, tally, shares, end, next: 0, offence: None })
     }
 
     /// Takes a line; false when the run needs not go on.
@@ -239,6 +256,11 @@ impl Matcher {
             && let Some(word) = pattern.captures(line).and_then(|found| found.get(1))
         {
             *counts.entry(word.as_str().to_owned()).or_default() += 1;
+        }
+        if let Some((pattern, _, numbers)) = &mut self.shares
+            && let Some(number) = pattern.captures(line).and_then(|found| found.get(1))
+        {
+            numbers.extend(number.as_str().parse::<f64>());
         }
         self.also.retain(|pattern| !pattern.is_match(line));
         let all_seen = self.next == self.lines.len() && self.also.is_empty();
@@ -277,6 +299,12 @@ impl Matcher {
         }
         if let Some(word) = self.never() {
             return Err(format!("no counted line says `{word}`; {}", outcome.describe()));
+        }
+        if let Some((_, least, numbers)) = &self.shares {
+            let sum: f64 = numbers.iter().sum();
+            if numbers.len() < 2 || numbers.iter().any(|number| *number < least * sum) {
+                return Err(format!("of {numbers:?} each has to be {least} of the sum"));
+            }
         }
         let fits = match self.end {
             WantedEnd::Shutdown => outcome.in_order(),
@@ -340,6 +368,16 @@ mod tests {
         assert_eq!(run(toml, &lines, End::GuestShutdown, true), Ok(()));
         let wrong = run(toml, &["a", "died x", "y"], End::GuestShutdown, true).unwrap_err();
         assert!(wrong.starts_with("no counted line says `y`"), "{wrong}");
+    }
+
+    #[test]
+    fn no_share_is_too_small() {
+        let toml = "lines = ['a']\nshares = { line = 'got (\\d+)', least = 0.4 }\nend = 'shutdown'";
+        let fair = run(toml, &["a", "got 41", "got 59"], End::GuestShutdown, true);
+        assert_eq!(fair, Ok(()));
+        for lines in [&["a", "got 39", "got 61"][..], &["a", "got 9"]] {
+            assert!(run(toml, lines, End::GuestShutdown, true).is_err(), "{lines:?}");
+        }
     }
 
     #[test]

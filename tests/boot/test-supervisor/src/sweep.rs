@@ -4,10 +4,12 @@
 //!
 //! The driver is on this task's core, which is the more urgent one of the two: so its deadline
 //! ends the driver between two instructions of its own, and with counted instructions at the same
-//! ones in every run. The events that a kill can follow are the driver's answers to its watchdog:
-//! one at the begin of each turn of its loop.
+//! ones in every run. The events that a kill can follow are what the driver logs in its life (the
+//! third line comes before its first turn, the fourth after it, if it took something over) and its
+//! answers to its watchdog, one at the begin of each turn.
 
 use boot_common::random::Random;
+use cloister_ring::log::Reader;
 use cloister_ring::pulse::Asker;
 use cloister_rt::abi::fault::{FaultKind, LeaveReason, TaskState};
 use cloister_rt::abi::name_str;
@@ -19,6 +21,8 @@ use crate::report::{Check, Report};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How often an answer is looked for.
 const LOOK: Duration = Duration::from_micros(10);
+/// Lines that a life logs before its first turn.
+const LINES: u64 = 3;
 /// Kills between two lines of progress.
 const MARK: u64 = 50;
 
@@ -36,12 +40,12 @@ enum When {
 }
 
 impl When {
-    /// Half of the kills come soon after an event.
+    /// More than half of the kills come soon after an event.
     fn choose(random: &mut Random) -> When {
         match random.below(8) {
             0 => When::AfterStart,
-            1 | 2 => When::AfterFirstTurn,
-            3..=5 => When::Later,
+            1 => When::AfterFirstTurn,
+            2 => When::Later,
             _ => When::AfterTurn,
         }
     }
@@ -53,6 +57,9 @@ struct Sweep {
     guest: Supervised,
     asker: Asker<'static>,
     wake: Signal,
+    log: Reader<'static>,
+    /// Lines that the driver has logged in this life.
+    lines: u64,
     random: Random,
     /// Most of the time between two kills, if nothing is waited for.
     gap: Duration,
@@ -68,10 +75,12 @@ pub fn run(report: &mut Report) {
     };
     let (page, wake) = grants().watch("driver").expect("the manifest has the driver watched");
     let asker = Asker::new(page.words()).expect("a page has two words");
+    let log = grants().shared("log/driver").expect("the manifest lets this task read logs");
+    let (log, lines) = (Reader::new(log.words()), 0);
     let random = Random::new(seed);
     let (driver, guest) = (find("driver"), find("disk"));
     let gap = Duration::from_micros(gap);
-    let mut sweep = Sweep { driver, guest, asker, wake, random, gap };
+    let mut sweep = Sweep { driver, guest, asker, wake, log, lines, random, gap };
     report.case("the driver comes back from every kill", |check| {
         let mut kills = 0;
         while sweep.is(&sweep.guest, TaskState::Running) && !check.has_failed() {
@@ -91,7 +100,7 @@ impl Sweep {
     fn kill(&mut self, check: &mut Check, nth: u64) {
         let when = When::choose(&mut self.random);
         if !matches!(when, When::AfterStart) {
-            check.holds("the driver takes its first turn", self.answers());
+            check.holds("the driver gets to its first turn", self.begins());
         }
         let moment = match when {
             When::AfterStart => self.within(Duration::from_millis(8)),
@@ -100,7 +109,7 @@ impl Sweep {
             When::AfterTurn => {
                 sleep_until(self.within(self.gap));
                 check.holds("the driver takes a turn", self.answers());
-                self.within(Duration::from_micros(30))
+                self.within(Duration::from_micros(120))
             }
         };
         sleep_until(moment);
@@ -108,6 +117,9 @@ impl Sweep {
         // One that has come to rest by itself cannot be stopped, and must not have.
         check.holds("the driver runs", self.driver.control.stop().is_ok());
         check.holds("it is parked", self.until(|sweep| sweep.is(&sweep.driver, TaskState::Stopped)));
+        // What the old life has logged.
+        self.begun();
+        self.lines = 0;
         check.holds("it starts again", self.driver.control.restart().is_ok());
         if check.has_failed() {
             let state = self.driver.control.fault().map_or(0, |report| report.rip);
@@ -129,6 +141,26 @@ impl Sweep {
     fn within(&mut self, most: Duration) -> Instant {
         let now = Instant::now().tsc();
         Instant::from_tsc(now.saturating_add(self.random.below(clock().ticks(most))))
+    }
+
+    /// Waits until the driver is about to take its first turn.
+    fn begins(&mut self) -> bool {
+        let end = Instant::now() + PATIENCE;
+        while !self.begun() {
+            if Instant::now() >= end {
+                return false;
+            }
+            sleep_until(Instant::now() + LOOK);
+        }
+        true
+    }
+
+    /// Whether it has said all that it says before.
+    fn begun(&mut self) -> bool {
+        while self.log.next(&mut [0; 8]).is_some() {
+            self.lines += 1;
+        }
+        self.lines >= LINES
     }
 
     /// Asks the driver for a turn, and waits until it begins.
