@@ -21,6 +21,8 @@ use crate::report::{Check, Report};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How often an answer is looked for.
 const LOOK: Duration = Duration::from_micros(10);
+/// How long the driver is kept from running.
+const PILE: Duration = Duration::from_micros(600);
 /// Lines that a life logs before its first turn.
 const LINES: u64 = 3;
 /// Kills between two lines of progress.
@@ -37,6 +39,8 @@ enum When {
     Later,
     /// Soon after one of its later turns began: a doorbell, an interrupt or a question woke it.
     AfterTurn,
+    /// Soon after it was kept from running for a while, so that completions and doorbells wait.
+    AfterPile,
 }
 
 impl When {
@@ -46,7 +50,8 @@ impl When {
             0 => When::AfterStart,
             1 => When::AfterFirstTurn,
             2 => When::Later,
-            _ => When::AfterTurn,
+            3 => When::AfterTurn,
+            _ => When::AfterPile,
         }
     }
 }
@@ -110,6 +115,15 @@ impl Sweep {
                 sleep_until(self.within(self.gap));
                 check.holds("the driver takes a turn", self.answers());
                 self.within(Duration::from_micros(120))
+            }
+            When::AfterPile => {
+                sleep_until(self.within(self.gap));
+                // This core is the driver's.
+                let end = Instant::now() + PILE;
+                while Instant::now() < end {
+                    core::hint::spin_loop();
+                }
+                self.within(Duration::from_micros(200))
             }
         };
         sleep_until(moment);

@@ -50,6 +50,10 @@ pub fn until_broken(disk: &mut Disk, options: &Options) -> Result<(), Failed> {
             Ok((_, back)) => buffer = Some(back),
             Err(Failed::Device(failure)) => {
                 println!("disk: {count} reads, then the device broke: {failure}");
+                // Nobody is there to answer it, and it may not wait for ever all the same.
+                let mut back = 0;
+                disk.reset(|_| back += 1);
+                println!("disk: the reset is over, {back} buffers came back");
                 return Ok(());
             }
             Err(other) => return Err(other),
