@@ -9,11 +9,11 @@ use cloister_ring::pulse::Asker;
 use cloister_rt::abi::call::CLIENT_BITS;
 use cloister_rt::abi::fault::TaskState;
 use cloister_rt::abi::name_str;
+use cloister_rt::proto::policy::DEVICE_GONE as GONE;
 use cloister_rt::proto::policy::{
     FLAG_DMA, FLAG_ESSENTIAL, FLAG_VM, RestartPolicy, THEN_POWER_OFF, THEN_REBOOT,
 };
 use cloister_rt::{Bits, Duration, Grants, Instant, Signal, Supervised, clock, grants};
-use cloister_rt::proto::policy::DEVICE_GONE as GONE;
 use cloister_supervisor_core::{Act, Agenda, Cause, Limits, Look, Next, Then, Watch};
 
 use crate::console::Console;

@@ -130,7 +130,8 @@ impl Sweep {
         let at = Instant::now();
         // One that has come to rest by itself cannot be stopped, and must not have.
         check.holds("the driver runs", self.driver.control.stop().is_ok());
-        check.holds("it is parked", self.until(|sweep| sweep.is(&sweep.driver, TaskState::Stopped)));
+        check
+            .holds("it is parked", self.until(|sweep| sweep.is(&sweep.driver, TaskState::Stopped)));
         // What the old life has logged.
         self.begun();
         self.lines = 0;

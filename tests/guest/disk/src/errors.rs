@@ -21,8 +21,7 @@ pub fn run(disk: &mut Disk, options: &Options) -> Result<(), Failed> {
     for (count, is_write) in failed.iter_mut().zip([false, true]) {
         for block in 0..blocks {
             let data = buffer.take().ok_or(Failed::Other("no buffer", block))?;
-            let request =
-                if is_write { Request::Write { block } } else { Request::Read { block } };
+            let request = if is_write { Request::Write { block } } else { Request::Read { block } };
             let (outcome, back) = one(disk, request, data)?;
             buffer = Some(back);
             match outcome {
