@@ -304,6 +304,11 @@ impl<'a> Virtio<'a> {
             return Action { vectors: self.registers.config_event(), ..NOTHING };
         }
         self.worker.order_live(join(self.registers.accepted), queues);
+        if self.worker.is_broken() {
+            // There is no worker any more, and so nobody who would say it later.
+            self.registers.status |= NEEDS_RESET;
+            return Action { vectors: self.registers.config_event(), ..NOTHING };
+        }
         SIGNAL
     }
 
@@ -315,6 +320,8 @@ impl<'a> Virtio<'a> {
         }
         self.resetting = true;
         self.worker.order(0);
+        // Where there is no worker any more, nobody will signal that it is over: it is.
+        self.is_ready();
         Action { forget: true, ..SIGNAL }
     }
 

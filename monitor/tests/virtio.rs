@@ -359,6 +359,22 @@ fn a_worker_that_gives_up_makes_the_device_need_a_reset_once() {
 }
 
 #[test]
+fn a_worker_that_is_gone_for_good_breaks_its_device_and_holds_up_no_reset() {
+    let mut rig = live();
+    rig.words[wire::GONE].store(1, Relaxed);
+    let action = rig.device.poll(true);
+    assert_eq!(action.vectors, 1, "the configuration's vector");
+    assert_eq!(rig.read(0x14, 1), 0x4f);
+    // Nobody answers: the reset is over, and the next life needs one again at once.
+    rig.write(0x14, 1, 0);
+    assert_eq!(rig.read(0x14, 1), 0);
+    negotiate(&mut rig, F_VERSION_1);
+    fill_queue(&mut rig, 1, [0x1000, 0x2000, 0x3000]);
+    rig.write(0x14, 1, 0xf);
+    assert_eq!(rig.read(0x14, 1), 0x4f);
+}
+
+#[test]
 fn the_configuration_is_shown_whole_or_not_at_all() {
     let mut rig = live();
     let generation = rig.read(0x15, 1);

@@ -2,15 +2,18 @@
 //!
 //! Invariant: handle and agenda entry of a task have the same index.
 
+use core::sync::atomic::Ordering;
+
 use cloister_ring::orders::{Name, Operation, VmState};
 use cloister_ring::pulse::Asker;
 use cloister_rt::abi::call::CLIENT_BITS;
 use cloister_rt::abi::fault::TaskState;
 use cloister_rt::abi::name_str;
+use cloister_rt::proto::policy::DEVICE_GONE as GONE;
 use cloister_rt::proto::policy::{
     FLAG_DMA, FLAG_ESSENTIAL, FLAG_VM, RestartPolicy, THEN_POWER_OFF, THEN_REBOOT,
 };
-use cloister_rt::{Bits, Duration, Grants, Instant, Signal, Supervised, clock};
+use cloister_rt::{Bits, Duration, Grants, Instant, Signal, Supervised, clock, grants};
 use cloister_supervisor_core::{Act, Agenda, Cause, Limits, Look, Next, Then, Watch};
 
 use crate::console::Console;
@@ -233,6 +236,7 @@ fn stopped(agenda: &mut Agenda<MAX>, index: usize, task: &Supervised) -> Option<
         TaskState::Stopped => {
             let next = agenda.parked(index, now);
             follow(name, next, task.policy.tries);
+            bury(name, next);
             return machine(next);
         }
         TaskState::Faulted => {}
@@ -242,6 +246,7 @@ fn stopped(agenda: &mut Agenda<MAX>, index: usize, task: &Supervised) -> Option<
     if next == Next::Nothing {
         return None;
     }
+    bury(name, next);
     if is_vm(task.policy) {
         words::say_vm(name, &cause, &report, next, task.policy.tries);
         if is_of_monitor(&cause) {
@@ -251,6 +256,20 @@ fn stopped(agenda: &mut Agenda<MAX>, index: usize, task: &Supervised) -> Option<
         say(name, &cause, &report, next, task.policy.tries);
     }
     machine(next)
+}
+
+/// A task is given up: the monitors whose devices it worked learn that nobody does any more.
+fn bury(name: &'static str, next: Next) {
+    if !matches!(next, Next::GiveUp(_)) {
+        return;
+    }
+    for (page, monitor) in grants().devices_of(name) {
+        if let Some(word) = page.words().get(GONE) {
+            // Release: the task is parked and its functions are off the bus.
+            word.store(1, Ordering::Release);
+            monitor.wake();
+        }
+    }
 }
 
 /// What a task's end means for the whole machine.

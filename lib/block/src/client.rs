@@ -10,6 +10,7 @@
 
 use cloister_guestmem::{GuestPhys, Ram};
 use cloister_virtio::block::{IDENTITY_BYTES, Kind, Parsed, Request as Wanted, Shape, Status};
+use cloister_virtio::record::Stage;
 use cloister_virtio::{Chain, Change, Device, Head, Rule};
 
 use crate::bounce::Bounce;
@@ -213,6 +214,14 @@ impl<'a, M: Ram> Client<'a, M> {
         false
     }
 
+    /// The disk was told of everything that was begun.
+    pub(crate) fn submitted(&self, engine: &Engine<Ticket>) {
+        if !self.is_adopting {
+            let is_idle = engine.is_idle(self.number);
+            self.device.enter(if is_idle { Stage::Idle } else { Stage::Submitted });
+        }
+    }
+
     /// The moment from which on the client may go on, if only its rate keeps it.
     pub(crate) fn opens(&self, now: u64) -> Option<u64> {
         let opens = self.rate.opens();
@@ -221,6 +230,7 @@ impl<'a, M: Ram> Client<'a, M> {
 
     /// Ends a request in its ring.
     pub(crate) fn finished(&mut self, finished: Finished<Ticket>) {
+        self.device.enter(Stage::Ended);
         let Ticket { head, status, writable } = finished.ticket;
         let outcome = if finished.is_ok { Status::Ok } else { Status::Error };
         self.end(usize::from(finished.place.queue), head, (status, writable), outcome);

@@ -443,7 +443,7 @@ fn plan<T, B: Bounce>(
         }
         Operation::Zero if slot.request.is_sealed => {
             let segment = bounced(bounce, slot, left)?;
-            *part = Cut::repeat(segment, segment.len, limits);
+            let part = part.insert(Cut::repeat(segment, segment.len, limits));
             plan(Operation::Write, part.bytes)
         }
         Operation::Zero if limits.zero_blocks_max != 0 => {

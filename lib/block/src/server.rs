@@ -107,6 +107,7 @@ impl<'a, M: Ram> Server<'a, M> {
             }
         }
         disk.ring();
+        self.clients.iter().flatten().for_each(|client| client.submitted(self.engine));
         // Who got something of the disk first is last in the next round.
         if let Some(first) = first {
             let second = first.saturating_add(1);

@@ -17,4 +17,4 @@ mod scan;
 mod serve;
 
 pub use keys::{Answer, DATA_OFFSET, HEADER, Keys, NoKeys, Refused};
-pub use serve::{Hardware, Memory, Nanoseconds, STATUS_NO_CLIENT, serve, serve_sealed};
+pub use serve::{Hardware, Memory, Nanoseconds, Pulse, STATUS_NO_CLIENT, serve, serve_sealed};

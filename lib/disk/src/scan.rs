@@ -2,11 +2,11 @@
 //! [`header`].
 
 use cloister_block::{Bounce, Command, Operation, Outcome, Tag};
-use cloister_rt::{Deadline, Duration, Instant, wait};
+use cloister_rt::{Deadline, Duration, Instant, grants, wait};
 use cloister_volume::{Broken, Scan};
 
 use crate::keys::HEADER;
-use crate::serve::{Hardware, TICK};
+use crate::serve::{Hardware, Pulse, TICK};
 
 /// How long a block may take. The controller is reset meanwhile, if it has to be.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -17,6 +17,7 @@ const BLOCK_MAX: usize = 4096;
 pub(crate) fn partitions<H: Hardware, B: Bounce + ReadBuffer>(
     hardware: &mut H,
     bounce: &mut B,
+    pulse: &Pulse,
 ) -> Scan {
     let limits = *hardware.limits();
     let mut scan = Scan::new(limits.block_size, limits.blocks);
@@ -24,7 +25,7 @@ pub(crate) fn partitions<H: Hardware, B: Bounce + ReadBuffer>(
     let size = usize::try_from(limits.block_size).unwrap_or(BLOCK_MAX).min(BLOCK_MAX);
     while let Some(block) = scan.wanted() {
         let bytes = bytes.get_mut(..size).unwrap_or_default();
-        let is_read = read(hardware, bounce, (block, 1), bytes).is_some();
+        let is_read = read(hardware, bounce, pulse, (block, 1), bytes).is_some();
         scan.give(is_read.then_some(bytes));
     }
     match scan.table() {
@@ -59,7 +60,7 @@ pub(crate) fn header<H: Hardware, B: Bounce + ReadBuffer>(
     let blocks = u64::try_from(HEADER).ok()?.checked_div(block_size)?;
     let place = (first.checked_div(block_size)?, u32::try_from(blocks).ok()?);
     let mut bytes = [0; HEADER];
-    read(hardware, bounce, place, &mut bytes)?;
+    read(hardware, bounce, &Pulse::find(grants()), place, &mut bytes)?;
     Some(bytes)
 }
 
@@ -67,6 +68,7 @@ pub(crate) fn header<H: Hardware, B: Bounce + ReadBuffer>(
 fn read<H: Hardware, B: Bounce + ReadBuffer>(
     hardware: &mut H,
     bounce: &mut B,
+    pulse: &Pulse,
     (block, blocks): (u64, u32),
     bytes: &mut [u8],
 ) -> Option<()> {
@@ -78,7 +80,9 @@ fn read<H: Hardware, B: Bounce + ReadBuffer>(
     let command = Command { operation: Operation::Read, block, blocks, segments };
     let end = Instant::now() + PATIENCE;
     let mut taken = hardware.submit(tag, &command).is_ok();
+    let mut next_tick = Instant::now() + TICK;
     loop {
+        pulse.beat();
         hardware.ring();
         if let Some((found, outcome)) = hardware.poll()
             && found == tag
@@ -92,10 +96,11 @@ fn read<H: Hardware, B: Bounce + ReadBuffer>(
             // The buffer stays taken: the disk may still write to it.
             return None;
         }
-        let woken = wait(hardware.bits(), Deadline::after(TICK)).bits();
-        hardware.acknowledge(woken);
-        if woken.is_empty() {
+        let woken = wait(hardware.bits() | pulse.bits(), Deadline::At(next_tick)).bits();
+        hardware.acknowledge(woken & hardware.bits());
+        if Instant::now() >= next_tick {
             hardware.tick();
+            next_tick = Instant::now() + TICK;
             taken = taken || hardware.submit(tag, &command).is_ok();
         }
     }

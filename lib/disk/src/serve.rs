@@ -5,6 +5,7 @@ use cloister_block::{
 };
 use cloister_dma::{Memory as Accesses, Region};
 use cloister_guestmem::GuestMemory;
+use cloister_ring::pulse::Heart;
 use cloister_rt::{Bits, Deadline, Duration, Grants, Instant, grants, wait};
 use static_cell::ConstStaticCell;
 
@@ -16,6 +17,35 @@ use crate::scan::{ReadBuffer, partitions};
 pub const STATUS_NO_CLIENT: u32 = 1;
 /// All requests in flight.
 static ENGINE: ConstStaticCell<Engine<Ticket>> = ConstStaticCell::new(Engine::new());
+
+/// The sign of life that the manifest's watchdog asks for.
+#[derive(Clone, Copy)]
+pub struct Pulse {
+    heart: Option<Heart<'static>>,
+    bits: Bits,
+}
+
+impl Pulse {
+    /// Of this task; of one that is not watched, it does nothing.
+    pub fn find(grants: Grants) -> Pulse {
+        let found = grants.watchdog();
+        let heart = found.and_then(|(page, bits)| Some((Heart::new(page.words())?, bits)));
+        let (heart, bits) = heart.unzip();
+        Pulse { heart, bits: bits.unwrap_or(Bits::NONE) }
+    }
+
+    /// What asks for a sign.
+    pub fn bits(&self) -> Bits {
+        self.bits
+    }
+
+    /// Gives one. Whoever waits for hardware does it each time that it looks.
+    pub fn beat(&self) {
+        if let Some(heart) = &self.heart {
+            heart.beat();
+        }
+    }
+}
 
 /// How often the hardware is looked after while commands are in flight.
 pub(crate) const TICK: Duration = Duration::from_secs(1);
@@ -106,16 +136,18 @@ pub fn serve_sealed<H: Hardware, K: Keys>(
 ) -> u32 {
     let grants: Grants = grants();
     let mut server = Server::new(ENGINE.take());
-    let scan = partitions(hardware, memory);
+    let pulse = Pulse::find(grants);
+    let scan = partitions(hardware, memory, &pulse);
     let mut opened = open(grants, hardware, &scan, (memory, keys), &mut server);
     if opened.bits.is_empty() {
         defmt::error!("no client has a volume of this task; grant one an export");
         return STATUS_NO_CLIENT;
     }
-    let mask = opened.bits | hardware.bits();
+    let mask = opened.bits | hardware.bits() | pulse.bits();
     let mut next_tick = Instant::now() + TICK;
     let mut owed = Bits::NONE;
     loop {
+        pulse.beat();
         let is_waiting = unlock(hardware, (memory, keys), &mut server, &mut opened);
         let now = if server.is_bounded() { Nanoseconds::now() } else { 0 };
         let next = server.round(hardware, memory, now);
@@ -181,6 +213,14 @@ fn tell(server: &mut Server<'static, GuestMemory>, opened: &mut Opened) {
         let device = client.device();
         if let Some(rule) = device.take_broken() {
             report(owner, rule.text());
+        }
+        if let Some((stage, chains)) = device.take_legacy() {
+            defmt::info!(
+                "{=str}: the life before died {=str}; it left {=u32} requests",
+                owner.name,
+                stage.text(),
+                chains
+            );
         }
         if device.take_wake() {
             owner.mailbox.peer.wake();

@@ -4,6 +4,10 @@
 use cloister_abi::NAME_LEN;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+/// Word of a virtio device's page that the supervisor sets when the device's worker is gone for
+/// good: `wire::GONE` of `lib/virtio`, which holds this equal.
+pub const DEVICE_GONE: usize = 70;
+
 /// When the tries run out: leave the task stopped and go on.
 pub const THEN_STOP: u8 = 0;
 /// When the tries run out: reboot the machine.

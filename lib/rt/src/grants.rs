@@ -301,6 +301,17 @@ impl Grants {
         Some((self.shared(name).ok()?, self.signal(name).ok()?))
     }
 
+    /// The pages of the virtio devices that a task works, each with the right to signal the monitor
+    /// at the other end: for the supervisor, when the task is gone for good.
+    pub fn devices_of(&self, task: &'static str) -> impl Iterator<Item = (Shared, Signal)> + use<> {
+        let is_it = move |entry: &&Grant| {
+            name_str(&entry.name).strip_prefix("gone/").is_some_and(|of| of == task)
+        };
+        let of = |kind| self.entries.iter().filter(move |entry| entry.kind == kind).filter(is_it);
+        let pages = of(GRANT_MEMORY).map(shared);
+        pages.zip(of(GRANT_CAP).map(|entry| Cap::at(entry.slot)))
+    }
+
     /// The task's end of that, if the manifest has it watched: the page, and the bit that asks.
     pub fn watchdog(&self) -> Option<(Shared, Bits)> {
         Some((self.shared("watchdog").ok()?, self.bit("watchdog").ok()?))

@@ -15,7 +15,7 @@ use cloister_guestmem::Ram;
 
 use crate::chain::Chain;
 use crate::queue::{Head, Queue};
-use crate::record::Records;
+use crate::record::{Records, Stage};
 use crate::rule::Rule;
 use crate::worker::{Order, Setup, TooSmall, Worker};
 
@@ -47,6 +47,10 @@ pub struct Device<'a, M, const Q: usize> {
     unfinished: u32,
     /// The number of the last one that was.
     last: u64,
+    /// What an earlier instance was doing when it died.
+    found: Stage,
+    /// Chains that it left, until somebody asks.
+    legacy: Option<u32>,
     broken: Option<Rule>,
     wake: bool,
 }
@@ -64,6 +68,8 @@ impl<'a, M: Ram, const Q: usize> Device<'a, M, Q> {
             records: None,
             unfinished: 0,
             last: 0,
+            found: Stage::Idle,
+            legacy: None,
             broken: None,
             // What `Worker::new` wrote is news to a monitor that waits for it.
             wake: true,
@@ -79,9 +85,12 @@ impl<'a, M: Ram, const Q: usize> Device<'a, M, Q> {
         queue_size: u16,
         words: &'a [crate::sync::AtomicU64],
     ) -> Result<Self, TooSmall> {
-        let records = Some(Records::new(words, Q)?);
+        let records = Records::new(words, Q)?;
+        let found = records.stage();
+        records.enter(Stage::Starting);
+        let records = Some(records);
         let queue_size = queue_size.min(crate::record::SLOTS);
-        Ok(Device { records, ..Device::new(worker, ram, queue_size) })
+        Ok(Device { records, found, ..Device::new(worker, ram, queue_size) })
     }
 
     /// The guest's memory.
@@ -124,18 +133,39 @@ impl<'a, M: Ram, const Q: usize> Device<'a, M, Q> {
         change
     }
 
+    /// After a take-over, once: what the earlier instance was doing when it died, and how many
+    /// chains it left.
+    pub fn take_legacy(&mut self) -> Option<(Stage, u32)> {
+        self.legacy.take().map(|chains| (self.found, chains))
+    }
+
+    /// Writes down what the worker does from here on. Its own calls say so themselves; this is for
+    /// what its backend does.
+    pub fn enter(&self, stage: Stage) {
+        if let Some(records) = &self.records {
+            records.enter(stage);
+        }
+    }
+
     /// Takes the next chain of a queue, if one is available and nothing is left to be readopted.
     pub fn fetch<const N: usize>(&mut self, queue: usize, chain: &mut Chain<N>) -> Option<Head> {
         if self.unfinished != 0 {
             return None;
         }
-        let head = self.with(queue, |queue, ram| queue.fetch(ram, chain)).flatten()?;
+        self.enter(Stage::Fetching);
+        let Some(head) = self.with(queue, |queue, ram| queue.fetch(ram, chain)).flatten() else {
+            self.enter(Stage::Submitted);
+            return None;
+        };
         let committed = match &mut self.records {
             Some(records) => records.commit(queue, &head.taken, chain),
             None => Ok(()),
         };
         match committed {
-            Ok(()) => Some(head),
+            Ok(()) => {
+                self.enter(Stage::Committed);
+                Some(head)
+            }
             Err(rule) => {
                 self.fail(rule);
                 None
@@ -171,12 +201,14 @@ impl<'a, M: Ram, const Q: usize> Device<'a, M, Q> {
         let records = self.records.as_ref().filter(|_| queue.owns(&head));
         let slot = head.slot();
         if let Some(records) = records {
+            records.enter(Stage::Retiring);
             records.retire(number, &head.taken, queue.place());
         }
         if let Err(rule) = queue.complete(&self.ram, head, written) {
             self.fail(rule);
         } else if let Some(records) = records {
             records.retired(number, slot, queue.place());
+            records.enter(Stage::Submitted);
         }
     }
 
@@ -263,9 +295,13 @@ impl<'a, M: Ram, const Q: usize> Device<'a, M, Q> {
 
     /// Takes over the queues of an earlier instance.
     fn adopt(&mut self, setup: &Setup) -> Change {
+        self.enter(Stage::Adopting);
         let adopted = self.make(setup).and_then(|()| self.take_over(setup));
         match adopted {
-            Ok(unfinished) => (self.unfinished, self.last) = (unfinished, 0),
+            Ok(unfinished) => {
+                (self.unfinished, self.last) = (unfinished, 0);
+                self.legacy = Some(unfinished);
+            }
             Err(rule) => {
                 self.fail(rule);
                 return Change::Live;

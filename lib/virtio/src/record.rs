@@ -42,6 +42,8 @@ const RETIRING: usize = 1;
 /// Words of each queue: features, size, addresses, as the queue was made of them.
 const SETUP: usize = 2;
 const SETUP_WORDS: usize = 5;
+/// Word of the first queue: [`Stage`].
+const STAGE: usize = 7;
 
 /// Words of a slot.
 const NUMBER: usize = 0;
@@ -54,7 +56,58 @@ const PLACE_BITS: u32 = 16;
 const COUNT_END: u64 = 1 << 48;
 
 const _: () = assert!(HEAD_WORDS + SLOT_WORDS * 128 == QUEUE_WORDS && SLOTS == 128);
+const _: () = assert!(SETUP + SETUP_WORDS <= STAGE && STAGE < HEAD_WORDS);
 const _: () = assert!(BUFFERS + 2 * BUFFERS_MAX <= SLOT_WORDS && BYTES == 512 << 10);
+
+/// What a worker is doing, for whoever wants to know what an earlier instance died of. Nothing is
+/// decided by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stage {
+    /// Nothing that concerns requests, or nobody has said.
+    Idle,
+    /// It has begun its life and not followed an order yet.
+    Starting,
+    /// It gives what an earlier instance left to its backend again.
+    Adopting,
+    /// It takes a chain out of a ring, which is not committed yet.
+    Fetching,
+    /// The chain it took last is committed, and its backend does not know of it yet.
+    Committed,
+    /// Its backend works.
+    Submitted,
+    /// Its backend has ended a request, which is not in the used ring yet.
+    Ended,
+    /// It puts a chain into the used ring.
+    Retiring,
+}
+
+impl Stage {
+    const ALL: [Stage; 8] = [
+        Stage::Idle,
+        Stage::Starting,
+        Stage::Adopting,
+        Stage::Fetching,
+        Stage::Committed,
+        Stage::Submitted,
+        Stage::Ended,
+        Stage::Retiring,
+    ];
+
+    /// For a log.
+    pub fn text(self) -> &'static str {
+        match self {
+            Stage::Idle => "idle",
+            Stage::Starting => "starting",
+            Stage::Adopting => "adopting",
+            Stage::Fetching => "fetching",
+            Stage::Committed => "committed",
+            Stage::Submitted => "submitted",
+            Stage::Ended => "ended",
+            Stage::Retiring => "retiring",
+        }
+    }
+}
 
 /// What a queue is about to put into its used ring, or has put there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +159,20 @@ impl<'a> Records<'a> {
         self.store(LIFE, 0, Ordering::Release);
         // Nothing that belongs to a later life is stored before this.
         fence(Ordering::Release);
+    }
+
+    /// Says what the worker does from here on. Relaxed: nothing rests on it.
+    #[inline]
+    pub(crate) fn enter(&self, stage: Stage) {
+        let number = Stage::ALL.iter().position(|each| *each == stage);
+        let number = number.and_then(|number| u64::try_from(number).ok()).unwrap_or(0);
+        self.store(STAGE, number, Ordering::Relaxed);
+    }
+
+    /// What the worker was doing when it last said so.
+    pub(crate) fn stage(&self) -> Stage {
+        let number = usize::try_from(self.load(STAGE)).ok();
+        number.and_then(|number| Stage::ALL.get(number)).copied().unwrap_or(Stage::Idle)
     }
 
     /// Begins a life in which nothing was fetched.

@@ -16,6 +16,8 @@
 //! - The configuration space is the worker's: words [`CONFIG`] and up, and [`CONFIG_GENERATION`],
 //!   which it increments before and after a change (odd while it changes). A change of generation
 //!   also makes the monitor send a configuration interrupt.
+//! - A supervisor that has given the worker up writes [`GONE`] and signals the monitor. The worker's
+//!   devices are off the bus then, so a reset needs nobody's answer.
 
 /// Written by the monitor: the order; 0 before the first one.
 pub const ORDER: usize = 0;
@@ -46,6 +48,9 @@ pub const OFFERS: usize = 68;
 /// Written by the worker before it answers its first reset: largest size of each queue, a power
 /// of two.
 pub const QUEUE_SIZE: usize = 69;
+/// Written by the supervisor: not 0 when the worker is gone for good, so that the device needs a
+/// reset and every reset is over at once. Cleared by a worker that begins.
+pub const GONE: usize = 70;
 /// Written by the worker: 64 bytes of configuration.
 pub const CONFIG: usize = 72;
 /// Words of configuration.

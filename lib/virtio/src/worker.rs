@@ -111,6 +111,7 @@ impl<'a> Worker<'a> {
         let words = words.get(..wire::WORDS).ok_or(TooSmall { words: words.len() })?;
         let seen = [0; wire::QUEUES_MAX];
         let worker = Worker { words, bells, first_bell, seen, order: 0 };
+        worker.store(wire::GONE, 0, Ordering::Relaxed);
         worker.store(wire::OFFERS, offer.features, Ordering::Relaxed);
         worker.store(wire::QUEUE_SIZE, u64::from(offer.queue_size), Ordering::Relaxed);
         Ok(worker)

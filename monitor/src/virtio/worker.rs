@@ -16,6 +16,8 @@ pub const CONFIG_BYTES: usize = wire::CONFIG_WORDS * 8;
 /// The largest ring there can be (virtio 1.3, "Split Virtqueues").
 const SIZE_MAX: u16 = 32768;
 
+const _: () = assert!(wire::GONE == cloister_proto::policy::DEVICE_GONE);
+
 /// One worker, as the monitor knows it.
 #[derive(Debug)]
 pub struct Worker<'a> {
@@ -65,13 +67,19 @@ impl<'a> Worker<'a> {
 
     /// Whether the worker has done what the newest order says. What it did before, it did before.
     pub fn has_answered(&self) -> bool {
-        self.words[wire::ANSWER].load(Ordering::Acquire) == self.order
+        self.is_gone() || self.words[wire::ANSWER].load(Ordering::Acquire) == self.order
+    }
+
+    /// Whether there is no worker any more. Acquire: what it did before, it did before.
+    #[inline(always)]
+    fn is_gone(&self) -> bool {
+        self.words[wire::GONE].load(Ordering::Acquire) != 0
     }
 
     /// Whether the worker cannot go on with the newest order.
     #[inline(always)]
     pub fn is_broken(&self) -> bool {
-        self.words[wire::BROKEN].load(Ordering::Relaxed) == self.order
+        self.is_gone() || self.words[wire::BROKEN].load(Ordering::Relaxed) == self.order
     }
 
     /// Whether the worker works, and can have nothing to say but which queues have used buffers.

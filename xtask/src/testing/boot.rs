@@ -270,6 +270,9 @@ fn once(
     let outcome =
         machine.run_in(emulator, Some(keys), |bytes| take(decoder.feed(bytes), &mut matcher))?;
     take(decoder.finish(), &mut matcher);
+    if let Some(counted) = matcher.counted() {
+        println!("        {}: {counted}", test.name);
+    }
     let judged = matcher.judge(&outcome);
     let unused = typist.missing().map(|after| format!("nothing was typed after `{after}`"));
     let judged = judged.and(unused.map_or(Ok(()), Err));

@@ -3,6 +3,7 @@
 //! [`Matcher`] compares a run with it while the run goes on, so that a forbidden line ends the
 //! machine at once.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -69,6 +70,12 @@ pub struct Expect {
     /// A regular expression: lines that it matches are printed when the test has passed too.
     #[serde(default)]
     pub show: Option<String>,
+    /// Lines that are counted by what they say.
+    #[serde(default)]
+    pub tally: Option<Counts>,
+    /// Lines whose numbers are compared.
+    #[serde(default)]
+    pub shares: Option<Shares>,
     /// What a person types while the appliance runs, in this order.
     #[serde(default)]
     pub keys: Vec<Keys>,
@@ -80,6 +87,26 @@ pub struct Expect {
     pub forbid: Vec<String>,
     /// How the run has to end.
     pub end: WantedEnd,
+}
+
+/// Lines that are counted by a word of theirs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counts {
+    /// A regular expression with one group: the word.
+    pub line: String,
+    /// Words of which each has to come once at least.
+    pub least: Vec<String>,
+}
+
+/// Lines with a number each, of which none may be small beside the sum.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shares {
+    /// A regular expression with one group: the number.
+    pub line: String,
+    /// The part of the sum that each number is at least.
+    pub least: f64,
 }
 
 /// The kind of emulator that a test is for.
@@ -190,6 +217,8 @@ pub struct Matcher {
     lines: Vec<Regex>,
     also: Vec<Regex>,
     forbid: Vec<Regex>,
+    tally: Option<(Regex, BTreeMap<String, u64>)>,
+    shares: Option<(Regex, f64, Vec<f64>)>,
     end: WantedEnd,
     next: usize,
     offence: Option<String>,
@@ -203,7 +232,15 @@ impl Matcher {
         };
         let (lines, also) = (compile(&expect.lines)?, compile(&expect.also)?);
         let forbid = compile(&expect.forbid)?;
-        Ok(Self { lines, also, forbid, end: expect.end, next: 0, offence: None })
+        let tally = expect.tally.as_ref().map(|counts| {
+            let none = counts.least.iter().map(|word| (word.clone(), 0)).collect();
+            Ok::<_, regex::Error>((Regex::new(&counts.line)?, none))
+        });
+        let tally = tally.transpose()?;
+        let shares = expect.shares.as_ref();
+        let shares = shares.map(|of| anyhow::Ok((Regex::new(&of.line)?, of.least, Vec::new())));
+        let (shares, end) = (shares.transpose()?, expect.end);
+        Ok(Self { lines, also, forbid, tally, shares, end, next: 0, offence: None })
     }
 
     /// Takes a line; false when the run needs not go on.
@@ -215,10 +252,34 @@ impl Matcher {
         if self.lines.get(self.next).is_some_and(|pattern| pattern.is_match(line)) {
             self.next += 1;
         }
+        if let Some((pattern, counts)) = &mut self.tally
+            && let Some(word) = pattern.captures(line).and_then(|found| found.get(1))
+        {
+            *counts.entry(word.as_str().to_owned()).or_default() += 1;
+        }
+        if let Some((pattern, _, numbers)) = &mut self.shares
+            && let Some(number) = pattern.captures(line).and_then(|found| found.get(1))
+        {
+            numbers.extend(number.as_str().parse::<f64>());
+        }
         self.also.retain(|pattern| !pattern.is_match(line));
         let all_seen = self.next == self.lines.len() && self.also.is_empty();
+        let all_seen = all_seen && self.never().is_none();
         let complete = all_seen && self.end == WantedEnd::Any;
         self.offence.is_none() && !complete
+    }
+
+    /// A word of the tally that has not come.
+    fn never(&self) -> Option<&str> {
+        let (_, counts) = self.tally.as_ref()?;
+        counts.iter().find(|(_, count)| **count == 0).map(|(word, _)| word.as_str())
+    }
+
+    /// How often each word of the tally came, for people.
+    pub fn counted(&self) -> Option<String> {
+        let (_, counts) = self.tally.as_ref()?;
+        let each = counts.iter().map(|(word, count)| format!("{word} {count}"));
+        Some(each.collect::<Vec<_>>().join(", "))
     }
 
     /// Nothing, or why the run is not what was expected.
@@ -235,6 +296,15 @@ impl Matcher {
         }
         if let Some(missing) = self.also.first() {
             return Err(format!("no line matched `{missing}`; {}", outcome.describe()));
+        }
+        if let Some(word) = self.never() {
+            return Err(format!("no counted line says `{word}`; {}", outcome.describe()));
+        }
+        if let Some((_, least, numbers)) = &self.shares {
+            let sum: f64 = numbers.iter().sum();
+            if numbers.len() < 2 || numbers.iter().any(|number| *number < least * sum) {
+                return Err(format!("of {numbers:?} each has to be {least} of the sum"));
+            }
         }
         let fits = match self.end {
             WantedEnd::Shutdown => outcome.in_order(),
@@ -288,6 +358,26 @@ mod tests {
         let missing = run(toml, &["x", "a"], End::GuestShutdown, true).unwrap_err();
         assert!(missing.starts_with("no line matched `y`"), "{missing}");
         assert!(run("also = ['x']\nend = 'any'", &["x"], End::Stopped, false).is_ok());
+    }
+
+    #[test]
+    fn counted_lines_say_each_word_once_at_least() {
+        let toml = "lines = ['a']\ntally = { line = 'died (\\w+)', least = ['x', 'y'] }\n\
+                    end = 'shutdown'";
+        let lines = ["a", "died x", "died y", "died z"];
+        assert_eq!(run(toml, &lines, End::GuestShutdown, true), Ok(()));
+        let wrong = run(toml, &["a", "died x", "y"], End::GuestShutdown, true).unwrap_err();
+        assert!(wrong.starts_with("no counted line says `y`"), "{wrong}");
+    }
+
+    #[test]
+    fn no_share_is_too_small() {
+        let toml = "lines = ['a']\nshares = { line = 'got (\\d+)', least = 0.4 }\nend = 'shutdown'";
+        let fair = run(toml, &["a", "got 41", "got 59"], End::GuestShutdown, true);
+        assert_eq!(fair, Ok(()));
+        for lines in [&["a", "got 39", "got 61"][..], &["a", "got 9"]] {
+            assert!(run(toml, lines, End::GuestShutdown, true).is_err(), "{lines:?}");
+        }
     }
 
     #[test]

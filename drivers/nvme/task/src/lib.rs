@@ -10,7 +10,7 @@
 #![forbid(unsafe_code)]
 
 use cloister_block::{Busy, Command, Disk, Limits, Outcome, Tag};
-use cloister_disk::{Hardware, Keys, Memory, Nanoseconds, serve_sealed};
+use cloister_disk::{Hardware, Keys, Memory, Nanoseconds, Pulse, serve_sealed};
 use cloister_dma::Region;
 use cloister_nvme_core::{Controller, Failure, Health, PAIRS_MAX, Pause, Plan, Sick, State};
 use cloister_rt::{
@@ -35,7 +35,9 @@ impl cloister_nvme_core::Registers for Registers {
     }
 }
 
-struct Clock;
+/// The time, while the controller is waited for; the watchdog is told that it is.
+#[derive(Clone, Copy)]
+struct Clock(Pulse);
 
 impl Pause for Clock {
     fn now(&self) -> u64 {
@@ -43,6 +45,7 @@ impl Pause for Clock {
     }
 
     fn sleep(&self, ns: u64) {
+        self.0.beat();
         sleep_until(Instant::now() + Duration::from_nanos(ns));
     }
 }
@@ -52,6 +55,7 @@ struct Nvme<'m> {
     device: PciDevice,
     irqs: [Option<Irq>; PAIRS_MAX],
     bits: Bits,
+    clock: Clock,
 }
 
 /// Serves the disk. Returns a status for the supervisor if it cannot.
@@ -98,9 +102,10 @@ fn find(memory: &Region) -> Result<Result<(Nvme<'_>, &'static str), Failure>, Mi
         vectors = vectors.saturating_add(1);
         *place = Some(irq);
     }
+    let clock = Clock(Pulse::find(grants()));
     let made = Controller::new(registers, memory, vectors);
     Ok(made.map(|controller| {
-        (Nvme { controller, device: function.device, irqs, bits }, function.name)
+        (Nvme { controller, device: function.device, irqs, bits, clock }, function.name)
     }))
 }
 
@@ -109,12 +114,12 @@ impl Nvme<'_> {
     /// controller. What was in flight is submitted again.
     fn restart(&mut self) -> Result<(), Failure> {
         off_the_bus(&self.device);
-        self.controller.stop(&Clock)?;
+        self.controller.stop(&self.clock)?;
         if let Err(refused) = self.device.finish_reset() {
             defmt::error!("the function cannot be put on the bus: {}", word(refused));
             return Err(Failure::Gone);
         }
-        self.controller.start(&Clock)?;
+        self.controller.start(&self.clock)?;
         // A function that was put on the bus has its interrupts masked.
         self.acknowledge(self.bits);
         Ok(())

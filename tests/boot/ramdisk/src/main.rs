@@ -27,6 +27,9 @@ cloister_rt::entry!(main);
 const STATUS_NO_CLIENT: u32 = 1;
 const STATUS_TOO_SMALL: u32 = 2;
 
+/// Exit status: the manifest wants it to die, with whatever is in flight.
+const STATUS_DEAD: u32 = 3;
+
 /// How late that is: the guest has seen the reset by then.
 const LATE: Duration = Duration::from_millis(2);
 const QUEUES: usize = disk::QUEUES as usize;
@@ -63,8 +66,14 @@ fn main() -> u32 {
     let mut device = Device::new(worker, ram, disk::QUEUE_SIZE);
     let lose = grants().number("lose").unwrap_or(0);
     let is_late = grants().number("late").unwrap_or(0) != 0;
+    let die = grants().number("die").unwrap_or(u64::MAX);
+    let mut turns = 0;
     let (mut blocks, mut held) = (Blocks::new(lose), Held::default());
     loop {
+        turns += 1;
+        if turns > die {
+            return STATUS_DEAD;
+        }
         let change = device.follow();
         if change != Change::None {
             // What was in flight is the old life's.

@@ -17,6 +17,7 @@ mod fuzz;
 mod irq;
 mod report;
 mod restart;
+mod sweep;
 mod ward;
 
 use cloister_rt::abi::call::{Call, PowerOp};
@@ -41,6 +42,7 @@ fn main() -> u32 {
         5 => fpu::run(&mut report),
         6 => irq::run(&mut report),
         7 => fuzz::run(&mut report),
+        8 => sweep::run(&mut report),
         10.. => return dying::run(suite),
         _ => {}
     }

@@ -2,6 +2,7 @@
 //!
 //! The command line says what it does: `role=verify` writes and reads numbered, checksummed blocks
 //! and checks each against a model, `role=rate` counts requests in a time of its own TSC,
+//! `role=errors` reads and writes on a disk that fails, `role=until-broken` until the device does,
 //! `role=hostile` breaks each rule of a ring once, `role=reset` resets the device with requests in
 //! flight, `role=bench` prints what a read takes. The other words are in [`options`].
 
@@ -12,6 +13,7 @@
 extern crate alloc;
 
 mod bench;
+mod errors;
 mod hostile;
 mod options;
 mod rate;
@@ -51,6 +53,8 @@ fn main() {
     let outcome = match line.get("role").unwrap_or("verify") {
         "verify" => verify::run(&mut disk, &options),
         "rate" => rate::run(&mut disk, &options),
+        "errors" => errors::run(&mut disk, &options),
+        "until-broken" => errors::until_broken(&mut disk, &options),
         "reset" => reset::run(&mut disk, &options),
         "hostile" => hostile::run(&mut disk, &options),
         "bench" => bench::run(&mut disk, &options),

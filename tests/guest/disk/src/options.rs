@@ -34,6 +34,10 @@ pub struct Options {
     pub flush: u32,
     /// `ms=`: how long to count.
     pub ms: u64,
+    /// `bad=`: reads that have to fail.
+    pub bad: u64,
+    /// `bad_writes=`: writes that have to fail.
+    pub bad_writes: u64,
     /// `seed=`: chooses the requests, and is the generation of the blocks.
     pub seed: u64,
 }
@@ -54,6 +58,8 @@ impl Options {
             blocks: number("size", 256).max(1),
             flush: number("flush", 64) as u32,
             ms: number("ms", 1000),
+            bad: number("bad", 0),
+            bad_writes: number("bad_writes", 0),
             seed: number("seed", 1),
         }
     }
