@@ -61,7 +61,11 @@ impl Host {
     }
 
     /// Takes the controller from the firmware, stops its ports and resets it.
-    pub(crate) fn reset(&self, registers: &impl Registers, pause: &impl Pause) -> Result<(), Failure> {
+    pub(crate) fn reset(
+        &self,
+        registers: &impl Registers,
+        pause: &impl Pause,
+    ) -> Result<(), Failure> {
         take_over(registers, pause)?;
         registers.write(registers::GHC, ENABLE).ok_or(Failure::Memory)?;
         for port in self.ports() {

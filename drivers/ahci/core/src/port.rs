@@ -105,7 +105,11 @@ impl Port {
     }
 
     /// Has the port work on no command any more. It still receives.
-    pub(crate) fn pause(self, registers: &impl Registers, pause: &impl Pause) -> Result<(), Failure> {
+    pub(crate) fn pause(
+        self,
+        registers: &impl Registers,
+        pause: &impl Pause,
+    ) -> Result<(), Failure> {
         let command = self.read(registers, at::CMD)?;
         if command == GONE {
             return Err(Failure::Gone);
@@ -115,7 +119,11 @@ impl Port {
     }
 
     /// Stops the port.
-    pub(crate) fn stop(self, registers: &impl Registers, pause: &impl Pause) -> Result<(), Failure> {
+    pub(crate) fn stop(
+        self,
+        registers: &impl Registers,
+        pause: &impl Pause,
+    ) -> Result<(), Failure> {
         self.write(registers, at::IE, 0)?;
         self.pause(registers, pause)?;
         let command = self.read(registers, at::CMD)?;

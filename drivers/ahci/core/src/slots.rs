@@ -239,8 +239,7 @@ impl Slots {
     /// The next answer.
     pub(crate) fn answer(&mut self) -> Option<(Tag, Outcome)> {
         let number = first(self.done | self.failed)?;
-        let outcome =
-            if self.failed & bit(number) != 0 { Outcome::Failed } else { Outcome::Done };
+        let outcome = if self.failed & bit(number) != 0 { Outcome::Failed } else { Outcome::Done };
         self.done &= !bit(number);
         self.failed &= !bit(number);
         self.free |= bit(number);

@@ -12,7 +12,7 @@ use cloister_dma::Memory;
 pub const OWN: u64 = 0x10_0000;
 /// Where clients' memory is.
 pub const CLIENTS: u64 = 0x100_0000;
-const CLIENTS_LEN: usize = 8 << 20;
+const CLIENTS_LEN: usize = 1 << 19;
 /// The port with the disk; port 1 has a drive of another kind, port 0 nothing.
 pub const PORT: u64 = 3;
 
@@ -34,7 +34,7 @@ impl Default for Model {
     fn default() -> Model {
         Model {
             block: 512,
-            blocks: 16384,
+            blocks: 512,
             queues: true,
             depth: 32,
             trim: true,
@@ -139,7 +139,7 @@ impl Sim {
             ports,
             own: vec![0xaa; bytes as usize],
             clients: vec![0; CLIENTS_LEN],
-            disk: (0..disk).map(|at| (at / 512 % 251) as u8).collect(),
+            disk: (0..disk / 512).flat_map(|sector| [(sector % 251) as u8; 512]).collect(),
             orders: BTreeMap::new(),
             queued: BTreeSet::new(),
             bad_blocks: BTreeMap::new(),
@@ -363,9 +363,10 @@ impl State {
     fn identity(&self) -> Vec<u8> {
         let model = self.model;
         let mut words = [0u16; 256];
-        let name = b"is m\x07dosk"; // "sim." and "od ks" swapped in pairs
+        // Of each two characters the second stands first.
+        let name = b"is\x07mo en";
         for (word, pair) in words[27..47].iter_mut().zip(name.chunks(2)) {
-            *word = u16::from_le_bytes([pair[0], *pair.get(1).unwrap_or(&b' ')]);
+            *word = u16::from_le_bytes([pair[0], pair[1]]);
         }
         words[49] = 1 << 8 | 1 << 9;
         words[75] = u16::from(model.depth - 1);
@@ -451,7 +452,13 @@ impl State {
 
     fn read_port(&mut self, port: u64, register: u64) -> u32 {
         match (port, register) {
-            (PORT, 0x28) => if self.connected { 0x133 } else { 0 },
+            (PORT, 0x28) => {
+                if self.connected {
+                    0x133
+                } else {
+                    0
+                }
+            }
             (PORT, 0x24) => 0x101,
             (PORT, register) => *self.at(register),
             (1, 0x28) => 0x123,
