@@ -234,7 +234,7 @@ fn text(failure: Failure) -> &'static str {
     match failure {
         Failure::Memory => "it needs more memory or registers than the manifest gives",
         Failure::Gone => "it is not there",
-        Failure::Narrow => "its addresses have 32 bits, and the memory lies above them",
+        Failure::Narrow => "its addresses have 32 bits, and guests' memory lies above them",
         Failure::Held => "the firmware does not let go of it",
         Failure::NotReady => "it did not start or stop in time",
         Failure::NoDisk => "no port of it has a disk",

@@ -77,7 +77,8 @@ impl<R: Registers, M: Memory> Controller<R, M> {
         if memory.len() < MEMORY_MIN {
             return Err(Failure::Memory);
         }
-        if !host.is_wide && memory.address(memory.len()) > 1 << 32 {
+        // Clients' memory lies above what 32 bits reach.
+        if !host.is_wide {
             return Err(Failure::Narrow);
         }
         Ok(Controller {

@@ -17,7 +17,7 @@ pub enum Failure {
     Memory,
     /// Its registers read as ones: it is not there any more.
     Gone,
-    /// Its addresses have 32 bits, and the driver's memory lies above them.
+    /// Its addresses have 32 bits, and clients' memory lies above them.
     Narrow,
     /// The firmware does not let go of it ("BIOS/OS Handoff").
     Held,

@@ -22,7 +22,9 @@ const LIST: u64 = 1024;
 /// Least bytes of memory.
 pub const MEMORY_MIN: u64 = 2 * PAGE + 32 * SLOT;
 
-const _: () = assert!(TABLE_HEAD + SEGMENTS_MAX as u64 * PIECE <= LIST);
+/// Most pieces of a command, in the numbers of this file.
+const PIECES: u64 = 32;
+const _: () = assert!(SEGMENTS_MAX == 32 && TABLE_HEAD + PIECES * PIECE <= LIST);
 
 /// Places in the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -119,6 +119,9 @@ fn a_controller_that_cannot_be_used_is_refused() {
     let (sim, mut driver) = new(Model::default());
     sim.0.borrow_mut().connected = false;
     assert_eq!(restart(&mut driver), Err(Failure::NoDisk));
+    let narrow = Sim::new(Model { wide: false, ..Model::default() }, MEMORY_MIN);
+    let made = Controller::new(narrow.clone(), narrow.memory());
+    assert_eq!(made.map(drop), Err(Failure::Narrow));
     let small = Sim::new(Model::default(), MEMORY_MIN - 8);
     let made = Controller::new(small.clone(), small.memory());
     assert_eq!(made.map(drop), Err(Failure::Memory));

@@ -452,13 +452,8 @@ impl State {
 
     fn read_port(&mut self, port: u64, register: u64) -> u32 {
         match (port, register) {
-            (PORT, 0x28) => {
-                if self.connected {
-                    0x133
-                } else {
-                    0
-                }
-            }
+            (PORT, 0x28) if self.connected => 0x133,
+            (PORT, 0x28) => 0,
             (PORT, 0x24) => 0x101,
             (PORT, register) => *self.at(register),
             (1, 0x28) => 0x123,
