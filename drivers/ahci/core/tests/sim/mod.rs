@@ -55,7 +55,7 @@ pub enum Evil {
     Gone,
     /// Its reset never ends.
     Stuck,
-    /// The log of errors has a wrong checksum.
+    /// The log of errors has a wrong checksum, and names another command.
     Log,
     /// The log names a slot that has no command.
     LogSlot,
@@ -331,8 +331,10 @@ impl State {
                 let (slot, error) = self.blamed.take().unwrap_or((0x80, 0));
                 let mut page = vec![0; 512];
                 (page[0], page[2], page[3]) = (slot, 0x41, error);
-                if self.evil == Evil::LogSlot {
-                    page[0] = 30;
+                match self.evil {
+                    Evil::LogSlot => page[0] = 30,
+                    Evil::Log => page[0] = 0,
+                    _ => {}
                 }
                 let sum = page.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
                 page[511] = sum.wrapping_neg().wrapping_add(u8::from(self.evil == Evil::Log));
