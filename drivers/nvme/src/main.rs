@@ -3,18 +3,21 @@
 //! The controller's logic is in `cloister-nvme-core`, clients and volumes are in `cloister-block`
 //! and `cloister-disk`; here are the real registers, the order of a reset, and the log. A
 //! controller that cannot be used ends the task, whose supervisor decides; one that is lost fails
-//! every request from then on.
+//! every request from then on. A physical function whose virtual functions are used is `physical`'s.
 
 #![no_std]
 #![no_main]
 #![forbid(unsafe_code)]
+
+mod physical;
 
 use cloister_block::{Busy, Command, Disk, Limits, Outcome, Tag};
 use cloister_disk::{Hardware, Memory, Nanoseconds, serve};
 use cloister_dma::Region;
 use cloister_nvme_core::{Controller, Failure, Health, PAIRS_MAX, Pause, Plan, Sick, State};
 use cloister_rt::{
-    Bits, Duration, Instant, Irq, Missing, PciDevice, Refused, generation, grants, sleep_until,
+    Bits, Duration, Instant, Irq, Missing, PciDevice, PciFunction, Refused, generation, grants,
+    sleep_until,
 };
 
 cloister_rt::entry!(main);
@@ -61,7 +64,15 @@ fn main() -> u32 {
         Ok(region) => region.memory(),
         Err(missing) => return no_grant(missing),
     };
-    let (mut nvme, name) = match find(&memory) {
+    let function = match grants().function() {
+        Ok(function) => function,
+        Err(missing) => return no_grant(missing),
+    };
+    let functions = function.virtual_functions();
+    if functions > 0 {
+        return physical::run(&function, &memory, functions);
+    }
+    let (mut nvme, name) = match find(&memory, function) {
         Ok(Ok(found)) => found,
         Ok(Err(failure)) => return no_disk(failure),
         Err(missing) => return no_grant(missing),
@@ -88,8 +99,10 @@ fn main() -> u32 {
 }
 
 /// Finds the controller and everything that belongs to it.
-fn find(memory: &Region) -> Result<Result<(Nvme<'_>, &'static str), Failure>, Missing> {
-    let function = grants().function()?;
+fn find(
+    memory: &Region,
+    function: PciFunction,
+) -> Result<Result<(Nvme<'_>, &'static str), Failure>, Missing> {
     let registers = Registers(function.registers(0)?);
     let mut irqs = [const { None }; PAIRS_MAX];
     let (mut bits, mut vectors) = (Bits::NONE, 0u16);
@@ -241,6 +254,7 @@ fn text(failure: Failure) -> &'static str {
         Failure::Silent { .. } => "it does not answer admin commands",
         Failure::Refused { .. } => "it refuses an admin command",
         Failure::NoNamespace => "it has no namespace that can be used",
+        Failure::NoFunction { .. } => "it lists fewer virtual functions than are used",
         Failure::Changed => "it is not what it was before the reset",
     }
 }

@@ -105,6 +105,20 @@ impl Capabilities {
     }
 }
 
+/// Whether a driver has started the controller and not stopped it.
+pub(crate) fn is_enabled(registers: &impl Registers) -> bool {
+    registers.read(CC).is_some_and(|word| word != GONE && word & CC_ENABLE != 0)
+}
+
+/// Waits until a controller that was stopped does not say any more that it failed. That of a virtual
+/// function says so until its physical function has brought it online.
+pub(crate) fn wait_online(registers: &impl Registers, pause: &impl Pause, ns: u64) {
+    wait_for(pause, ns, || match registers.read(CSTS) {
+        Some(GONE) | None => Some(()),
+        Some(status) => (status & CSTS_FATAL == 0).then_some(()),
+    });
+}
+
 /// How the controller is ("Controller Status"); a fatal error and absence are failures.
 pub(crate) fn is_ready(registers: &impl Registers) -> Result<bool, Failure> {
     match registers.read(CSTS).ok_or(Failure::Memory)? {
