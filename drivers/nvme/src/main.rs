@@ -14,7 +14,9 @@ mod physical;
 use cloister_block::{Busy, Command, Disk, Limits, Outcome, Tag};
 use cloister_disk::{Hardware, Memory, Nanoseconds, serve};
 use cloister_dma::Region;
-use cloister_nvme_core::{Controller, Failure, Health, PAIRS_MAX, Pause, Plan, Sick, State};
+use cloister_nvme_core::{
+    Controller, Failure, Health, PAIRS_MAX, Pause, Plan, Sick, State, wait_for_physical,
+};
 use cloister_rt::{
     Bits, Duration, Instant, Irq, Missing, PciDevice, PciFunction, Refused, generation, grants,
     sleep_until,
@@ -104,6 +106,7 @@ fn find(
     function: PciFunction,
 ) -> Result<Result<(Nvme<'_>, &'static str), Failure>, Missing> {
     let registers = Registers(function.registers(0)?);
+    wait_for_physical(&registers, &Clock);
     let mut irqs = [const { None }; PAIRS_MAX];
     let (mut bits, mut vectors) = (Bits::NONE, 0u16);
     for (number, place) in (0..).zip(&mut irqs) {

@@ -103,6 +103,10 @@ impl Virtual {
             let header = found.address(number).map(|at| config.read(at, 0x0c) >> 16 & 0x7f);
             header == Some(0)
         });
+        // The bit is fixed at zero, since that of the capability counts; QEMU wants both.
+        (1..=count).filter_map(|number| found.address(number)).for_each(|at| {
+            config.write_extended(at, COMMAND, COMMAND_MEMORY);
+        });
         if is_on && is_there { Ok(found) } else { Err(Wrong::Stubborn) }
     }
 

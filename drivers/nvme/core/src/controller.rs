@@ -21,8 +21,6 @@ use crate::registers::{self, Capabilities, Pause, Registers};
 const PATIENCE: u32 = 30;
 /// Resets in a row, without a command that succeeded, before the controller is given up.
 const RESETS_MAX: u32 = 4;
-/// How long a controller that was stopped may say that it failed.
-const ONLINE_NS: u64 = 5_000_000_000;
 /// Most blocks of a *Write Zeroes*: the count has 16 bits.
 const ZERO_BLOCKS_MAX: u32 = 1 << 16;
 /// Most blocks of a range to deallocate: bounds the time that one command takes.
@@ -109,7 +107,7 @@ impl<R: Registers, M: Memory> Controller<R, M> {
     pub fn stop(&mut self, pause: &impl Pause) -> Result<(), Failure> {
         self.state = State::Stopped;
         registers::stop(&self.registers, &self.capabilities, pause)?;
-        registers::wait_online(&self.registers, pause, ONLINE_NS);
+        registers::wait_online(&self.registers, pause);
         Ok(())
     }
 

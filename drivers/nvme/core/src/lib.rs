@@ -40,4 +40,4 @@ pub use fault::{Failure, Fault, Sick};
 pub use identify::{Identity, Namespace};
 pub use physical::{Physical, QUEUES, VECTORS};
 pub use plan::{MEMORY_MIN, OWN_PAGES, PAIR_PAGES, PAIRS_MAX, Plan};
-pub use registers::{Pause, Registers};
+pub use registers::{Pause, Registers, wait_for_physical};

@@ -41,7 +41,8 @@ impl<R: Registers, M: Memory> Physical<R, M> {
 
     /// Whether it works, as an earlier life left it.
     pub fn is_running(&self) -> bool {
-        registers::is_enabled(&self.registers) && self.is_ready()
+        let queues = Plan::ADMIN.map(|place| self.memory.address(place));
+        registers::is_started_with(&self.registers, queues) && self.is_ready()
     }
 
     /// Whether it works.

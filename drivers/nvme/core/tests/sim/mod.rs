@@ -478,6 +478,7 @@ impl Registers for Sim {
             0x00 => u32::from(state.model.entries - 1) | 20 << 24,
             0x04 => 1 << 5 | u32::from(state.model.stride),
             0x14 => state.cc,
+            0x28..0x38 => state.registers[(offset / 4) as usize],
             0x1c => u32::from(state.ready) | u32::from(state.evil == Evil::Fatal) << 1,
             offset => panic!("register {offset:#x} is read"),
         })
