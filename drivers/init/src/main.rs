@@ -60,7 +60,7 @@ fn bring_up(grants: Grants) -> Result<core::convert::Infallible, Failure> {
     };
     let century = firmware::hand_over(&mut boot, &tables, &iommu)?;
     iommu.hand_over(&boot, ecam)?;
-    devices::bind(&boot, &table, functions.as_ref(), &iommu)?;
+    devices::bind(&boot, &table, functions.as_ref().zip(config.as_mut()), &iommu)?;
     let unix_seconds = clock::read(grants, century);
     let entropy = entropy(table.flags)?;
     cores.wait(&boot)?;

@@ -38,7 +38,8 @@ pub enum Call {
     /// `(reason, detail)`: stop the caller for good and tell its supervisor, see
     /// [`crate::fault::LeaveReason`]. Does not return.
     Leave = 10,
-    /// Boot only: `(device, pci_address)`: bind a PCI function to a device record.
+    /// Boot only: `(device, pci_address, place)`: bind a PCI function to a device record. `place` is
+    /// 0, or of a virtual function the address of its BAR 0 | log2 of the BAR's size.
     Bind = 11,
     /// Boot only: `(kind, a, b)`: tell the kernel of a machine part, see [`Part`].
     HandOver = 12,

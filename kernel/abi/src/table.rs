@@ -286,6 +286,8 @@ pub const DEVICE_PCI_POSITION: u8 = 1;
 pub const DEVICE_PCI_ID: u8 = 2;
 /// A PCI function by class: `select` = class << 16 | subclass << 8 | interface; the `nth`.
 pub const DEVICE_PCI_CLASS: u8 = 3;
+/// The SR-IOV virtual function number `nth`, from 1, of the device with the index `select`.
+pub const DEVICE_PCI_VIRTUAL: u8 = 4;
 
 /// The device may become a bus master.
 pub const DEVICE_BUS_MASTER: u8 = 1;
@@ -295,6 +297,8 @@ pub const DEVICE_OPTIONAL: u8 = 2;
 pub const DEVICE_MSIX: u8 = 4;
 /// A PCI function: it interrupts by MSI; it has one [`Irq`], with pin 0.
 pub const DEVICE_MSI: u8 = 8;
+/// A PCI function with virtual functions in use: they would fall with it, so it is not reset whole.
+pub const DEVICE_PHYSICAL: u8 = 16;
 
 /// A device that the manifest grants to a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -72,6 +72,23 @@ fn a_bus_master_may_be_anywhere_and_reach_what_it_was_granted() {
     support::slow::check(bytes.bytes(), PAYLOAD_PAGES);
 }
 
+/// The driver gets a virtual function of its device, which `change` then spoils.
+fn virtual_function(build: &mut Build, change: fn(&mut Device)) {
+    build.devices[0].flags |= DEVICE_PHYSICAL;
+    let (name, kind, flags) = (name("nic0-vf1"), DEVICE_PCI_VIRTUAL, DEVICE_BUS_MASTER);
+    build.devices.push(Device { name, kind, flags, select: 0, nth: 1, ..build.devices[0] });
+    build.devices.last_mut().map(change);
+}
+
+#[test]
+fn a_virtual_function_names_its_physical_one() {
+    let mut build = Build::sample();
+    virtual_function(&mut build, |_| {});
+    let bytes = build.bytes();
+    assert_eq!(validate(bytes.bytes()), Ok(()));
+    support::slow::check(bytes.bytes(), PAYLOAD_PAGES);
+}
+
 /// Wrong records and the answer they must get. Map 14 is the driver's text, 20 its mailbox.
 const WRONG: &[Wrong] = &[
     (Rule::Header, 0, |b| b.header.magic ^= 1),
@@ -199,7 +216,14 @@ const WRONG: &[Wrong] = &[
     (Rule::PortOverlap, 1, |b| b.ports[2].first = 0x64),
     (Rule::PortConfig, 2, |b| b.ports[2].first = 0xcf1),
     (Rule::PortConfig, 1, |b| b.ports[1].first = 0xcff),
-    (Rule::Device, 0, |b| b.devices[0].kind = 4),
+    (Rule::Device, 0, |b| b.devices[0].kind = 5),
+    (Rule::Device, 1, |b| b.devices[1].flags = DEVICE_PHYSICAL),
+    (Rule::Device, 2, |b| virtual_function(b, |device| device.nth = 0)),
+    (Rule::Device, 2, |b| virtual_function(b, |device| device.select = 1)),
+    (Rule::Device, 2, |b| virtual_function(b, |device| device.select = 2)),
+    (Rule::Device, 2, |b| virtual_function(b, |device| device.select = u32::MAX)),
+    (Rule::Device, 2, |b| virtual_function(b, |device| device.flags = 0)),
+    (Rule::Device, 2, |b| virtual_function(b, |device| device.flags |= DEVICE_PHYSICAL)),
     (Rule::Device, 0, |b| b.devices[0].kind = DEVICE_PCI_POSITION),
     (Rule::Device, 0, |b| b.devices[0].kind = DEVICE_PCI_CLASS),
     (Rule::Device, 1, |b| b.devices[1].flags = DEVICE_BUS_MASTER),
@@ -236,7 +260,7 @@ const WRONG: &[Wrong] = &[
     (Rule::MapDma, 22, |b| b.maps[22].rights |= MAP_DMA),
     (Rule::MapDma, 30, |b| b.maps[30].rights |= MAP_DMA),
     (Rule::MapRights, 20, |b| b.maps[20].rights |= 16),
-    (Rule::Flags, 0, |b| b.devices[0].flags |= 16),
+    (Rule::Flags, 0, |b| b.devices[0].flags |= 32),
     (Rule::IrqRate, 0, |b| b.irqs[0].rate_max = 0),
 ];
 

@@ -44,7 +44,7 @@ pub fn serve(core: &mut Core, number: u32, arguments: [u64; 3]) -> Return {
     };
     let [a, b, c] = arguments;
     let result = match number {
-        n if n == Call::Bind as u32 => bind(boot, a, b),
+        n if n == Call::Bind as u32 => bind(boot, a, b, c),
         n if n == Call::HandOver as u32 => hand_over(core, boot, a, b, c),
         n if n == Call::StartCore as u32 => start_core(boot, a, b),
         n if n == Call::MapFirmware as u32 => map_firmware(boot, task, a, b),
@@ -106,8 +106,8 @@ fn narrow<T: TryFrom<u64>>(value: u64) -> Result<T, Status> {
     T::try_from(value).map_err(|_| Status::BadArgument)
 }
 
-fn bind(boot: &mut Boot, device: u64, function: u64) -> Answer {
-    boot.bind(narrow(device)?, narrow(function)?)?;
+fn bind(boot: &mut Boot, device: u64, function: u64, place: u64) -> Answer {
+    boot.bind(narrow(device)?, narrow(function)?, place)?;
     Ok(Return::status(Status::Ok))
 }
 

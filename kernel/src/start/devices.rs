@@ -17,8 +17,8 @@ use cloister_abi::call::Status;
 use cloister_abi::info::NO_IOMMU;
 use cloister_abi::layout::PAGE;
 use cloister_abi::table::{
-    DEVICE_BUS_MASTER, DEVICE_MSI, DEVICE_MSIX, DEVICE_PLATFORM, Device, FLAG_IOMMU_ABSENT_OK,
-    MAP_DMA, MAP_WRITE, Map, Region, RegionKind,
+    DEVICE_BUS_MASTER, DEVICE_MSI, DEVICE_MSIX, DEVICE_PCI_VIRTUAL, DEVICE_PHYSICAL,
+    DEVICE_PLATFORM, Device, FLAG_IOMMU_ABSENT_OK, MAP_DMA, MAP_WRITE, Map, Region, RegionKind,
 };
 use core::sync::atomic::Ordering;
 
@@ -35,6 +35,8 @@ pub struct Pci {
     /// Functions that firmware wants to reach memory.
     reserved: [u16; RESERVED_MAX],
     reserved_count: usize,
+    /// BAR 0 of the virtual function that is being bound, 0 for another function.
+    place: u64,
     /// A bus master was bound.
     has_masters: bool,
     /// The machine's IOMMU.
@@ -49,6 +51,7 @@ impl Pci {
             buses: 0..0,
             reserved: [0; _],
             reserved_count: 0,
+            place: 0,
             has_masters: false,
             iommu: iommu::Iommu::new(),
         }
@@ -125,12 +128,20 @@ impl Boot {
         *entry = phys | KERNEL_DATA;
     }
 
-    /// `bind`.
-    pub fn bind(&mut self, device: usize, function: u16) -> Result<(), Status> {
+    /// `bind`. The header of a virtual function names no vendor and no addresses; `place` is where
+    /// its BAR 0 is, and log2 of the size in the lowest bits.
+    pub fn bind(&mut self, device: usize, function: u16, place: u64) -> Result<(), Status> {
         let record = *self.table.devices.get(device).ok_or(Status::BadArgument)?;
-        if record.kind == DEVICE_PLATFORM || pci::read(function, 0) & 0xffff == 0xffff {
+        let is_virtual = record.kind == DEVICE_PCI_VIRTUAL;
+        let is_unnamed = pci::read(function, 0) & 0xffff == 0xffff;
+        if record.kind == DEVICE_PLATFORM || is_unnamed != is_virtual {
             return Err(Status::BadArgument);
         }
+        let physical = shared().functions.get(record.select as usize).and_then(|f| f.source());
+        if is_virtual && physical.is_none_or(|at| at >> 8 != function >> 8 || at >= function) {
+            return Err(Status::WrongState);
+        }
+        self.pci.place = if is_virtual { place } else { 0 };
         let is_master = record.flags & DEVICE_BUS_MASTER != 0;
         let capabilities = capabilities(function);
         if is_master {
@@ -143,6 +154,16 @@ impl Boot {
         self.bound[device / 64] |= 1 << (device % 64);
         self.flush();
         Ok(())
+    }
+
+    /// Where a memory BAR of the function that is being bound is, and its size.
+    fn memory_bar(&self, function: u16, bar: u8) -> Result<(u64, u64), Status> {
+        let found = match (self.pci.place, bar) {
+            (0, _) => pci::memory_bar(function, bar),
+            (place, 0) if place < 1 << 52 => Some((place & !(PAGE - 1), 1 << (place & 31))),
+            _ => None,
+        };
+        found.ok_or(Status::BadArgument)
     }
 
     /// Maps the regions of a device into its owner: never the page where its MSI-X table begins.
@@ -162,7 +183,7 @@ impl Boot {
                 return Err(Status::WrongState);
             }
             let bar = (region.value >> 32) as u8;
-            let (base, size) = pci::memory_bar(function, bar).ok_or(Status::BadArgument)?;
+            let (base, size) = self.memory_bar(function, bar)?;
             let len = u64::from(region.pages) * PAGE;
             let has_table = u32::from(bar) == table & 7 && u64::from(table) & !(PAGE - 1) < len;
             let is_free = self.is_free_for_device(base, size);
@@ -281,6 +302,7 @@ impl Boot {
             ..Function::default()
         };
         let wants = |flag: u8| record.flags & flag != 0;
+        state.has_reset &= !wants(DEVICE_PHYSICAL);
         if wants(DEVICE_MSI) && msi == 0 {
             return Err(Status::BadArgument);
         }
@@ -288,7 +310,7 @@ impl Boot {
             return Ok((state, None));
         }
         let (count, place) = (read(msix) >> 16 & 0x7ff, if msix == 0 { 7 } else { read(msix + 4) });
-        let (base, size) = pci::memory_bar(function, place as u8 & 7).ok_or(Status::BadArgument)?;
+        let (base, size) = self.memory_bar(function, place as u8 & 7)?;
         let offset = u64::from(place & !7);
         let at = base + offset;
         state.table = (at % PAGE) as u16;

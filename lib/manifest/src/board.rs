@@ -24,6 +24,12 @@ const BAR_MAX: u64 = 16 << 20;
 /// Most messages of one function.
 const VECTORS_MAX: u8 = 8;
 
+/// Highest number of a virtual function: those in the slot of their physical one.
+const VIRTUAL_MAX: i64 = 7;
+
+/// A device's name, and whether it can have virtual functions.
+type Named = (String, bool);
+
 /// What exists.
 #[derive(Clone, Debug)]
 pub struct Board {
@@ -52,6 +58,8 @@ pub enum Place {
     Identity(u32),
     /// The PCI function with class << 16 | subclass << 8 | interface.
     Class(u32),
+    /// A virtual function of the board's device with that index; `nth` is its number, from 1.
+    Virtual(usize),
 }
 
 /// A device.
@@ -123,8 +131,14 @@ pub fn read(source: &Source, problems: &mut Problems) -> Option<Board> {
     let debug_port = raw.debug_port.as_ref().map_or(Some(0), |port| debug_port(&mut judge, port));
     let mut entries: Vec<_> = raw.devices.into_iter().collect();
     entries.sort_by_key(|(name, _)| name.span().start);
-    let devices: Vec<Option<Device>> =
-        entries.into_iter().map(|(name, raw)| device(&mut judge, name, raw.get_ref())).collect();
+    let bus: Vec<Named> = entries
+        .iter()
+        .map(|(name, raw)| (name.get_ref().clone(), is_physical(raw.get_ref())))
+        .collect();
+    let devices: Vec<Option<Device>> = entries
+        .into_iter()
+        .map(|(name, raw)| device(&mut judge, &bus, name, raw.get_ref()))
+        .collect();
     Some(Board {
         source: source.clone(),
         cores: *cores.get_ref(),
@@ -182,9 +196,20 @@ fn debug_port(judge: &mut Judge<'_>, port: &Spanned<String>) -> Option<u16> {
     number.and_then(|number| u16::try_from(number).ok())
 }
 
-fn device(judge: &mut Judge<'_>, name: Spanned<String>, raw: &raw::Device) -> Option<Device> {
+/// A PCI function that can be a bus master, and is not a virtual one itself.
+fn is_physical(raw: &raw::Device) -> bool {
+    let is_on_bus = raw.pci.is_some() || raw.id.is_some() || raw.class.is_some();
+    is_on_bus && (raw.bus_master || raw.iommu.is_some() || messages(raw).is_some())
+}
+
+fn device(
+    judge: &mut Judge<'_>,
+    bus: &[Named],
+    name: Spanned<String>,
+    raw: &raw::Device,
+) -> Option<Device> {
     let named = judge.name("device", &name);
-    let (place, nth) = place(judge, &name, raw)?;
+    let (place, nth) = place(judge, bus, &name, raw)?;
     let ports = raw.ports.as_ref().map_or(Some(None), |text| ports(judge, text).map(Some));
     let mmio = raw.mmio.as_ref().map_or(Some(None), |text| mmio(judge, text).map(Some));
     let interrupts = interrupts(judge, name.get_ref(), raw);
@@ -224,7 +249,7 @@ fn device(judge: &mut Judge<'_>, name: Spanned<String>, raw: &raw::Device) -> Op
         mmio: mmio?,
         interrupts,
         rate_max: rate_max?,
-        is_bus_master: raw.bus_master || sends || needs_iommu,
+        is_bus_master: raw.bus_master || sends || needs_iommu || matches!(place, Place::Virtual(_)),
         needs_iommu,
         is_optional: raw.optional,
         bars: bars?,
@@ -232,8 +257,14 @@ fn device(judge: &mut Judge<'_>, name: Spanned<String>, raw: &raw::Device) -> Op
 }
 
 /// The place of a device, from the one key that says it.
-fn place(judge: &mut Judge<'_>, name: &Spanned<String>, raw: &raw::Device) -> Option<(Place, u8)> {
-    let keys = [("pci", &raw.pci), ("id", &raw.id), ("class", &raw.class)];
+fn place(
+    judge: &mut Judge<'_>,
+    bus: &[Named],
+    name: &Spanned<String>,
+    raw: &raw::Device,
+) -> Option<(Place, u8)> {
+    let keys =
+        [("pci", &raw.pci), ("id", &raw.id), ("class", &raw.class), ("virtual", &raw.r#virtual)];
     let mut given = keys.iter().filter_map(|(key, text)| text.as_ref().map(|text| (*key, text)));
     let first = given.next();
     if let (Some((one, _)), Some((two, text))) = (first, given.next()) {
@@ -241,7 +272,20 @@ fn place(judge: &mut Judge<'_>, name: &Spanned<String>, raw: &raw::Device) -> Op
             text.span(),
             format!("device `{}` has both `{one}` and `{two}`", name.get_ref()),
             "a second place",
-            "a PCI function is named by one of `pci`, `id` and `class`",
+            "a PCI function is named by one of `pci`, `id`, `class` and `virtual`",
+        );
+        return None;
+    }
+    if let Some(("virtual", text)) = first {
+        bus_place(judge, name, raw, text.span())?;
+        return virtual_place(judge, bus, name, raw, text);
+    }
+    if let Some(function) = &raw.function {
+        judge.wrong(
+            function.span(),
+            format!("device `{}` has `function` without `virtual`", name.get_ref()),
+            "of a virtual function",
+            "add `virtual = \"nvme0\"`, the device whose virtual function it is, or remove the key",
         );
         return None;
     }
@@ -257,6 +301,52 @@ fn place(judge: &mut Judge<'_>, name: &Spanned<String>, raw: &raw::Device) -> Op
         Some(nth) => *judge.number::<u8>("`nth`", nth, 0..=255)?.get_ref(),
     };
     Some((place, nth))
+}
+
+/// A virtual function: of which device, and its number.
+fn virtual_place(
+    judge: &mut Judge<'_>,
+    bus: &[Named],
+    name: &Spanned<String>,
+    raw: &raw::Device,
+    text: &Spanned<String>,
+) -> Option<(Place, u8)> {
+    let (name, found) = (name.get_ref(), text.get_ref());
+    let physical = bus.iter().position(|(other, is_physical)| *is_physical && other == found);
+    let Some(physical) = physical else {
+        judge.wrong(
+            text.span(),
+            format!(
+                "device `{name}` is a virtual function of `{found}`, which is no bus master on PCI"
+            ),
+            "no physical function",
+            "name a device of this file that has `pci`, `id` or `class`, and `bus-master` or \
+             messages",
+        );
+        return None;
+    };
+    let beyond = raw.bars.iter().find(|(number, _)| number.get_ref() != "0");
+    if let (None, Some((number, _))) = (&raw.nth, beyond) {
+        judge.wrong(
+            number.span(),
+            format!("device `{name}` is a virtual function and has a bar beside bar 0"),
+            "not bar 0",
+            "of a virtual function bar 0 alone is found: write bars = { 0 = \"8KiB\" }",
+        );
+        return None;
+    }
+    let (Some(function), None) = (&raw.function, &raw.nth) else {
+        judge.wrong(
+            text.span(),
+            format!("device `{name}` has `virtual` and not `function`, or has `nth`"),
+            "which virtual function?",
+            "write `function = 1` for the first one, and no `nth`",
+        );
+        return None;
+    };
+    let what = format!("`function` of device `{name}`");
+    let number = judge.number::<u8>(&what, function, 1..=VIRTUAL_MAX)?;
+    Some((Place::Virtual(physical), *number.get_ref()))
 }
 
 /// A platform device has none of the keys of a PCI function.

@@ -213,6 +213,8 @@ pub struct Device {
     pub id: Option<Spanned<String>>,
     pub class: Option<Spanned<String>>,
     pub nth: Option<Spanned<i64>>,
+    pub r#virtual: Option<Spanned<String>>,
+    pub function: Option<Spanned<i64>>,
     #[serde(default)]
     pub bus_master: bool,
     pub iommu: Option<Spanned<String>>,

@@ -8,7 +8,8 @@ use cloister_abi::info::{GRANT_BIT, GRANT_CAP, GRANT_MEMORY, GRANT_NUMBER};
 use cloister_abi::layout::{GUEST_RAM, PAGE, USER_END};
 use cloister_abi::name_str;
 use cloister_abi::table::{
-    CapKind, DEVICE_BUS_MASTER, DEVICE_MSI, DEVICE_MSIX, MAP_DMA, MAP_READ, MAP_WRITE, RegionKind,
+    CapKind, DEVICE_BUS_MASTER, DEVICE_MSI, DEVICE_MSIX, DEVICE_PCI_VIRTUAL, DEVICE_PHYSICAL,
+    MAP_DMA, MAP_READ, MAP_WRITE, RegionKind,
 };
 use cloister_manifest::compile::Compiled;
 use cloister_manifest::graph::{Graph, Map};
@@ -36,6 +37,26 @@ fn has(compiled: &Compiled, task: &str, name: &str) -> bool {
 #[test]
 fn the_kernel_accepts_disks() {
     validate(&compiled(FILE));
+}
+
+#[test]
+fn virtual_functions_name_their_physical_one_whose_driver_is_told_how_many() {
+    let compiled = compiled("tests/manifest/good/functions.toml");
+    validate(&compiled);
+    let device = |name: &str| {
+        let mut devices = compiled.devices.iter().enumerate();
+        devices.find(|(_, device)| name_str(&device.name) == name).expect("a device")
+    };
+    let (physical, record) = device("nvme1");
+    assert_eq!(record.flags, DEVICE_BUS_MASTER | DEVICE_MSIX | DEVICE_PHYSICAL);
+    for (name, number) in [("nvme1-vf1", 1), ("nvme1-vf3", 3)] {
+        let (_, record) = device(name);
+        assert_eq!((record.kind, record.nth), (DEVICE_PCI_VIRTUAL, number));
+        assert_eq!(record.select as usize, physical);
+        assert_eq!(record.flags, DEVICE_BUS_MASTER | DEVICE_MSIX);
+    }
+    assert_eq!(grant(&compiled, "physical", "nvme1.functions", GRANT_NUMBER).va, 3);
+    assert!(!has(&compiled, "nvme", "nvme1-vf3.functions"));
 }
 
 #[test]

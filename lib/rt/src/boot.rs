@@ -29,9 +29,10 @@ impl Boot {
     }
 
     /// Binds the PCI function at `address` (bus << 8 | device << 3 | function) to the device
-    /// record with that index.
-    pub fn bind(&self, device: u32, address: u16) -> Result<(), Refused> {
-        checked(call(Call::Bind, device.into(), address.into(), 0)).map(drop)
+    /// record with that index. `place` is 0, or of an SR-IOV virtual function, whose own header has
+    /// no addresses, the address of BAR 0 | log2 of its size.
+    pub fn bind(&self, device: u32, address: u16, place: u64) -> Result<(), Refused> {
+        checked(call(Call::Bind, device.into(), address.into(), place)).map(drop)
     }
 
     /// Tells the kernel of a part of the machine.

@@ -3,7 +3,7 @@
 //! The board file names it (`nvme0`), and its parts after it: registers `nvme0.bar0`, interrupts
 //! `nvme0`, `nvme0.1` and so on. A driver's program serves whatever function it is given.
 
-use cloister_abi::info::{GRANT_CAP, GRANT_MEMORY, Grant};
+use cloister_abi::info::{GRANT_CAP, GRANT_MEMORY, GRANT_NUMBER, Grant};
 use cloister_abi::name_str;
 use cloister_abi::table::CapKind;
 
@@ -47,6 +47,11 @@ impl PciFunction {
         let entry = self.grants.beside(self.name, suffix, GRANT_MEMORY);
         let entry = entry.ok_or(Missing { name: self.name, what: What::Memory })?;
         self.grants.registers(name_str(&entry.name))
+    }
+
+    /// How many of its virtual functions are used: the highest number of one.
+    pub fn virtual_functions(&self) -> u64 {
+        self.grants.beside(self.name, ".functions", GRANT_NUMBER).map_or(0, |entry| entry.va)
     }
 
     /// Its interrupt of that number, if it has so many.

@@ -47,6 +47,12 @@ impl Groups {
         known.clone().find(|(a, _)| *a == address).map_or(address, |(_, group)| *group)
     }
 
+    /// Whether a function is alone in its group.
+    pub fn is_alone(&self, address: Address) -> bool {
+        let group = self.group(address);
+        self.of.iter().take(self.count).filter(|(_, other)| *other == group).count() <= 1
+    }
+
     fn join_weak_ports(&mut self, functions: &Functions, switch: &Function) {
         let mut weak = functions.iter().filter(|port| {
             let is_below = Some(port.bus()) == switch.role.secondary();

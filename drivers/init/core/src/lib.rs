@@ -18,3 +18,4 @@ pub mod matching;
 pub mod mcfg;
 pub mod pci;
 pub mod rtc;
+pub mod sriov;

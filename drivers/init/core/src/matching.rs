@@ -1,7 +1,8 @@
 //! Which PCI function each device of the manifest is.
 
 use cloister_abi::table::{
-    DEVICE_OPTIONAL, DEVICE_PCI_CLASS, DEVICE_PCI_ID, DEVICE_PCI_POSITION, DEVICE_PLATFORM, Device,
+    DEVICE_OPTIONAL, DEVICE_PCI_CLASS, DEVICE_PCI_ID, DEVICE_PCI_POSITION, DEVICE_PCI_VIRTUAL,
+    DEVICE_PLATFORM, Device,
 };
 
 use crate::groups::Groups;
@@ -24,6 +25,7 @@ pub enum Mismatch {
 }
 
 /// The function of each device; `None` for platform devices and absent optional ones.
+/// Virtual functions are found later, by their physical ones.
 pub type Bindings = [Option<Address>; DEVICES_MAX];
 
 /// Finds the function of each device.
@@ -34,7 +36,7 @@ pub fn bindings(
 ) -> Result<Bindings, Mismatch> {
     let mut bindings = [None; DEVICES_MAX];
     for (index, device) in devices.iter().enumerate() {
-        if device.kind == DEVICE_PLATFORM {
+        if matches!(device.kind, DEVICE_PLATFORM | DEVICE_PCI_VIRTUAL) {
             continue;
         }
         let mut fitting = functions.iter().filter(|function| fits(device, function));

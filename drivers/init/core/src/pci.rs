@@ -257,7 +257,7 @@ fn acs(config: &mut impl Config, at: Address, express: u8) -> Option<bool> {
 }
 
 /// Where an extended capability is.
-fn extended(config: &mut impl Config, at: Address, id: u32) -> Option<u16> {
+pub(crate) fn extended(config: &mut impl Config, at: Address, id: u32) -> Option<u16> {
     let mut next = EXTENDED.start;
     // Each capability has four bytes at least, so more than that are a loop.
     for _ in 0..EXTENDED.len() / 4 {

@@ -1,15 +1,16 @@
 //! The admin queue: [`Admin`], one command at a time while the driver waits.
 //!
-//! It is needed to bring a controller up, and for nothing else. Invariant: an answer is that of the
+//! It is needed to bring a controller up, and those of its virtual functions; for nothing else. Invariant: an answer is that of the
 //! command that was given last.
 
+use cloister_block::PAGE;
 use cloister_dma::Memory;
 
 use crate::command::{Completion, Entry};
 use crate::fault::Failure;
 use crate::identify::{Identity, Namespace};
 use crate::plan::Plan;
-use crate::registers::{Capabilities, Pause, Registers, wait_for};
+use crate::registers::{self, Capabilities, Pause, Registers, wait_for};
 
 /// Entries of either side.
 pub(crate) const ENTRIES: u16 = 32;
@@ -22,12 +23,25 @@ mod opcode {
     pub(super) const CREATE_COMPLETION: u8 = 0x05;
     pub(super) const IDENTIFY: u8 = 0x06;
     pub(super) const SET_FEATURES: u8 = 0x09;
+    pub(super) const ATTACH_NAMESPACE: u8 = 0x15;
+    pub(super) const VIRTUALIZATION: u8 = 0x1c;
 }
 
 /// What *Identify* is to tell of.
 const NAMESPACE: u64 = 0;
 const CONTROLLER: u64 = 1;
 const ACTIVE_NAMESPACES: u64 = 2;
+const SECONDARIES: u64 = 0x15;
+/// What *Virtualization Management* is to do: take a secondary controller offline, assign resources
+/// to it, bring it online.
+const OFFLINE: u64 = 7;
+const ASSIGN: u64 = 8;
+const ONLINE: u64 = 9;
+/// Which resources: queues, or vectors.
+const OF_QUEUES: u64 = 0;
+const OF_VECTORS: u64 = 1 << 8;
+/// The status of an attachment that is there already.
+const IS_ATTACHED: u16 = 0x118;
 /// The feature *Number of Queues*.
 const QUEUES: u64 = 7;
 /// Of a new queue: its memory is in one piece; its completions interrupt.
@@ -44,6 +58,7 @@ pub(crate) struct Admin<'a, R, M, P> {
     pub(crate) head: u16,
     pub(crate) phase: bool,
     pub(crate) last: u16,
+    pub(crate) patience_ns: u64,
 }
 
 impl<R: Registers, M: Memory, P: Pause> Admin<'_, R, M, P> {
@@ -57,7 +72,7 @@ impl<R: Registers, M: Memory, P: Pause> Admin<'_, R, M, P> {
         let bell = self.capabilities.doorbell(0, false);
         self.registers.write(bell, u32::from(self.tail)).ok_or(Failure::Memory)?;
         let (head, phase) = (self.head, self.phase);
-        let found = wait_for(self.pause, PATIENCE_NS, || {
+        let found = wait_for(self.pause, self.patience_ns, || {
             Completion::take(self.memory, completion, head, phase)
         });
         let opcode = entry.opcode;
@@ -110,6 +125,60 @@ impl<R: Registers, M: Memory, P: Pause> Admin<'_, R, M, P> {
         Ok(least.saturating_add(1).min(wanted))
     }
 
+    /// Has the controllers of virtual functions listed.
+    pub(crate) fn secondaries(&mut self) -> Result<(), Failure> {
+        self.identify(SECONDARIES, 0)
+    }
+
+    fn manage(&mut self, controller: u16, action: u64, count: u16) -> Result<(), Failure> {
+        let words_10 = u64::from(count) << 32 | u64::from(controller) << 16 | action;
+        let opcode = opcode::VIRTUALIZATION;
+        self.call(&Entry { opcode, words_10, ..Entry::default() }).map(drop)
+    }
+
+    /// Takes a secondary controller offline; it may be so already.
+    pub(crate) fn set_offline(&mut self, controller: u16) -> Result<(), Failure> {
+        self.manage(controller, OFFLINE, 0)
+    }
+
+    /// Gives a controller that is offline so many queues.
+    pub(crate) fn assign_queues(&mut self, controller: u16, count: u16) -> Result<(), Failure> {
+        self.manage(controller, OF_QUEUES | ASSIGN, count)
+    }
+
+    /// Gives a controller that is offline so many vectors.
+    pub(crate) fn assign_vectors(&mut self, controller: u16, count: u16) -> Result<(), Failure> {
+        self.manage(controller, OF_VECTORS | ASSIGN, count)
+    }
+
+    /// Lets a controller be started by its driver.
+    pub(crate) fn set_online(&mut self, controller: u16) -> Result<(), Failure> {
+        self.manage(controller, ONLINE, 0)
+    }
+
+    /// Shows a namespace to one more controller; it may be shown already.
+    pub(crate) fn attach(&mut self, controller: u16, namespace: u32) -> Result<(), Failure> {
+        // A list of controllers: their number, then each.
+        self.memory.clear(Plan::ANSWER, PAGE).ok_or(Failure::Memory)?;
+        let list = u64::from(controller) << 16 | 1;
+        self.memory.store_u64(Plan::ANSWER, list).ok_or(Failure::Memory)?;
+        let prp = [self.memory.address(Plan::ANSWER), 0];
+        let opcode = opcode::ATTACH_NAMESPACE;
+        match self.call(&Entry { opcode, namespace, prp, ..Entry::default() }) {
+            Err(Failure::Refused { status: IS_ATTACHED, .. }) | Ok(_) => Ok(()),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Goes on until both sides of the queue are where those of a new one are, so that a driver that
+    /// knows nothing finds them.
+    pub(crate) fn rewind(&mut self) -> Result<(), Failure> {
+        while self.tail != 0 || self.head != 0 || !self.phase {
+            self.identify(CONTROLLER, 0)?;
+        }
+        Ok(())
+    }
+
     /// Makes a pair of queues whose completions are told by an interrupt of its own number.
     pub(crate) fn create(
         &mut self,
@@ -135,4 +204,33 @@ impl<R: Registers, M: Memory, P: Pause> Admin<'_, R, M, P> {
         })?;
         Ok(())
     }
+}
+
+/// Starts a controller with nothing but its admin queue.
+pub(crate) fn start<'a, R: Registers, M: Memory, P: Pause>(
+    registers: &'a R,
+    memory: &'a M,
+    capabilities: Capabilities,
+    pause: &'a P,
+) -> Result<Admin<'a, R, M, P>, Failure> {
+    let admin = adopt(registers, memory, capabilities, pause)?;
+    let queues = Plan::ADMIN.map(|place| memory.address(place));
+    registers::start(registers, &capabilities, pause, queues, u32::from(ENTRIES))?;
+    Ok(admin)
+}
+
+/// The admin queue of a controller that runs, both of whose sides are where they were at its start.
+pub(crate) fn adopt<'a, R: Registers, M: Memory, P: Pause>(
+    registers: &'a R,
+    memory: &'a M,
+    capabilities: Capabilities,
+    pause: &'a P,
+) -> Result<Admin<'a, R, M, P>, Failure> {
+    let [submission, completion] = Plan::ADMIN;
+    for page in [submission, completion, Plan::ANSWER, Plan::ZEROS] {
+        memory.clear(page, PAGE).ok_or(Failure::Memory)?;
+    }
+    let patience_ns = PATIENCE_NS;
+    let (tail, head, phase, last) = (0, 0, true, 0);
+    Ok(Admin { registers, memory, pause, capabilities, tail, head, phase, last, patience_ns })
 }

@@ -9,7 +9,7 @@
 use cloister_block::{Busy, Command, Disk, Fit, Limits, Outcome, PAGE, SEGMENTS_MAX, Tag};
 use cloister_dma::Memory;
 
-use crate::admin::{self, Admin};
+use crate::admin;
 use crate::fault::{Failure, Sick};
 use crate::identify::{Identity, Namespace};
 use crate::pair::Pair;
@@ -102,16 +102,19 @@ impl<R: Registers, M: Memory> Controller<R, M> {
         })
     }
 
-    /// Stops the controller. Until it is started it touches no memory.
+    /// Stops the controller. Until it is started it touches no memory. One that says that it failed,
+    /// like a virtual function that is not online yet, is given time to get over it.
     pub fn stop(&mut self, pause: &impl Pause) -> Result<(), Failure> {
         self.state = State::Stopped;
-        registers::stop(&self.registers, &self.capabilities, pause)
+        registers::stop(&self.registers, &self.capabilities, pause)?;
+        registers::wait_online(&self.registers, pause);
+        Ok(())
     }
 
     /// Starts the controller that was stopped, and submits again what was in flight.
     pub fn start(&mut self, pause: &impl Pause) -> Result<(), Failure> {
         let is_first = self.count == 0;
-        let mut admin = admin(&self.registers, &self.memory, self.capabilities, pause)?;
+        let mut admin = admin::start(&self.registers, &self.memory, self.capabilities, pause)?;
         let (identity, namespace) = (admin.controller()?, admin.namespace()?);
         let wanted = if is_first { self.plan.pairs } else { self.count };
         let count = admin.pairs(u16::try_from(wanted).unwrap_or(1))?;
@@ -276,23 +279,6 @@ impl<R: Registers, M: Memory> Disk for Controller<R, M> {
             pair.cancel(tag);
         }
     }
-}
-
-/// Starts a controller with nothing but its admin queue.
-fn admin<'a, R: Registers, M: Memory, P: Pause>(
-    registers: &'a R,
-    memory: &'a M,
-    capabilities: Capabilities,
-    pause: &'a P,
-) -> Result<Admin<'a, R, M, P>, Failure> {
-    let [submission, completion] = Plan::ADMIN;
-    for page in [submission, completion, Plan::ANSWER, Plan::ZEROS] {
-        memory.clear(page, PAGE).ok_or(Failure::Memory)?;
-    }
-    let queues = Plan::ADMIN.map(|place| memory.address(place));
-    let entries = u32::from(admin::ENTRIES);
-    registers::start(registers, &capabilities, pause, queues, entries)?;
-    Ok(Admin { registers, memory, pause, capabilities, tail: 0, head: 0, phase: true, last: 0 })
 }
 
 impl About {

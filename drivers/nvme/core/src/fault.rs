@@ -53,6 +53,11 @@ pub enum Failure {
     },
     /// It has no namespace, or one that no block of 512 to 4096 bytes without metadata fits.
     NoNamespace,
+    /// It has no virtual function of that number.
+    NoFunction {
+        /// The number.
+        number: u16,
+    },
     /// What it says of itself is not what it said before.
     Changed,
 }

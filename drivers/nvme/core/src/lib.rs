@@ -2,7 +2,8 @@
 //!
 //! [`Controller`] brings a controller up, watches it and resets it; [`pair`](Pair) is one submission
 //! queue with its completion queue, `prp` the lists of memory, `command` what is written into a
-//! queue and `identify` what a controller says of itself. Registers and memory are traits, so that
+//! queue and `identify` what a controller says of itself. [`Physical`] is a controller that sets up
+//! those of its virtual functions, which are [`Controller`]s then. Registers and memory are traits, so that
 //! a simulated controller runs all of it on the host; `drivers/nvme` has the real ones.
 //! Chapters are those of the NVM Express Base Specification 2.0 and the NVM Command Set
 //! Specification 1.0.
@@ -28,12 +29,15 @@ mod controller;
 mod fault;
 mod identify;
 mod pair;
+mod physical;
 mod plan;
 mod prp;
 mod registers;
+mod secondary;
 
 pub use controller::{Controller, Health, State};
 pub use fault::{Failure, Fault, Sick};
 pub use identify::{Identity, Namespace};
+pub use physical::{Physical, QUEUES, VECTORS};
 pub use plan::{MEMORY_MIN, OWN_PAGES, PAIR_PAGES, PAIRS_MAX, Plan};
-pub use registers::{Pause, Registers};
+pub use registers::{Pause, Registers, wait_for_physical};

@@ -105,6 +105,40 @@ impl Capabilities {
     }
 }
 
+/// Whether the controller was started with this admin queue, and not stopped: by this driver, since
+/// firmware's queue is elsewhere.
+pub(crate) fn is_started_with(
+    registers: &impl Registers,
+    [submission, completion]: [u64; 2],
+) -> bool {
+    let is = |at: u64, word: u32| registers.read(at) == Some(word);
+    let is_there = [(ASQ, submission), (ACQ, completion)].into_iter().all(|(at, address)| {
+        let [low, high] = halves(address);
+        is(at, low) && is(at.saturating_add(4), high)
+    });
+    is_there && is(CC, CC_ENTRIES | CC_ENABLE)
+}
+
+/// How long a controller may say that it failed before it is believed.
+const ONLINE_NS: u64 = 5_000_000_000;
+
+/// Waits for the controller of a virtual function, which has no capabilities until the driver of its
+/// physical function has brought it online.
+pub fn wait_for_physical(registers: &impl Registers, pause: &impl Pause) {
+    if [CAP, CAP_HIGH].into_iter().all(|at| registers.read(at) == Some(0)) {
+        wait_online(registers, pause);
+    }
+}
+
+/// Waits until a controller that was stopped does not say any more that it failed. That of a virtual
+/// function says so until its physical function has brought it online.
+pub(crate) fn wait_online(registers: &impl Registers, pause: &impl Pause) {
+    wait_for(pause, ONLINE_NS, || match registers.read(CSTS) {
+        Some(GONE) | None => Some(()),
+        Some(status) => (status & CSTS_FATAL == 0).then_some(()),
+    });
+}
+
 /// How the controller is ("Controller Status"); a fatal error and absence are failures.
 pub(crate) fn is_ready(registers: &impl Registers) -> Result<bool, Failure> {
     match registers.read(CSTS).ok_or(Failure::Memory)? {

@@ -4,17 +4,22 @@
 //! The controller's logic is in `cloister-nvme-core`, clients and volumes are in `cloister-block`
 //! and `cloister-disk`; here are the real registers, the order of a reset, and the log. A
 //! controller that cannot be used ends the task, whose supervisor decides; one that is lost fails
-//! every request from then on.
+//! every request from then on. A physical function whose virtual functions are used is `physical`'s.
 
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod physical;
+
 use cloister_block::{Busy, Command, Disk, Limits, Outcome, Tag};
 use cloister_disk::{Hardware, Keys, Memory, Nanoseconds, Pulse, serve_sealed};
 use cloister_dma::Region;
-use cloister_nvme_core::{Controller, Failure, Health, PAIRS_MAX, Pause, Plan, Sick, State};
+use cloister_nvme_core::{
+    Controller, Failure, Health, PAIRS_MAX, Pause, Plan, Sick, State, wait_for_physical,
+};
 use cloister_rt::{
-    Bits, Duration, Instant, Irq, Missing, PciDevice, Refused, generation, grants, sleep_until,
+    Bits, Duration, Instant, Irq, Missing, PciDevice, PciFunction, Refused, generation, grants,
+    sleep_until,
 };
 
 /// Exit status: the manifest does not give this task what it needs.
@@ -64,7 +69,15 @@ pub fn run<K: Keys>(keys: &mut K) -> u32 {
         Ok(region) => region.memory(),
         Err(missing) => return no_grant(missing),
     };
-    let (mut nvme, name) = match find(&memory) {
+    let function = match grants().function() {
+        Ok(function) => function,
+        Err(missing) => return no_grant(missing),
+    };
+    let functions = function.virtual_functions();
+    if functions > 0 {
+        return physical::run(&function, &memory, functions);
+    }
+    let (mut nvme, name) = match find(&memory, function) {
         Ok(Ok(found)) => found,
         Ok(Err(failure)) => return no_disk(failure),
         Err(missing) => return no_grant(missing),
@@ -91,9 +104,13 @@ pub fn run<K: Keys>(keys: &mut K) -> u32 {
 }
 
 /// Finds the controller and everything that belongs to it.
-fn find(memory: &Region) -> Result<Result<(Nvme<'_>, &'static str), Failure>, Missing> {
-    let function = grants().function()?;
+fn find(
+    memory: &Region,
+    function: PciFunction,
+) -> Result<Result<(Nvme<'_>, &'static str), Failure>, Missing> {
     let registers = Registers(function.registers(0)?);
+    let clock = Clock(Pulse::find(grants()));
+    wait_for_physical(&registers, &clock);
     let mut irqs = [const { None }; PAIRS_MAX];
     let (mut bits, mut vectors) = (Bits::NONE, 0u16);
     for (number, place) in (0..).zip(&mut irqs) {
@@ -102,7 +119,6 @@ fn find(memory: &Region) -> Result<Result<(Nvme<'_>, &'static str), Failure>, Mi
         vectors = vectors.saturating_add(1);
         *place = Some(irq);
     }
-    let clock = Clock(Pulse::find(grants()));
     let made = Controller::new(registers, memory, vectors);
     Ok(made.map(|controller| {
         (Nvme { controller, device: function.device, irqs, bits, clock }, function.name)
@@ -245,6 +261,7 @@ fn text(failure: Failure) -> &'static str {
         Failure::Silent { .. } => "it does not answer admin commands",
         Failure::Refused { .. } => "it refuses an admin command",
         Failure::NoNamespace => "it has no namespace that can be used",
+        Failure::NoFunction { .. } => "it lists fewer virtual functions than are used",
         Failure::Changed => "it is not what it was before the reset",
     }
 }

@@ -11,7 +11,8 @@ use cloister_abi::call::{
 use cloister_abi::layout::MAX_THREADS;
 use cloister_abi::table::{
     Cap, CapKind, DEVICE_BUS_MASTER, DEVICE_MSI, DEVICE_MSIX, DEVICE_OPTIONAL, DEVICE_PCI_CLASS,
-    DEVICE_PCI_ID, DEVICE_PCI_POSITION, DEVICE_PLATFORM, Device, Irq, Ports, ROLE_INIT, ROLE_TASK,
+    DEVICE_PCI_ID, DEVICE_PCI_POSITION, DEVICE_PCI_VIRTUAL, DEVICE_PHYSICAL, DEVICE_PLATFORM,
+    Device, Irq, Ports, ROLE_INIT, ROLE_TASK,
 };
 use core::ops::Range;
 
@@ -26,9 +27,10 @@ pub(super) fn devices(table: &Table) -> Result<(), TableError> {
     for (index, device) in table.devices.iter().enumerate() {
         Rule::Reserved.when(device.reserved == 0 && device.reserved2 == [0; 3], index)?;
         Rule::Name.when(super::is_name(&device.name), index)?;
-        let known = DEVICE_BUS_MASTER | DEVICE_OPTIONAL | DEVICE_MSIX | DEVICE_MSI;
+        let known =
+            DEVICE_BUS_MASTER | DEVICE_OPTIONAL | DEVICE_MSIX | DEVICE_MSI | DEVICE_PHYSICAL;
         Rule::Flags.when(device.flags & !known == 0, index)?;
-        Rule::Device.when(selects(device), index)?;
+        Rule::Device.when(selects(table, device), index)?;
         let owner = table.tasks.get(usize::from(device.owner));
         let owner = owner.ok_or(Rule::DeviceOwner.at(index))?;
         Rule::DeviceMaster.when(is_master_right(device, owner.role), index)?;
@@ -44,12 +46,23 @@ pub(super) fn devices(table: &Table) -> Result<(), TableError> {
 }
 
 /// Whether a device's selector is one that its kind has. Platform devices do no DMA.
-fn selects(device: &Device) -> bool {
+fn selects(table: &Table, device: &Device) -> bool {
+    let has_master = |device: &Device| device.flags & DEVICE_BUS_MASTER != 0;
+    let is_physical = device.flags & DEVICE_PHYSICAL != 0;
+    if is_physical && matches!(device.kind, DEVICE_PLATFORM | DEVICE_PCI_VIRTUAL) {
+        return false;
+    }
     match device.kind {
         DEVICE_PLATFORM => device.select == 0 && device.flags & DEVICE_BUS_MASTER == 0,
         DEVICE_PCI_POSITION => device.select <= 0xffff && device.nth == 0,
         DEVICE_PCI_ID => true,
         DEVICE_PCI_CLASS => device.select <= 0xff_ffff,
+        // A virtual function lives by its physical one, which a driver has to set up.
+        DEVICE_PCI_VIRTUAL => {
+            let mut physical = table.devices.iter().skip(device.select as usize).take(1);
+            let has_physical = physical.any(|of| has_master(of) && of.flags & DEVICE_PHYSICAL != 0);
+            device.nth != 0 && has_master(device) && has_physical
+        }
         _ => false,
     }
 }

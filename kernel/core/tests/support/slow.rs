@@ -234,7 +234,7 @@ impl<'a> Slow<'a> {
             set(irq.u16(2), irq.u8(6), format!("interrupt {index}"));
             let thread = self.sections[1][irq.u16(2) as usize];
             let device = self.sections[6][irq.u16(0) as usize];
-            let (messages, pin) = (device.u8(38) >> 2, irq.u16(4));
+            let (messages, pin) = (device.u8(38) >> 2 & 3, irq.u16(4));
             let first = self.sections[1].iter().find(|t| t.u16(40) == device.u16(40)).unwrap();
             let core = if device.u8(37) == 0 { 0 } else { first.u16(42) };
             assert_eq!(thread.u16(42), core);
@@ -266,8 +266,14 @@ impl<'a> Slow<'a> {
             assert!((device.u16(40) as usize) < self.tasks_().len());
             let (select, nth, kind) = (device.u32(32), device.u8(36), device.u8(37));
             assert!(kind == 0 || functions.insert((select, nth, kind)), "one function twice");
-            assert!(kind < 4);
-            let (is_master, messages) = (device.u8(38) & 1 != 0, device.u8(38) >> 2);
+            assert!(kind <= 4);
+            let (is_master, messages) = (device.u8(38) & 1 != 0, device.u8(38) >> 2 & 3);
+            let has_virtual = device.u8(38) & 16 != 0;
+            assert!(!has_virtual || (1..=3).contains(&kind), "its kind has no virtual functions");
+            if kind == 4 {
+                let physical = &self.sections[6][select as usize];
+                assert!(physical.u8(38) & 17 == 17 && is_master && nth != 0);
+            }
             assert!(messages == 0 || is_master && messages < 3);
             assert!(!is_master || self.tasks_()[device.u16(40) as usize].u8(53) == 0);
         }

@@ -9,8 +9,8 @@ use cloister_abi::info::{GRANT_BIT, GRANT_CAP, GRANT_MEMORY, GRANT_NUMBER, GRANT
 use cloister_abi::layout::PAGE;
 use cloister_abi::table::{
     CapKind, DEVICE_BUS_MASTER, DEVICE_MSI, DEVICE_MSIX, DEVICE_OPTIONAL, DEVICE_PCI_CLASS,
-    DEVICE_PCI_ID, DEVICE_PCI_POSITION, DEVICE_PLATFORM, Device, Irq, MAP_DMA, MAP_READ, MAP_WRITE,
-    Ports, RegionKind,
+    DEVICE_PCI_ID, DEVICE_PCI_POSITION, DEVICE_PCI_VIRTUAL, DEVICE_PHYSICAL, DEVICE_PLATFORM,
+    Device, Irq, MAP_DMA, MAP_READ, MAP_WRITE, Ports, RegionKind,
 };
 use cloister_proto::policy::{
     FLAG_DMA, FLAG_ESSENTIAL, FLAG_VM, RestartPolicy, THEN_POWER_OFF, THEN_REBOOT, THEN_STOP,
@@ -26,7 +26,7 @@ pub(super) fn entry(name: &str, kind: u8) -> Grant {
     Grant { name: name_field(name), kind, cap_kind: 0, rights: 0, bit: 0, slot: 0, va: 0, len: 0 }
 }
 
-impl Builder<'_> {
+impl<'a> Builder<'a> {
     pub(super) fn tell(&mut self, task: usize, grant: Grant) {
         self.part(task).grants.push(grant);
     }
@@ -164,20 +164,35 @@ impl Builder<'_> {
         let system = self.system;
         for (task, record) in system.tasks.iter().enumerate() {
             for index in &record.devices {
-                let device = &system.board.devices[*index.get_ref()];
-                self.device(task, device)?;
+                self.device(task, *index.get_ref())?;
             }
         }
         Ok(())
     }
 
-    fn device(&mut self, task: usize, device: &board::Device) -> Result<(), CompileError> {
+    /// The boards' devices that are in use, in the order of their records.
+    fn devices_in_use(&self) -> impl Iterator<Item = usize> + use<'a> {
+        let tasks = self.system.tasks.iter();
+        tasks.flat_map(|task| task.devices.iter().map(|index| *index.get_ref()))
+    }
+
+    fn device(&mut self, task: usize, at: usize) -> Result<(), CompileError> {
+        let device: &board::Device = &self.system.board.devices[at];
         let name = device.name.get_ref().as_str();
+        let board = &self.system.board.devices;
+        let functions = self.devices_in_use().map(|other| &board[other]);
+        let functions = functions.filter(|other| other.place == Place::Virtual(at));
+        let functions = functions.map(|other| other.nth).max();
         let (kind, select) = match device.place {
             Place::Platform => (DEVICE_PLATFORM, 0),
             Place::Position(select) => (DEVICE_PCI_POSITION, select),
             Place::Identity(select) => (DEVICE_PCI_ID, select),
             Place::Class(select) => (DEVICE_PCI_CLASS, select),
+            Place::Virtual(physical) => {
+                let record = self.devices_in_use().position(|other| other == physical);
+                let record = index16(record.unwrap_or(usize::MAX), "devices")?;
+                (DEVICE_PCI_VIRTUAL, record.into())
+            }
         };
         let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
         let number = index16(self.devices.len(), "devices")?;
@@ -188,6 +203,7 @@ impl Builder<'_> {
             kind,
             flags: flag(device.is_bus_master, DEVICE_BUS_MASTER)
                 | flag(device.is_optional, DEVICE_OPTIONAL)
+                | flag(functions.is_some(), DEVICE_PHYSICAL)
                 | flag(matches!(device.interrupts, Interrupts::Msix(_)), DEVICE_MSIX)
                 | flag(device.interrupts == Interrupts::Msi, DEVICE_MSI),
             reserved: 0,
@@ -211,6 +227,10 @@ impl Builder<'_> {
         if device.place != Place::Platform {
             let slot = self.cap(task, CapKind::Device, RIGHT_RESET, 0, number.into());
             self.tell_cap(task, name, CapKind::Device, RIGHT_RESET, slot);
+        }
+        if let Some(functions) = functions {
+            let (name, va) = (format!("{name}.functions"), functions.into());
+            self.tell(task, Grant { va, ..entry(&name, GRANT_NUMBER) });
         }
         for (nth, pin) in device.interrupts.numbers().into_iter().enumerate() {
             let name = if nth == 0 { name.to_owned() } else { format!("{name}.{nth}") };

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use cloister_abi::name_str;
 use cloister_abi::table::{
     self, DEVICE_BUS_MASTER, DEVICE_MSI, DEVICE_MSIX, DEVICE_OPTIONAL, DEVICE_PCI_CLASS,
-    DEVICE_PCI_ID, DEVICE_PCI_POSITION, FLAG_IOMMU_ABSENT_OK,
+    DEVICE_PCI_ID, DEVICE_PCI_POSITION, DEVICE_PCI_VIRTUAL, FLAG_IOMMU_ABSENT_OK,
 };
 use cloister_proto::volume::CIPHER_NONE;
 use serde::Serialize;
@@ -83,7 +83,7 @@ fn device(compiled: &Compiled, regions: &[Region], index: usize, record: &table:
     }
     Device {
         name: name_str(&record.name).to_owned(),
-        place: place(record),
+        place: place(compiled, record),
         optional: record.flags & DEVICE_OPTIONAL != 0,
         bus_master,
         reaches,
@@ -98,7 +98,7 @@ fn device(compiled: &Compiled, regions: &[Region], index: usize, record: &table:
     }
 }
 
-fn place(record: &table::Device) -> String {
+fn place(compiled: &Compiled, record: &table::Device) -> String {
     let select = record.select;
     let nth = if record.nth == 0 { String::new() } else { format!(", number {}", record.nth) };
     match record.kind {
@@ -112,6 +112,11 @@ fn place(record: &table::Device) -> String {
             select >> 8 & 0xff,
             select & 0xff
         ),
+        DEVICE_PCI_VIRTUAL => {
+            let physical = compiled.devices.get(usize::try_from(select).unwrap_or(usize::MAX));
+            let name = physical.map_or("nothing", |physical| name_str(&physical.name));
+            format!("virtual function {} of {name}, whose reset takes it down", record.nth)
+        }
         _ => "platform".to_owned(),
     }
 }

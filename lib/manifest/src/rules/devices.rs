@@ -6,7 +6,7 @@ use toml::Spanned;
 
 use crate::board::{Device, Place};
 use crate::report::{Problem, Problems};
-use crate::system::{Role, System, Task};
+use crate::system::{DeviceKind, Role, System, Task};
 
 /// A device in use: its owner and where the manifest says so.
 type Use<'a> = (&'a Task, &'a Spanned<usize>, &'a Device);
@@ -30,6 +30,7 @@ pub fn judge(system: &System, problems: &mut Problems) {
             }
         }
         interrupts_on_core_0(system, problems, used);
+        physical(system, problems, &uses, used);
         dma(system, problems, used);
     }
     for task in &system.tasks {
@@ -136,6 +137,49 @@ fn interrupts_on_core_0(system: &System, problems: &mut Problems, used: &Use<'_>
         )
         .also(core.span(), "the owner's core"),
     );
+}
+
+/// A virtual function comes up when the driver of its physical one has said so, and that driver
+/// serves nobody: its restart must not cost anybody a request.
+fn physical(system: &System, problems: &mut Problems, uses: &[Use<'_>], used: &Use<'_>) {
+    let (task, at, device) = used;
+    let Place::Virtual(physical) = device.place else { return };
+    let owner = uses.iter().find(|(_, index, _)| *index.get_ref() == physical);
+    let of = system.board.devices.get(physical).map_or("", |device| device.name.get_ref().as_str());
+    let name = device.name.get_ref();
+    let Some((owner, _, _)) = owner else {
+        problems.push(Problem::new(
+            &system.source,
+            at.span(),
+            format!(
+                "tasks.{}: device `{name}` is a virtual function of `{of}`, which no task owns",
+                task.name()
+            ),
+            "nobody sets it up",
+            format!("add a task with device = \"{of}\"; its driver does no more than that"),
+        ));
+        return;
+    };
+    if let Some(export) =
+        owner.exports.iter().find(|export| export.served().is_some_and(DeviceKind::is_block))
+    {
+        problems.push(
+            Problem::new(
+                &system.source,
+                export.name.span(),
+                format!(
+                    "tasks.{} exports a disk, and its device `{of}` has virtual functions in use",
+                    owner.name()
+                ),
+                "a disk",
+                format!(
+                    "the driver of a physical function serves nobody: give the disk a virtual \
+                     function of `{of}`, or remove the others"
+                ),
+            )
+            .also(at.span(), "the virtual function"),
+        );
+    }
 }
 
 fn interrupt_bits(system: &System, problems: &mut Problems, task: &Task, uses: &[Use<'_>]) {

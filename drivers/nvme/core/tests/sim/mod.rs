@@ -67,7 +67,25 @@ pub struct Pending {
     words: [u32; 16],
 }
 
+/// The controller of a virtual function.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Second {
+    pub id: u16,
+    pub online: bool,
+    pub queues: u16,
+    pub vectors: u16,
+    pub namespaces: Vec<u32>,
+    /// How often it was taken down.
+    pub falls: u32,
+}
+
 pub struct State {
+    /// Those of virtual functions 1, 2 and so on.
+    pub seconds: Vec<Second>,
+    /// What the list of them begins with, in place of their number.
+    pub claimed: Option<u8>,
+    /// Admin commands, as they were fetched.
+    pub admin_count: u32,
     pub model: Model,
     pub evil: Evil,
     cc: u32,
@@ -114,6 +132,9 @@ impl Sim {
     pub fn new(model: Model, pages: u64) -> Sim {
         let disk = (model.blocks << model.shift) as usize;
         Sim(Rc::new(RefCell::new(State {
+            seconds: Vec::new(),
+            claimed: None,
+            admin_count: 0,
             model,
             evil: Evil::No,
             cc: 0,
@@ -152,6 +173,17 @@ impl Sim {
 
     pub fn fetched(&self) -> usize {
         self.0.borrow().pending.len()
+    }
+
+    /// Writes the admin command *Identify* for the controller into a place of the queue.
+    #[allow(dead_code)]
+    pub fn memory_identify(&self, place: u32) {
+        let mut state = self.0.borrow_mut();
+        let at = (place * 64) as usize;
+        let words = [6 | place << 16, 0, 0, 0, 0, 0, OWN as u32 + 0x2000, 0, 0, 0, 1];
+        for (word, at) in words.iter().zip((at..).step_by(4)) {
+            state.own[at..][..4].copy_from_slice(&word.to_le_bytes());
+        }
     }
 
     /// Puts a completion into a queue.
@@ -236,6 +268,7 @@ impl State {
         let address = u64::from(words[6]) | u64::from(words[7]) << 32;
         let (id, last) = (words[10] as u16, (words[10] >> 16) as u16);
         let model = self.model;
+        self.admin_count += 1;
         match words[0] as u8 {
             0x06 => {
                 self.memory(address, 4096).fill(0);
@@ -252,6 +285,17 @@ impl State {
                         self.memory(address, 8).copy_from_slice(&model.blocks.to_le_bytes());
                         self.memory(address + 26, 1)[0] = 1;
                         self.memory(address + 128 + 4 + 2, 1)[0] = model.shift;
+                    }
+                    0x15 => {
+                        let seconds = self.seconds.clone();
+                        let many = self.claimed.unwrap_or(seconds.len() as u8);
+                        self.memory(address, 1)[0] = many;
+                        for (number, second) in (1u16..).zip(seconds) {
+                            let at = address + 32 * u64::from(number);
+                            self.memory(at, 2).copy_from_slice(&second.id.to_le_bytes());
+                            self.memory(at + 4, 1)[0] = second.online.into();
+                            self.memory(at + 8, 2).copy_from_slice(&number.to_le_bytes());
+                        }
                     }
                     what => panic!("identify {what}"),
                 }
@@ -277,8 +321,45 @@ impl State {
                 }
                 (0, 0)
             }
+            0x15 => {
+                assert_eq!(words[10], 0, "attach");
+                let list = self.word(address);
+                assert_eq!((list & 0xffff, list >> 32), (1, 0), "one controller");
+                let second = self.second((list >> 16) as u16);
+                let is_there = second.namespaces.contains(&words[1]);
+                if !is_there {
+                    second.namespaces.push(words[1]);
+                }
+                (if is_there { 0x118 } else { 0 }, 0)
+            }
+            0x1c => (self.manage(words[10], words[11]), 0),
+            // A queue that is none, as in memory that was wiped.
+            0x00 => (0x101, 0),
             opcode => panic!("admin command {opcode:#x}"),
         }
+    }
+
+    fn second(&mut self, id: u16) -> &mut Second {
+        self.seconds.iter_mut().find(|second| second.id == id).expect("a controller that is there")
+    }
+
+    /// "Virtualization Management command".
+    fn manage(&mut self, what: u32, count: u32) -> u16 {
+        let second = self.second((what >> 16) as u16);
+        match (what & 0xf, what >> 8 & 7) {
+            (7, _) => {
+                second.falls += u32::from(second.online);
+                *second = Second { online: false, queues: 0, vectors: 0, ..second.clone() };
+            }
+            // Invalid secondary controller state.
+            (8, _) if second.online => return 0x120,
+            (8, 0) => second.queues = count as u16,
+            (8, 1) => second.vectors = count as u16,
+            (9, _) if second.queues < 2 || second.vectors == 0 => return 0x120,
+            (9, _) => second.online = true,
+            what => panic!("virtualization management {what:?}"),
+        }
+        0
     }
 
     /// The pages that a command names for so many bytes ("Physical Region Page Entry and List").
@@ -358,6 +439,9 @@ impl State {
                     self.completion = [Queue::default(); 8];
                     self.vectors.clear();
                     self.ready = false;
+                    for second in self.seconds.iter_mut().filter(|second| second.online) {
+                        (second.online, second.falls) = (false, second.falls + 1);
+                    }
                 }
                 if was == 0 && is == 1 {
                     assert_eq!(value >> 16 & 0xff, 0x46, "entry sizes");
@@ -393,6 +477,8 @@ impl Registers for Sim {
         Some(match offset {
             0x00 => u32::from(state.model.entries - 1) | 20 << 24,
             0x04 => 1 << 5 | u32::from(state.model.stride),
+            0x14 => state.cc,
+            0x28..0x38 => state.registers[(offset / 4) as usize],
             0x1c => u32::from(state.ready) | u32::from(state.evil == Evil::Fatal) << 1,
             offset => panic!("register {offset:#x} is read"),
         })
