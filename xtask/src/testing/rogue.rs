@@ -313,3 +313,69 @@ impl Log {
         lines.filter_map(count).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clean() -> Findings {
+        let batches = (u64::from(MEMORY_MIB) << 8).div_ceil(BATCH) as usize;
+        Findings { canaries: CANARIES, batches, ..Findings::default() }
+    }
+
+    #[test]
+    fn one_page_is_enough_to_fail_a_protected_run() {
+        assert!(judge(&clean(), Run::Protected).is_ok());
+        let spoiled = [
+            Findings { canaries: CANARIES - 1, ..clean() },
+            Findings { read: 1, ..clean() },
+            Findings { changed: 1, told: 1, ..clean() },
+            Findings { told: 1, ..clean() },
+            Findings { others: vec![7], ..clean() },
+            Findings { silent: 1, ..clean() },
+            Findings { batches: 1, ..clean() },
+        ];
+        for found in spoiled {
+            assert!(judge(&found, Run::Protected).is_err(), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_control_run_reaches_every_canary_or_fails() {
+        let all = || Findings { read: CANARIES, changed: CANARIES, told: CANARIES, ..clean() };
+        assert!(judge(&all(), Run::Control).is_ok());
+        let less = [
+            Findings { read: CANARIES - 1, ..all() },
+            Findings { changed: CANARIES - 1, told: CANARIES - 1, ..all() },
+            clean(),
+        ];
+        for found in less {
+            assert!(judge(&found, Run::Control).is_err(), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn memory_and_disk_are_compared_page_by_page() {
+        let file = |pages: [&dyn Fn(u64) -> u64; 5]| {
+            let file = tempfile::tempfile().unwrap();
+            let words = pages.iter().flat_map(|page| (0..WORDS).map(page));
+            let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
+            file.write_all_at(&bytes, 0).unwrap();
+            Paged(file)
+        };
+        let nothing: &dyn Fn(u64) -> u64 = &|_| 0;
+        let kernel: &dyn Fn(u64) -> u64 = &|word| word + 1;
+        let (one, two) =
+            (|word| rogue_core::canary(2, 1, word), |word| rogue_core::canary(2, 2, word));
+        let canaries = BTreeMap::from([(0, (2, 1)), (1, (2, 2))]);
+        let ram = file([&one, &attack, kernel, &attack, kernel]);
+        let disk = file([&one, nothing, kernel, nothing, kernel]);
+        let found = compare(&ram, &disk, &canaries, 4..5, 5).unwrap();
+        assert_eq!((found.canaries, found.read, found.changed), (2, 1, 1));
+        assert_eq!(found.others, [2, 3], "the rogue's own page is nobody else's");
+        let ram = file([&one, &two, kernel, nothing, kernel]);
+        let disk = file([nothing; 5]);
+        let found = compare(&ram, &disk, &canaries, 4..5, 5).unwrap();
+        assert_eq!((found.read, found.changed, found.others.len()), (0, 0, 0));
+    }
+}
