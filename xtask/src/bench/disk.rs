@@ -135,7 +135,7 @@ fn window(bench: &Bench, appliance: &Appliance) -> Result<[Vec<Piece>; 2]> {
     let log = |line: &str| {
         let arguments = json!({ "command-line": line });
         // A machine that has ended hears nothing.
-        drop(keys.send(Key::Command("human-monitor-command".to_owned(), arguments)));
+        let _ = keys.send(Key::Command("human-monitor-command".to_owned(), arguments));
     };
     let mut decoder = appliance.decoder(false)?;
     // QEMU opens its log when it starts, and waits for a reader.
@@ -146,7 +146,7 @@ fn window(bench: &Bench, appliance: &Appliance) -> Result<[Vec<Piece>; 2]> {
             if let Some(marks) = marks(&line.text) {
                 let _ = tell.send(marks);
                 log(LOG);
-                drop(keys.send(Key::Bytes(GO.to_vec())));
+                let _ = keys.send(Key::Bytes(GO.to_vec()));
             } else if line.text.contains(DONE) {
                 log(QUIET);
             }
