@@ -312,6 +312,13 @@ impl Grants {
         pages.zip(of(GRANT_CAP).map(|entry| Cap::at(entry.slot)))
     }
 
+    /// What tells a monitor that a worker of one of its devices is gone for good.
+    pub fn gone(&self) -> Bits {
+        let bits = self.entries.iter().filter(|entry| entry.kind == GRANT_BIT);
+        let bits = bits.filter(|entry| name_str(&entry.name) == "gone");
+        bits.fold(Bits::NONE, |all, entry| all | Bits::single(entry.bit))
+    }
+
     /// The task's end of that, if the manifest has it watched: the page, and the bit that asks.
     pub fn watchdog(&self) -> Option<(Shared, Bits)> {
         Some((self.shared("watchdog").ok()?, self.bit("watchdog").ok()?))

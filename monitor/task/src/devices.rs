@@ -52,6 +52,7 @@ pub fn start(bus: &mut Bus<'static>, kernel: &mut Kernel, config: &'static VmCon
 /// The virtio devices; their workers are told to reset them.
 fn virtio(bus: &mut Bus<'static>, kernel: &mut Kernel, config: &'static VmConfig) {
     let grants = grants();
+    let gone = grants.gone();
     for (number, device) in config.devices.iter().enumerate() {
         let name = name_str(&device.name);
         if name.is_empty() {
@@ -60,7 +61,7 @@ fn virtio(bus: &mut Bus<'static>, kernel: &mut Kernel, config: &'static VmConfig
         let mailbox = grants.mailbox(name).unwrap_or_else(|missing| refuse(missing));
         let page = grants.msix_page(name).unwrap_or_else(|missing| refuse(missing));
         let (words, page) = (mailbox.memory.words(), page.words());
-        let added = bus.add_device(number, mailbox.bits.word(), |devices| {
+        let added = bus.add_device(number, (mailbox.bits | gone).word(), |devices| {
             devices.add(number, device, words, page, config.memory)
         });
         if added.is_err() {
@@ -75,7 +76,7 @@ fn virtio(bus: &mut Bus<'static>, kernel: &mut Kernel, config: &'static VmConfig
             give_up(STOPPED_CONFIG);
         }
         mailbox.peer.wake();
-        kernel.add_worker(number, mailbox.peer, mailbox.bits);
+        kernel.add_worker(number, mailbox.peer, mailbox.bits | gone);
     }
 }
 

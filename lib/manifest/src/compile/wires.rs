@@ -81,7 +81,7 @@ impl<'a> Builder<'a> {
                 self.tell_bit(client, here, to_client);
                 self.tell_bit(grant.server, &there, to_server);
                 if export.device.is_some() {
-                    self.obituary((client, to_client), grant.server, region)?;
+                    self.obituary(client, grant.server, region)?;
                 }
             }
             self.windows(client)?;
@@ -91,21 +91,15 @@ impl<'a> Builder<'a> {
     }
 
     /// The supervisor's means to tell a monitor that a device's worker is gone for good: the page of
-    /// the device, and the worker's own signal.
-    fn obituary(
-        &mut self,
-        (client, bit): (usize, u8),
-        worker: usize,
-        page: u16,
-    ) -> Result<(), CompileError> {
+    /// the device, and a signal.
+    fn obituary(&mut self, client: usize, worker: usize, page: u16) -> Result<(), CompileError> {
         let Ok(supervisor) = self.supervisor() else {
             return Ok(());
         };
         let name = format!("gone/{}", self.system.tasks[worker].name());
         self.share(supervisor, &name, page, MAP_WRITE, None)?;
-        let object = self.main_thread(client).into();
-        let slot = self.cap(supervisor, CapKind::Thread, RIGHT_SIGNAL, bit, object);
-        self.tell_cap(supervisor, &name, CapKind::Thread, RIGHT_SIGNAL, slot);
+        let bit = self.wake(supervisor, &name, (client, 0))?;
+        self.tell_bit(client, "gone", bit);
         Ok(())
     }
 
