@@ -217,7 +217,6 @@ const WRONG: &[Wrong] = &[
     (Rule::PortConfig, 2, |b| b.ports[2].first = 0xcf1),
     (Rule::PortConfig, 1, |b| b.ports[1].first = 0xcff),
     (Rule::Device, 0, |b| b.devices[0].kind = 5),
-    (Rule::Device, 1, |b| b.devices[1].flags = DEVICE_PHYSICAL),
     (Rule::Device, 2, |b| virtual_function(b, |device| device.nth = 0)),
     (Rule::Device, 2, |b| virtual_function(b, |device| device.select = 1)),
     (Rule::Device, 2, |b| virtual_function(b, |device| device.select = 2)),

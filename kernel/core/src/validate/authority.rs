@@ -47,11 +47,6 @@ pub(super) fn devices(table: &Table) -> Result<(), TableError> {
 
 /// Whether a device's selector is one that its kind has. Platform devices do no DMA.
 fn selects(table: &Table, device: &Device) -> bool {
-    let has_master = |device: &Device| device.flags & DEVICE_BUS_MASTER != 0;
-    let is_physical = device.flags & DEVICE_PHYSICAL != 0;
-    if is_physical && matches!(device.kind, DEVICE_PLATFORM | DEVICE_PCI_VIRTUAL) {
-        return false;
-    }
     match device.kind {
         DEVICE_PLATFORM => device.select == 0 && device.flags & DEVICE_BUS_MASTER == 0,
         DEVICE_PCI_POSITION => device.select <= 0xffff && device.nth == 0,
@@ -59,9 +54,10 @@ fn selects(table: &Table, device: &Device) -> bool {
         DEVICE_PCI_CLASS => device.select <= 0xff_ffff,
         // A virtual function lives by its physical one, which a driver has to set up.
         DEVICE_PCI_VIRTUAL => {
+            let both = DEVICE_BUS_MASTER | DEVICE_PHYSICAL;
             let mut physical = table.devices.iter().skip(device.select as usize).take(1);
-            let has_physical = physical.any(|of| has_master(of) && of.flags & DEVICE_PHYSICAL != 0);
-            device.nth != 0 && has_master(device) && has_physical
+            let is_one = device.nth != 0 && device.flags & both == DEVICE_BUS_MASTER;
+            is_one && physical.any(|of| of.flags & both == both)
         }
         _ => false,
     }

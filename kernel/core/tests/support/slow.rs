@@ -268,11 +268,10 @@ impl<'a> Slow<'a> {
             assert!(kind == 0 || functions.insert((select, nth, kind)), "one function twice");
             assert!(kind <= 4);
             let (is_master, messages) = (device.u8(38) & 1 != 0, device.u8(38) >> 2 & 3);
-            let has_virtual = device.u8(38) & 16 != 0;
-            assert!(!has_virtual || (1..=3).contains(&kind), "its kind has no virtual functions");
             if kind == 4 {
                 let physical = &self.sections[6][select as usize];
                 assert!(physical.u8(38) & 17 == 17 && is_master && nth != 0);
+                assert!((1..=3).contains(&physical.u8(37)), "of no function that has any");
             }
             assert!(messages == 0 || is_master && messages < 3);
             assert!(!is_master || self.tasks_()[device.u16(40) as usize].u8(53) == 0);

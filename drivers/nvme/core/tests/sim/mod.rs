@@ -286,17 +286,7 @@ impl State {
                         self.memory(address + 26, 1)[0] = 1;
                         self.memory(address + 128 + 4 + 2, 1)[0] = model.shift;
                     }
-                    0x15 => {
-                        let seconds = self.seconds.clone();
-                        let many = self.claimed.unwrap_or(seconds.len() as u8);
-                        self.memory(address, 1)[0] = many;
-                        for (number, second) in (1u16..).zip(seconds) {
-                            let at = address + 32 * u64::from(number);
-                            self.memory(at, 2).copy_from_slice(&second.id.to_le_bytes());
-                            self.memory(at + 4, 1)[0] = second.online.into();
-                            self.memory(at + 8, 2).copy_from_slice(&number.to_le_bytes());
-                        }
-                    }
+                    0x15 => self.list_seconds(address),
                     what => panic!("identify {what}"),
                 }
                 (0, 0)
@@ -336,6 +326,19 @@ impl State {
             // A queue that is none, as in memory that was wiped.
             0x00 => (0x101, 0),
             opcode => panic!("admin command {opcode:#x}"),
+        }
+    }
+
+    /// "Secondary Controller List".
+    fn list_seconds(&mut self, address: u64) {
+        let seconds = self.seconds.clone();
+        let claimed = self.claimed.unwrap_or(seconds.len() as u8);
+        self.memory(address, 1)[0] = claimed;
+        for (number, second) in (1u16..).zip(seconds) {
+            let at = address + 32 * u64::from(number);
+            self.memory(at, 2).copy_from_slice(&second.id.to_le_bytes());
+            self.memory(at + 4, 1)[0] = second.online.into();
+            self.memory(at + 8, 2).copy_from_slice(&number.to_le_bytes());
         }
     }
 
