@@ -55,9 +55,9 @@ fn selects(table: &Table, device: &Device) -> bool {
         // A virtual function lives by its physical one, which a driver has to set up.
         DEVICE_PCI_VIRTUAL => {
             let both = DEVICE_BUS_MASTER | DEVICE_PHYSICAL;
-            let mut physical = table.devices.iter().skip(device.select as usize).take(1);
+            let index = usize::try_from(device.select).unwrap_or(usize::MAX);
             let is_one = device.nth != 0 && device.flags & both == DEVICE_BUS_MASTER;
-            is_one && physical.any(|of| of.flags & both == both)
+            is_one && table.devices.get(index).is_some_and(|of| of.flags & both == both)
         }
         _ => false,
     }
