@@ -366,11 +366,11 @@ fn a_worker_that_is_gone_for_good_breaks_its_device_and_holds_up_no_reset() {
     assert_eq!(action.vectors, 1, "the configuration's vector");
     assert_eq!(rig.read(0x14, 1), 0x4f);
     // Nobody answers: the reset is over, and the next life needs one again at once.
-    rig.write(0x14, 1, 0);
+    let _ = rig.write(0x14, 1, 0);
     assert_eq!(rig.read(0x14, 1), 0);
     negotiate(&mut rig, F_VERSION_1);
     fill_queue(&mut rig, 1, [0x1000, 0x2000, 0x3000]);
-    rig.write(0x14, 1, 0xf);
+    let _ = rig.write(0x14, 1, 0xf);
     assert_eq!(rig.read(0x14, 1), 0x4f);
 }
 

@@ -7,6 +7,9 @@ mod sim;
 use cloister_nvme_core::{Failure, Physical, QUEUES, Registers, VECTORS};
 use sim::{Clock, Evil, Model, Second, Sim, SimMemory};
 
+/// What makes a controller one that cannot be used.
+type Breakage = fn(&Sim);
+
 type Driver = Physical<Sim, SimMemory>;
 
 const IDS: [u16; 4] = [9, 3, 4, 200];
@@ -94,7 +97,7 @@ fn a_life_that_ended_on_the_way_costs_a_reset() {
 
 #[test]
 fn lists_that_lie_and_controllers_that_fail_are_failures() {
-    let cases: [(Failure, fn(&Sim)); 4] = [
+    let cases: [(Failure, Breakage); 4] = [
         (Failure::NoFunction { number: 1 }, |sim| sim.0.borrow_mut().claimed = Some(0)),
         (Failure::NoFunction { number: 1 }, |sim| {
             sim.0.borrow_mut().seconds.clear();

@@ -21,7 +21,7 @@ use super::spaces::{Memory, Space};
 use crate::testing::inspect::Session;
 
 /// What a function reaches, by device address: the physical page, and whether it may write.
-type Reached = BTreeMap<u64, (u64, bool)>;
+type Granted = BTreeMap<u64, (u64, bool)>;
 
 /// Where the emulated machine has its unit, and the registers that name tables.
 const UNIT: u64 = 0xfed9_0000;
@@ -138,7 +138,7 @@ fn second_level(
 }
 
 /// What the devices of a task may reach: its own view of the maps that devices get.
-fn granted(system: &System, space: &Space, task: u16) -> Reached {
+fn granted(system: &System, space: &Space, task: u16) -> Granted {
     let record = system.table.tasks[usize::from(task)];
     let maps = system.table.maps_of(&record).iter().filter(|map| map.rights & MAP_DMA != 0);
     let pages = maps.flat_map(|map| {
@@ -183,7 +183,7 @@ pub fn judge(
             findings.complaints.push(format!("a table of the IOMMU, {table:#x}, is {known:?}"));
         }
     }
-    let mut left: Vec<(u16, Reached)> = owners(system)
+    let mut left: Vec<(u16, Granted)> = owners(system)
         .filter_map(|(task, thread)| {
             let space = Space::walk(memory, *roots.get(thread)?).ok()?;
             Some((task, granted(system, &space, task)))
@@ -191,7 +191,7 @@ pub fn judge(
         .collect();
     let mut pages = 0;
     for domain in &domains {
-        let reached: Reached =
+        let reached: Granted =
             domain.reached.iter().map(|(at, (phys, write, _))| (*at, (*phys, *write))).collect();
         pages += reached.len();
         match left.iter().position(|(_, granted)| *granted == reached) {

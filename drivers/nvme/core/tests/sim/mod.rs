@@ -1,6 +1,8 @@
 //! A simulated NVMe controller ([`Sim`]) with the memory that it reaches, written from the
 //! specification. It can be told to misbehave.
 
+#![allow(dead_code, reason = "each test program uses a part")]
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -176,7 +178,6 @@ impl Sim {
     }
 
     /// Writes the admin command *Identify* for the controller into a place of the queue.
-    #[allow(dead_code)]
     pub fn memory_identify(&self, place: u32) {
         let mut state = self.0.borrow_mut();
         let at = (place * 64) as usize;
