@@ -60,10 +60,12 @@ pub fn run<K: Keys>(keys: &mut K) -> u32 {
         Ok(region) => region.memory(),
         Err(missing) => return no_grant(missing),
     };
-    let (mut nvme, name) = match find(&memory) {
-        Ok(Ok(found)) => found,
-        Ok(Err(failure)) => return no_disk(failure),
-        Err(missing) => return no_grant(missing),
+    // What was found stays where it is: this frame lasts, and is to hold the controller once.
+    let mut found = find(&memory);
+    let (nvme, name) = match &mut found {
+        Ok((nvme, name)) => (nvme, *name),
+        Err(Unfit::Disk(failure)) => return no_disk(*failure),
+        Err(Unfit::Grants(missing)) => return no_grant(*missing),
     };
     if let Err(failure) = nvme.restart() {
         return no_disk(failure);
@@ -83,13 +85,20 @@ pub fn run<K: Keys>(keys: &mut K) -> u32 {
     );
     let (_, free) = controller.memory();
     let mut buffers = Memory::new(&memory, Plan::ZEROS, free);
-    serve_sealed(&mut nvme, &mut buffers, keys)
+    serve_sealed(nvme, &mut buffers, keys)
 }
 
-/// Finds the controller and everything that belongs to it.
-fn find(memory: &Region) -> Result<Result<(Nvme<'_>, &'static str), Failure>, Missing> {
-    let function = grants().function()?;
-    let registers = Registers(function.registers(0)?);
+/// Why there is nothing to drive.
+enum Unfit {
+    Grants(Missing),
+    Disk(Failure),
+}
+
+/// Finds the controller and everything that belongs to it. Not inlined, for the caller's frame.
+#[inline(never)]
+fn find(memory: &Region) -> Result<(Nvme<'_>, &'static str), Unfit> {
+    let function = grants().function().map_err(Unfit::Grants)?;
+    let registers = Registers(function.registers(0).map_err(Unfit::Grants)?);
     let mut irqs = [const { None }; PAIRS_MAX];
     let (mut bits, mut vectors) = (Bits::NONE, 0u16);
     for (number, place) in (0..).zip(&mut irqs) {
@@ -98,10 +107,8 @@ fn find(memory: &Region) -> Result<Result<(Nvme<'_>, &'static str), Failure>, Mi
         vectors = vectors.saturating_add(1);
         *place = Some(irq);
     }
-    let made = Controller::new(registers, memory, vectors);
-    Ok(made.map(|controller| {
-        (Nvme { controller, device: function.device, irqs, bits }, function.name)
-    }))
+    let controller = Controller::new(registers, memory, vectors).map_err(Unfit::Disk)?;
+    Ok((Nvme { controller, device: function.device, irqs, bits }, function.name))
 }
 
 impl Nvme<'_> {
