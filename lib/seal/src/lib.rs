@@ -13,6 +13,8 @@
 
 mod text;
 
+use core::slice::IterMut;
+
 use cloister_block::{BLOCK, Seal};
 use cloister_cipher::Cipher;
 use cloister_disk::{Answer, DATA_OFFSET, HEADER, Keys, Refused};
@@ -20,6 +22,7 @@ use cloister_keyslot::{Asker, Header, Kind, Step};
 use cloister_ring::{Link, Side};
 use cloister_rt::proto::volume::Volume as Record;
 use cloister_rt::{Bits, Duration, Instant, Mailbox, generation, grants};
+use static_cell::ConstStaticCell;
 
 const _: () = assert!(DATA_OFFSET == cloister_keyslot::DATA_OFFSET);
 const _: () = assert!(HEADER == cloister_keyslot::HEADER && BLOCK == cloister_cipher::BLOCK);
@@ -44,8 +47,12 @@ impl Patience {
     }
 }
 
+/// The ciphers of open volumes: large, and in use until the task ends.
+static CIPHERS: ConstStaticCell<[Option<Cipher>; VOLUMES_MAX]> =
+    ConstStaticCell::new([const { None }; VOLUMES_MAX]);
+
 /// The cipher of an open volume.
-pub struct Sealed(Cipher);
+pub struct Sealed(&'static Cipher);
 
 impl Seal for Sealed {
     fn encrypt(&self, number: u64, block: &mut [u8; BLOCK]) {
@@ -70,18 +77,15 @@ struct Asked {
 /// The vault, as this task knows it.
 pub struct Vault {
     asked: [Option<Asked>; VOLUMES_MAX],
+    /// Places for ciphers that nobody has.
+    ciphers: IterMut<'static, Option<Cipher>>,
 }
 
 impl Vault {
-    /// Nothing was asked.
-    pub const fn new() -> Vault {
-        Vault { asked: [const { None }; VOLUMES_MAX] }
-    }
-}
-
-impl Default for Vault {
-    fn default() -> Self {
-        Vault::new()
+    /// Nothing was asked. A task has one vault; `None` from the second on.
+    pub fn new() -> Option<Vault> {
+        let ciphers = CIPHERS.try_take()?.iter_mut();
+        Some(Vault { asked: [const { None }; VOLUMES_MAX], ciphers })
     }
 }
 
@@ -122,10 +126,14 @@ impl Keys for Vault {
         let answer = match asker.step(header, || mailbox.peer.wake()) {
             Step::Wait if Instant::now() < *end => return Answer::Wait,
             Step::Wait => Answer::Closed(text::silent(name)),
-            Step::Key(key) => {
-                defmt::info!("volume {=str} is open", *name);
-                Answer::Open(Sealed(Cipher::new(key.bytes())))
-            }
+            // There is a place for each client's volume, which is opened once.
+            Step::Key(key) => match self.ciphers.next() {
+                Some(place) => {
+                    defmt::info!("volume {=str} is open", *name);
+                    Answer::Open(Sealed(place.insert(Cipher::new(key.bytes()))))
+                }
+                None => Answer::Closed(Refused),
+            },
             Step::Failed(failure) => Answer::Closed(text::failed(name, failure)),
         };
         *place = None;

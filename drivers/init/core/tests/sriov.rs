@@ -9,6 +9,9 @@ use cloister_init_core::pci::{Address, Config, Functions};
 use cloister_init_core::sriov::{Virtual, Wrong};
 use proptest::prelude::*;
 
+/// What makes a capability wrong.
+type Breakage = fn(&mut Machine);
+
 const PORT: Address = 0x80;
 const PHYSICAL: Address = 0x100;
 const CAPABILITY: u16 = 0x120;
@@ -157,7 +160,7 @@ fn registers_of_others_are_kept_clear_of() {
 
 #[test]
 fn a_capability_that_lies_is_refused() {
-    let cases: [(Wrong, fn(&mut Machine)); 13] = [
+    let cases: [(Wrong, Breakage); 13] = [
         (Wrong::None, |m| m.capability(0x00, 0x0001_0011)),
         (Wrong::Few, |m| m.capability(0x0c, 1 << 16 | 4)),
         (Wrong::Bar, |m| m.capability(0x1c, 0x552)),

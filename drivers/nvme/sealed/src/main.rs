@@ -11,6 +11,12 @@ use cloister_seal::Vault;
 
 cloister_rt::entry!(main);
 
+/// Exit status: there is a vault already, which cannot be.
+const STATUS_NO_VAULT: u32 = 4;
+
 fn main() -> u32 {
-    cloister_nvme::run(&mut Vault::new())
+    match Vault::new() {
+        Some(mut vault) => cloister_nvme::run(&mut vault),
+        None => STATUS_NO_VAULT,
+    }
 }

@@ -77,10 +77,12 @@ pub fn run<K: Keys>(keys: &mut K) -> u32 {
     if functions > 0 {
         return physical::run(&function, &memory, functions);
     }
-    let (mut nvme, name) = match find(&memory, function) {
-        Ok(Ok(found)) => found,
-        Ok(Err(failure)) => return no_disk(failure),
-        Err(missing) => return no_grant(missing),
+    // What was found stays where it is: this frame lasts, and is to hold the controller once.
+    let mut found = find(&memory, function);
+    let (nvme, name) = match &mut found {
+        Ok((nvme, name)) => (nvme, *name),
+        Err(Unfit::Disk(failure)) => return no_disk(*failure),
+        Err(Unfit::Grants(missing)) => return no_grant(*missing),
     };
     if let Err(failure) = nvme.restart() {
         return no_disk(failure);
@@ -100,15 +102,19 @@ pub fn run<K: Keys>(keys: &mut K) -> u32 {
     );
     let (_, free) = controller.memory();
     let mut buffers = Memory::new(&memory, Plan::ZEROS, free);
-    serve_sealed(&mut nvme, &mut buffers, keys)
+    serve_sealed(nvme, &mut buffers, keys)
 }
 
-/// Finds the controller and everything that belongs to it.
-fn find(
-    memory: &Region,
-    function: PciFunction,
-) -> Result<Result<(Nvme<'_>, &'static str), Failure>, Missing> {
-    let registers = Registers(function.registers(0)?);
+/// Why there is nothing to drive.
+enum Unfit {
+    Grants(Missing),
+    Disk(Failure),
+}
+
+/// Finds the controller and everything that belongs to it. Not inlined, for the caller's frame.
+#[inline(never)]
+fn find(memory: &Region, function: PciFunction) -> Result<(Nvme<'_>, &'static str), Unfit> {
+    let registers = Registers(function.registers(0).map_err(Unfit::Grants)?);
     let clock = Clock(Pulse::find(grants()));
     wait_for_physical(&registers, &clock);
     let mut irqs = [const { None }; PAIRS_MAX];
@@ -119,10 +125,8 @@ fn find(
         vectors = vectors.saturating_add(1);
         *place = Some(irq);
     }
-    let made = Controller::new(registers, memory, vectors);
-    Ok(made.map(|controller| {
-        (Nvme { controller, device: function.device, irqs, bits, clock }, function.name)
-    }))
+    let controller = Controller::new(registers, memory, vectors).map_err(Unfit::Disk)?;
+    Ok((Nvme { controller, device: function.device, irqs, bits, clock }, function.name))
 }
 
 impl Nvme<'_> {

@@ -14,6 +14,8 @@ use crate::options::{Failed, Options, RUN};
 
 /// How long a device may be silent: longer than any restart of a driver.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a silent device is looked at.
+const LOOK: Duration = Duration::from_millis(100);
 /// Marks of progress in a run.
 const MARKS: u64 = 8;
 /// Most requests of a queue.
@@ -156,7 +158,11 @@ impl Run<'_> {
                 core::hint::spin_loop();
             }
         } else if self.in_flight > 0 {
-            self.disk.wait_until(end);
+            // A device that needs a reset completes nothing, so it is looked at now and then.
+            let next = || cpu::tsc().saturating_add(clock::ticks(LOOK)).min(end);
+            while !self.disk.wait_until(next()) && cpu::tsc() < end {
+                self.disk.check()?;
+            }
         }
         let before = self.in_flight;
         for queue in 0..self.pending.len() {
