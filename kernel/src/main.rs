@@ -29,7 +29,7 @@ use arch::x86_64::cpu::Features;
 use arch::x86_64::{apic, cpu, descriptors, entry, paging, pci, smp, virt, window};
 use cloister_abi::API_VERSION;
 use cloister_abi::boot::{BOOT_MAGIC, BootInfo, RANGE_RAM};
-use cloister_abi::info::{CPU_SMAP, CPU_SMEP, CPU_UMIP, CPU_X2APIC, NO_IOMMU};
+use cloister_abi::info::{CPU_SMAP, CPU_SMEP, CPU_UMIP, CPU_X2APIC};
 use cloister_abi::layout::{KERNEL_BASE, PAGE};
 use cloister_abi::payload::Header;
 use cloister_core::table::Table;
@@ -89,8 +89,6 @@ extern "C" fn kernel_main(info: *const BootInfo) -> ! {
         (features.smep, CPU_SMEP),
         (features.smap, CPU_SMAP),
         (features.umip, CPU_UMIP),
-        // Until a unit is handed over.
-        (true, NO_IOMMU),
     ];
     let page = boot.system_page();
     page.version = API_VERSION;

@@ -199,6 +199,7 @@ impl Wards {
                 let name = name_of(task.policy);
                 defmt::error!("{=str} cannot be restarted: {}; it stays stopped", name, refused);
                 self.agenda.give_up(index);
+                bury(name, Next::GiveUp(Then::Stop));
             }
         }
     }

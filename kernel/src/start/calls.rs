@@ -12,6 +12,7 @@ use crate::shared::shared;
 use crate::syscall::Return;
 use cloister_abi::boot::{MemRange, RANGE_RAM};
 use cloister_abi::call::{Call, Part, Status};
+use cloister_abi::info::NO_IOMMU;
 use cloister_abi::layout::PAGE;
 use cloister_abi::table::{DEVICE_PLATFORM, Device, MAP_READ, Map, ROLE_INIT, RegionKind};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -170,7 +171,10 @@ fn seal(core: &mut Core, boot: &mut Boot, unix_seconds: u64, entropy: u64) -> An
     }
     boot.route(core)?;
     let kernel_bytes = boot.kernel_bytes();
+    let no_iommu = if boot.pci.iommu.is_usable() { 0 } else { NO_IOMMU };
+    // Not before: `init` has read the page, and was promised that it does not change.
     let page = boot.system_page();
+    page.cpu |= no_iommu;
     page.unix_seconds = unix_seconds;
     page.entropy = entropy as u32;
     page.kernel_bytes = kernel_bytes;

@@ -14,7 +14,6 @@ use crate::device::{self, Function};
 use crate::flush;
 use crate::shared::shared;
 use cloister_abi::call::Status;
-use cloister_abi::info::NO_IOMMU;
 use cloister_abi::layout::PAGE;
 use cloister_abi::table::{
     DEVICE_BUS_MASTER, DEVICE_MSI, DEVICE_MSIX, DEVICE_PCI_VIRTUAL, DEVICE_PHYSICAL,
@@ -112,9 +111,6 @@ impl Boot {
         // A pin's interrupts would be lost, or could be forged, without a source.
         let is_taken =
             core.ioapics.has_sources() && self.pci.iommu.add_vtd(core.clock.tsc_hz, &mut carve);
-        let is_usable = self.pci.iommu.is_usable();
-        let page = self.system_page();
-        page.cpu = page.cpu & !NO_IOMMU | if is_usable { 0 } else { NO_IOMMU };
         if is_taken { Ok(()) } else { Err(Status::BadArgument) }
     }
 

@@ -106,7 +106,7 @@ impl PciDevice {
     }
 
     /// Puts the function back on the bus: its configuration is written anew, then it is a bus
-    /// master and its interrupts come. The kernel starts no task's function by itself, so a driver
+    /// master. Its interrupts come once each has been acknowledged. The kernel starts no task's function by itself, so a driver
     /// calls this once in each of its lives, when the controller is at rest.
     pub fn finish_reset(&self) -> Result<(), Refused> {
         self.reset(ResetPhase::Finish)
