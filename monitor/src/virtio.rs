@@ -321,7 +321,9 @@ impl<'a> Virtio<'a> {
         self.resetting = true;
         self.worker.order(0);
         // Where there is no worker any more, nobody will signal that it is over: it is.
-        self.is_ready();
+        if self.worker.is_gone() {
+            self.is_ready();
+        }
         Action { forget: true, ..SIGNAL }
     }
 

@@ -47,7 +47,8 @@ impl Bucket {
             return;
         }
         let from = self.paid.max(now.saturating_sub(BURST_NS));
-        let cost = u128::from(self.price).saturating_mul(u128::from(units)) >> SHIFT;
+        // Rounded up: what a nanosecond is too little for would add up to more than the rate.
+        let cost = u128::from(self.price).saturating_mul(u128::from(units)).div_ceil(1 << SHIFT);
         self.paid = from.saturating_add(u64::try_from(cost).unwrap_or(u64::MAX));
     }
 }

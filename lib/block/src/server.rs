@@ -107,7 +107,8 @@ impl<'a, M: Ram> Server<'a, M> {
             }
         }
         disk.ring();
-        self.clients.iter().flatten().for_each(|client| client.submitted(self.engine));
+        let clients = self.clients.iter().take(self.count).flatten();
+        clients.for_each(|client| client.submitted(self.engine));
         // Who got something of the disk first is last in the next round.
         if let Some(first) = first {
             let second = first.saturating_add(1);

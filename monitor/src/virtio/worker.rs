@@ -72,7 +72,7 @@ impl<'a> Worker<'a> {
 
     /// Whether there is no worker any more. Acquire: what it did before, it did before.
     #[inline(always)]
-    fn is_gone(&self) -> bool {
+    pub fn is_gone(&self) -> bool {
         self.words[wire::GONE].load(Ordering::Acquire) != 0
     }
 

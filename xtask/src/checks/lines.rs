@@ -44,7 +44,7 @@ pub const KERNEL_BOTH: Part =
 const KERNEL_FOLDERS: &[&str] = &["kernel/src", "kernel/core/src", "kernel/abi/src"];
 /// The monitor.
 pub const MONITOR: Part =
-    Part { name: "monitor", aim: 4000, ceiling: 4250, folders: &["monitor/src"], without: &[] };
+    Part { name: "monitor", aim: 4000, ceiling: 4252, folders: &["monitor/src"], without: &[] };
 
 /// Prints the counts and fails above a ceiling.
 pub fn check() -> Result<Verdict> {

@@ -29,7 +29,7 @@ struct Kind {
 const KINDS: [Kind; 2] = [
     // Calls that load a space: the helper of the boot core, and the instruction's wrapper.
     Kind {
-        calls: &["boot.flush();", "cpu::load_space("],
+        calls: &["boot.flush();", "self.flush();", "cpu::load_space("],
         except: None,
         appliance: "test-flush",
         cpus: 2,
@@ -188,8 +188,9 @@ mod tests {
         let changed = "own.changed::<VMX>();";
         assert_eq!(texts, [changed, changed, "flush(own);"], "review 0002");
         let sites = spaces;
-        let calls = sites.iter().filter(|site| site.text == "boot.flush();");
-        assert!(calls.count() >= 3, "map_firmware, add_ioapic, bind");
+        let calls = |text| sites.iter().filter(move |site| site.text == text).count();
+        assert_eq!(calls("boot.flush();"), 2, "map_firmware, add_ioapic");
+        assert_eq!(calls("self.flush();"), 2, "add_vtd, bind");
         assert!(sites.iter().any(|site| site.file.ends_with("switch.rs")));
     }
 }
