@@ -57,7 +57,7 @@ struct Findings {
     others: Vec<u64>,
     /// Batches, and those of them in which no refusal of the right source was told.
     batches: usize,
-    silent: usize,
+    silent: Vec<usize>,
     /// What the owners themselves count as changed.
     told: u64,
 }
@@ -96,7 +96,7 @@ pub fn run(options: &Options, place: &str, qemu: &Qemu, tally: &mut Tally) {
 
 /// What was found against what has to be.
 fn judge(found: &Findings, run: Run) -> Result<String> {
-    let &Findings { canaries, read, changed, batches, silent, told, .. } = found;
+    let &Findings { canaries, read, changed, batches, ref silent, told, .. } = found;
     ensure!(canaries >= CANARIES, "only {canaries} pages of canaries stand");
     ensure!(told == changed, "the owners count {told} changed pages, and {changed} are");
     let counts = format!("{canaries} pages of canaries, {read} read, {changed} changed");
@@ -107,7 +107,7 @@ fn judge(found: &Findings, run: Run) -> Result<String> {
             ensure!(others.is_empty(), "pages {:x?} were reached", &others[..others.len().min(8)]);
             let wanted = (u64::from(MEMORY_MIB) << 8).div_ceil(BATCH) as usize;
             ensure!(batches == wanted, "{batches} of {wanted} batches were told of");
-            ensure!(silent == 0, "{silent} of {batches} batches left no record");
+            ensure!(silent.is_empty(), "batches {silent:?} of {batches} left no record");
             Ok(format!("{counts}, {batches} batches with a refusal each"))
         }
         Run::Control => {
@@ -306,17 +306,20 @@ impl Log {
 impl Said {
     /// Batches, and those of them in which nothing was refused to the right source. By the time
     /// that each line names: the rings of two tasks are not shipped in that order.
-    fn batches(&self) -> (usize, usize) {
+    fn batches(&self) -> (usize, Vec<usize>) {
         let events = self.lines.iter().filter_map(|line| {
             let is_batch = line.contains("rogue: batch");
             (is_batch || line.contains(REFUSED)).then(|| Some((time(line)?, is_batch)))?
         });
         let mut events: Vec<(u64, bool)> = events.collect();
         events.sort_unstable();
-        let (mut batches, mut silent, mut refused) = (0, 0, false);
+        let (mut batches, mut silent, mut refused) = (0, Vec::new(), false);
         for (_, is_batch) in events {
             if is_batch {
-                (batches, silent) = (batches + 1, silent + usize::from(!refused));
+                if !refused {
+                    silent.push(batches);
+                }
+                batches += 1;
             }
             refused = !is_batch;
         }
@@ -352,8 +355,8 @@ mod tests {
         let counted = |lines: &[String]| Said { lines: lines.to_vec() }.batches();
         let lines =
             [refusal("1.000000"), batch("1.900000"), batch("3.100000"), refusal("2.500000")];
-        assert_eq!(counted(&lines), (2, 0));
-        assert_eq!(counted(&lines[..3]), (2, 1));
+        assert_eq!(counted(&lines), (2, vec![]));
+        assert_eq!(counted(&lines[..3]), (2, vec![1]));
     }
 
     fn clean() -> Findings {
@@ -370,7 +373,7 @@ mod tests {
             Findings { changed: 1, told: 1, ..clean() },
             Findings { told: 1, ..clean() },
             Findings { others: vec![7], ..clean() },
-            Findings { silent: 1, ..clean() },
+            Findings { silent: vec![3], ..clean() },
             Findings { batches: 1, ..clean() },
         ];
         for found in spoiled {
