@@ -29,6 +29,7 @@ impl From<BuiltImage> for Appliance {
     fn from(built: BuiltImage) -> Self {
         let mut machine = Machine::new(built.image);
         (machine.cpus, machine.memory_mib) = (built.cores, built.memory_mib);
+        machine.patches_code = built.patches_code;
         Self { machine, archive: Some(built.archive), file: built.machine_file }
     }
 }

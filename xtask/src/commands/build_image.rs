@@ -51,6 +51,8 @@ pub struct BuiltImage {
     pub cores: u32,
     /// Memory that the manifest asks for.
     pub memory_mib: u32,
+    /// A guest changes its own code while another of its virtual CPUs runs it.
+    pub patches_code: bool,
     /// What `machine.toml` beside the manifest says.
     pub machine_file: MachineFile,
 }
@@ -239,6 +241,16 @@ pub fn guests(system: &System, install: Install) -> Result<BTreeMap<String, Vec<
     system.vms().map(image).collect()
 }
 
+/// Whether a guest is a Linux with several virtual CPUs: it changes its code while it runs.
+fn patches_code(system: &System) -> Result<bool> {
+    for (_, task, vm) in system.vms() {
+        if task.threads.len() > 1 && guest::is_linux(&vm.guest_file)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Compiles the manifest with the programs that were built and the guests that were laid out.
 pub fn compiled(
     system: &System,
@@ -316,6 +328,7 @@ fn store(sealed: &Sealed, output: Option<&Path>) -> Result<BuiltImage> {
         archive: folder,
         cores: sealed.system.cores,
         memory_mib: sealed.system.board.memory_mib,
+        patches_code: patches_code(&sealed.system)?,
         machine_file: MachineFile::default(),
     })
 }

@@ -128,6 +128,11 @@ fn code_page(elf: &Elf) -> Result<&[u8]> {
     }
 }
 
+/// Whether a guest file names a Linux.
+pub fn is_linux(guest_file: &Path) -> Result<bool> {
+    Ok(matches!(GuestFile::read(guest_file)?.kind, Kind::Linux(_)))
+}
+
 /// Builds packages for the bare machine, each with one program.
 fn built(packages: &[&str], install: Install) -> Result<Vec<Elf>> {
     let programs = cargo_build::build_bare(Target::Plain, packages, &[], install)?;

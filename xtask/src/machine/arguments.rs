@@ -59,8 +59,15 @@ fn common(machine: &Machine, version: Version) -> Vec<String> {
 /// Counted instructions and x2APIC need care: QEMU's emulation of RDMSR and WRMSR reads the clock
 /// for the local APIC's timer in the middle of a translated block, which ends the emulator with
 /// "Bad icount read". A block of one instruction has no middle; the counts stay the same.
+///
+/// An old QEMU may go on with code that another processor has changed meanwhile (docs/caveats.md),
+/// which its processors cannot do if they take turns on one thread.
 fn accelerator(machine: &Machine, version: Version) -> &'static str {
-    if machine.icount && version >= REFERENCE { "tcg,one-insn-per-tb=on" } else { "tcg" }
+    match (machine.icount, machine.patches_code, version >= REFERENCE) {
+        (true, _, true) => "tcg,one-insn-per-tb=on",
+        (false, true, false) => "tcg,thread=single",
+        _ => "tcg",
+    }
 }
 
 fn iommu(version: Version) -> &'static str {
@@ -101,6 +108,16 @@ mod tests {
         assert!(line.contains("intel-iommu,intremap=on,eim=on,caching-mode=on"));
         assert!(line.contains("unix:/tmp/a,,b,server=on"));
         assert!(!line.contains("-icount") && !line.contains("-gdb"));
+    }
+
+    #[test]
+    fn an_old_qemu_runs_changing_code_on_one_thread() {
+        let mut machine = Machine::new(PathBuf::from("image"));
+        machine.patches_code = true;
+        assert!(line(&machine, Version::new(7, 2)).starts_with("-accel tcg,thread=single -M"));
+        assert!(line(&machine, Version::new(10, 0)).starts_with("-accel tcg -M"));
+        machine.icount = true;
+        assert!(line(&machine, Version::new(7, 2)).starts_with("-accel tcg -M"));
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub struct Machine {
     pub iommu: bool,
     /// Count instructions: deterministic, all processors on one host thread.
     pub icount: bool,
+    /// Code is changed by one processor while others run it.
+    pub patches_code: bool,
     /// The run is ended after this much wall-clock time; none only for a person at the keyboard.
     pub timeout: Option<Duration>,
     /// Raise a non-maskable interrupt this often, more or less.
@@ -152,6 +154,7 @@ impl Machine {
             memory_mib: 2048,
             iommu: true,
             icount: false,
+            patches_code: false,
             timeout: Some(Duration::from_secs(120)),
             nmi_every: None,
             gdb_port: None,
