@@ -29,6 +29,8 @@ pub enum Event {
     Watchdog,
     /// QEMU refused a command, with its reason.
     Refused(String),
+    /// The answer to a command for people.
+    Answer(String),
 }
 
 impl Qmp {
@@ -84,6 +86,11 @@ impl Qmp {
         self.command("inject-nmi", json!({}))
     }
 
+    /// Asks for the processors' registers; the answer is an event.
+    pub fn ask_registers(&mut self) -> Result<()> {
+        self.command("human-monitor-command", json!({ "command-line": "info registers -a" }))
+    }
+
     /// Asks QEMU to end.
     pub fn quit(&mut self) -> Result<()> {
         self.command("quit", json!({}))
@@ -106,6 +113,9 @@ fn parse(line: &str) -> Option<Event> {
         let text = error.get("desc").and_then(Value::as_str).unwrap_or("no reason given");
         return Some(Event::Refused(text.to_owned()));
     }
+    if let Some(answer) = message.get("return").and_then(Value::as_str) {
+        return Some(Event::Answer(answer.to_owned()));
+    }
     match message.get("event")?.as_str()? {
         "SHUTDOWN" => {
             let reason = message.get("data")?.get("reason")?.as_str()?.to_owned();
@@ -126,6 +136,8 @@ mod tests {
         assert_eq!(parse(line), Some(Event::Shutdown { reason: "guest-reset".into() }));
         assert_eq!(parse(r#"{"event":"RESUME","data":{}}"#), None);
         assert_eq!(parse(r#"{"return":{}}"#), None);
+        let answer = parse(r#"{"return":"CPU#0\r\n"}"#);
+        assert_eq!(answer, Some(Event::Answer("CPU#0\r\n".into())));
         let refused = parse(r#"{"error":{"class":"GenericError","desc":"no"}}"#);
         assert_eq!(refused, Some(Event::Refused("no".into())));
     }

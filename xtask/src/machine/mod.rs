@@ -282,9 +282,9 @@ impl Watch {
                 Ok(Message::Control(Event::Refused(why))) => {
                     crate::install::say(&format!("note: QEMU refused a command: {why}"));
                 }
+                Ok(Message::Control(Event::Answer(_))) | Err(RecvTimeoutError::Timeout) => {}
                 Ok(Message::SerialEnded) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(Message::KeyboardEnded) => self.stop(child),
-                Err(RecvTimeoutError::Timeout) => {}
             }
         }
         self.ended(child)
@@ -316,6 +316,11 @@ impl Watch {
         if self.deadline.is_none_or(|at| at > now) {
             return None;
         }
+        if self.shutdown.is_none() && !self.stopping {
+            for place in child.places() {
+                crate::install::say(&format!("note: at the time limit {place}"));
+            }
+        }
         child.kill();
         Some(match (&self.shutdown, self.stopping) {
             (Some(reason), _) => end_of(reason).unwrap_or(End::Timeout),
@@ -330,7 +335,7 @@ impl Watch {
         child.drain(|event| match event {
             Event::Shutdown { reason } => self.shutdown = Some(reason),
             Event::Watchdog => self.watchdog = true,
-            Event::Refused(_) => {}
+            Event::Refused(_) | Event::Answer(_) => {}
         });
         if self.stopping {
             return Ok(End::Stopped);
