@@ -16,7 +16,7 @@ use crate::shared::shared;
 use cloister_abi::call::Status;
 use cloister_abi::layout::PAGE;
 use cloister_abi::table::{
-    DEVICE_BUS_MASTER, DEVICE_MSI, DEVICE_MSIX, DEVICE_PCI_VIRTUAL, DEVICE_PHYSICAL,
+    BAR_CONFIG, DEVICE_BUS_MASTER, DEVICE_MSI, DEVICE_MSIX, DEVICE_PCI_VIRTUAL, DEVICE_PHYSICAL,
     DEVICE_PLATFORM, Device, FLAG_IOMMU_ABSENT_OK, MAP_DMA, MAP_WRITE, Map, Region, RegionKind,
 };
 use core::sync::atomic::Ordering;
@@ -162,6 +162,18 @@ impl Boot {
         found.ok_or(Status::BadArgument)
     }
 
+    /// Where what a region of the function names is, and its size: a memory BAR, or its page of
+    /// configuration space, which no owner may write.
+    fn registers(&self, function: u16, bar: u8) -> Result<(u64, u64), Status> {
+        if bar != BAR_CONFIG {
+            return self.memory_bar(function, bar);
+        }
+        if !self.pci.buses.contains(&(function >> 8)) {
+            return Err(Status::WrongState);
+        }
+        Ok((self.pci.ecam + (u64::from(function) << 12), PAGE))
+    }
+
     /// Maps the regions of a device into its owner: never the page where its MSI-X table begins.
     fn map_bars(
         &mut self,
@@ -179,7 +191,7 @@ impl Boot {
                 return Err(Status::WrongState);
             }
             let bar = (region.value >> 32) as u8;
-            let (base, size) = self.memory_bar(function, bar)?;
+            let (base, size) = self.registers(function, bar)?;
             let len = u64::from(region.pages) * PAGE;
             let has_table = u32::from(bar) == table & 7 && u64::from(table) & !(PAGE - 1) < len;
             let is_free = self.is_free_for_device(base, size);

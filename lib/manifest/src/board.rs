@@ -87,6 +87,8 @@ pub struct Device {
     pub is_optional: bool,
     /// BAR number and pages.
     pub bars: Vec<(u8, u32)>,
+    /// Its owner reads its configuration space.
+    pub shows_config: bool,
 }
 
 /// How a device interrupts.
@@ -253,6 +255,7 @@ fn device(
         needs_iommu,
         is_optional: raw.optional,
         bars: bars?,
+        shows_config: raw.config,
     })
 }
 
@@ -357,6 +360,7 @@ fn platform(judge: &mut Judge<'_>, name: &Spanned<String>, raw: &raw::Device) ->
         raw::Device { vectors: Some(_), .. } => "vectors",
         raw::Device { nth: Some(_), .. } => "nth",
         raw::Device { bars, .. } if !bars.is_empty() => "bars",
+        raw::Device { config: true, .. } => "config",
         _ => match messages(raw) {
             Some(word) => &format!("interrupts = \"{}\"", word.get_ref()),
             None => return Some(Place::Platform),
