@@ -50,6 +50,11 @@ impl Registers {
         Some(())
     }
 
+    /// Bytes that are mapped.
+    pub fn bytes(&self) -> u64 {
+        self.len
+    }
+
     /// Reads the register at an offset in bytes; `None` if the device's range does not hold it.
     pub fn read(&self, offset: u64) -> Option<u32> {
         self.get(offset)

@@ -7,8 +7,8 @@ use cloister_abi::layout::{
     STACK_TOP, SYSTEM_PAGE, TASK_INFO, TASK_INFO_PAGES, USER_END,
 };
 use cloister_abi::table::{
-    BAR_CONFIG, DEVICE_BUS_MASTER, DEVICE_PLATFORM, Device, MAP_DMA, MAP_EXEC, MAP_READ, MAP_WRITE, Map,
-    ROLE_INIT, ROLE_TASK, Region, RegionKind,
+    BAR_CONFIG, DEVICE_BUS_MASTER, DEVICE_PLATFORM, Device, MAP_DMA, MAP_EXEC, MAP_READ, MAP_WRITE,
+    Map, ROLE_INIT, ROLE_TASK, Region, RegionKind,
 };
 use core::ops::Range;
 
