@@ -129,7 +129,7 @@ impl<'m, R: Registers> Controller<'m, R> {
         self.device.begin()?;
         self.state = State::Up;
         self.slots.again(self.memory, &mut self.queue, self.epoch);
-        self.has_news = true;
+        self.has_news = !self.slots.is_empty();
         self.ring();
         Ok(())
     }
