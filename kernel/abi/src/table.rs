@@ -156,8 +156,8 @@ pub struct Thread {
     pub reserved: u16,
 }
 
-/// In place of a BAR's number: the function's configuration space, one page, never writable.
-pub const BAR_CONFIG: u8 = 7;
+/// In place of a BAR's number: the configuration space of a bus master, one page, never writable.
+pub const BAR_CONFIG: u64 = 7;
 
 /// What a region consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes)]

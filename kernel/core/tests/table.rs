@@ -319,7 +319,7 @@ fn sections_lie_within_the_table_one_behind_the_other() {
 #[test]
 fn configuration_space_may_be_read() {
     let mut build = Build::sample();
-    build.regions[5].value = u64::from(BAR_CONFIG) << 32;
+    build.regions[5].value = BAR_CONFIG << 32;
     build.maps[22].rights = MAP_READ;
     assert!(validate(build.bytes().bytes()).is_ok());
 }

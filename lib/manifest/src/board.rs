@@ -243,6 +243,17 @@ fn device(
     }
     let (interrupts, needs_iommu) = (interrupts?, needs_iommu?);
     let sends = !matches!(interrupts, Interrupts::Pins(_));
+    let is_virtual = matches!(place, Place::Virtual(_));
+    let is_bus_master = raw.bus_master || sends || needs_iommu || is_virtual;
+    if raw.config && !is_bus_master {
+        judge.wrong(
+            name.span(),
+            format!("device `{}` has `config` and is no bus master", name.get_ref()),
+            "the kernel shows it to owners of bus masters alone",
+            "remove the key, or write `bus-master = true` if it reads and writes memory by itself",
+        );
+        return None;
+    }
     Some(Device {
         name,
         place,
@@ -251,7 +262,7 @@ fn device(
         mmio: mmio?,
         interrupts,
         rate_max: rate_max?,
-        is_bus_master: raw.bus_master || sends || needs_iommu || matches!(place, Place::Virtual(_)),
+        is_bus_master,
         needs_iommu,
         is_optional: raw.optional,
         bars: bars?,

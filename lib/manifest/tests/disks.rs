@@ -103,7 +103,7 @@ fn configuration_space_is_one_page_that_its_driver_reads() {
     let device = devices.position(|device| name_str(&device.name) == "ahci0").expect("a device");
     let page = region(&compiled, index);
     assert_eq!((page.kind, page.pages, page.value2), (RegionKind::Mmio as u8, 1, 0));
-    assert_eq!(page.value, device as u64 | u64::from(BAR_CONFIG) << 32);
+    assert_eq!(page.value, device as u64 | BAR_CONFIG << 32);
     assert!(!has(&compiled, "nvme", "nvme1.config"), "the board does not show it");
 }
 

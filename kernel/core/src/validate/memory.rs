@@ -84,19 +84,11 @@ fn value_fits(table: &Table, region: &Region, kind: RegionKind) -> bool {
                     let inside = end.is_some_and(|end| end <= PHYS_END);
                     bar == 0 && value2.is_multiple_of(PAGE) && inside
                 }
-                Some(_) => {
-                    let is_page = is_config(region) && bytes(region) == PAGE;
-                    (bar < BARS || is_page) && value2 == 0
-                }
+                Some(_) => (bar < BARS || bar == BAR_CONFIG && region.pages == 1) && value2 == 0,
             }
         }
         _ => value == 0 && value2 == 0,
     }
-}
-
-/// Whether registers are a function's configuration space.
-fn is_config(region: &Region) -> bool {
-    region.value >> 32 == u64::from(BAR_CONFIG)
 }
 
 pub(super) fn maps(table: &Table) -> Result<(), TableError> {
@@ -146,7 +138,7 @@ fn rights(map: &Map, region: &Region, kind: RegionKind, index: usize) -> Result<
     Rule::MapRights.when(sane, index)?;
     let may = match kind {
         RegionKind::Payload => MAP_READ | MAP_EXEC,
-        RegionKind::Mmio if is_config(region) => MAP_READ,
+        RegionKind::Mmio if region.value >> 32 == BAR_CONFIG => MAP_READ,
         RegionKind::Ram | RegionKind::Mmio | RegionKind::GuestRam => MAP_READ | MAP_WRITE,
         _ => MAP_READ,
     };

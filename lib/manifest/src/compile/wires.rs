@@ -219,7 +219,7 @@ impl<'a> Builder<'a> {
             self.share(task, &format!("{name}.bar{bar}"), region, MAP_WRITE, None)?;
         }
         if device.shows_config {
-            let value = u64::from(number) | u64::from(BAR_CONFIG) << 32;
+            let value = u64::from(number) | BAR_CONFIG << 32;
             let region = self.region(RegionKind::Mmio, value, 0, 1)?;
             self.share(task, &format!("{name}.config"), region, MAP_READ, None)?;
         }
