@@ -156,6 +156,9 @@ pub struct Thread {
     pub reserved: u16,
 }
 
+/// In place of a BAR's number: the configuration space of a bus master, one page, never writable.
+pub const BAR_CONFIG: u64 = 7;
+
 /// What a region consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes)]
 #[repr(u8)]
@@ -166,8 +169,8 @@ pub enum RegionKind {
     Ram = 1,
     /// The system page; one page.
     SystemPage = 2,
-    /// A device's registers: `value` is the device index, bits 32..40 the BAR for PCI functions;
-    /// for platform devices `value2` is the physical address.
+    /// A device's registers: `value` is the device index, bits 32..40 the BAR for PCI functions, or
+    /// [`BAR_CONFIG`]; for platform devices `value2` is the physical address.
     Mmio = 3,
     /// The kernel's log ring of core `value`.
     KernelLog = 4,

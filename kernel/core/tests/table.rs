@@ -152,6 +152,9 @@ const WRONG: &[Wrong] = &[
     (Rule::RegionValue, 7, |b| b.regions[7].value = 1),
     (Rule::RegionValue, 4, |b| b.regions[4].value = 2),
     (Rule::RegionValue, 5, |b| b.regions[5].value = 6 << 32),
+    (Rule::RegionValue, 5, |b| b.regions[5].value = 8 << 32),
+    (Rule::RegionValue, 5, |b| (b.regions[5].value, b.regions[5].pages) = (7 << 32, 2)),
+    (Rule::MapKind, 22, |b| b.regions[5].value = 7 << 32),
     (Rule::RegionValue, 5, |b| b.regions[5].value2 = 4096),
     (Rule::RegionValue, 5, |b| b.regions[5].value = 2),
     (Rule::RegionValue, 6, |b| b.regions[6].value2 += 1),
@@ -311,6 +314,14 @@ fn sections_lie_within_the_table_one_behind_the_other() {
     assert_eq!(with(|h| h.doorbells.count += 100), at(Rule::Section, 11));
     assert_eq!(with(|h| h.caps.count = u32::MAX), at(Rule::Count, 4));
     assert_eq!(with(|h| h.caps.offset = h.tasks.offset + 8), at(Rule::Section, 4));
+}
+
+#[test]
+fn configuration_space_may_be_read() {
+    let mut build = Build::sample();
+    build.regions[5].value = BAR_CONFIG << 32;
+    build.maps[22].rights = MAP_READ;
+    assert!(validate(build.bytes().bytes()).is_ok());
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::shared::shared;
 use cloister_abi::call::Status;
 use cloister_abi::layout::PAGE;
 use cloister_abi::table::{
-    DEVICE_BUS_MASTER, DEVICE_MSI, DEVICE_MSIX, DEVICE_PCI_VIRTUAL, DEVICE_PHYSICAL,
+    BAR_CONFIG, DEVICE_BUS_MASTER, DEVICE_MSI, DEVICE_MSIX, DEVICE_PCI_VIRTUAL, DEVICE_PHYSICAL,
     DEVICE_PLATFORM, Device, FLAG_IOMMU_ABSENT_OK, MAP_DMA, MAP_WRITE, Map, Region, RegionKind,
 };
 use core::sync::atomic::Ordering;
@@ -178,10 +178,14 @@ impl Boot {
             if self.regions[at] != 0 {
                 return Err(Status::WrongState);
             }
-            let bar = (region.value >> 32) as u8;
-            let (base, size) = self.memory_bar(function, bar)?;
+            let bar = region.value >> 32;
+            let (base, size) = match (bar, record.flags & DEVICE_BUS_MASTER) {
+                // `check_master` saw that its bus is there.
+                (BAR_CONFIG, 1..) => (self.pci.ecam + (u64::from(function) << 12), PAGE),
+                _ => self.memory_bar(function, bar as u8)?,
+            };
             let len = u64::from(region.pages) * PAGE;
-            let has_table = u32::from(bar) == table & 7 && u64::from(table) & !(PAGE - 1) < len;
+            let has_table = bar == u64::from(table & 7) && u64::from(table) & !(PAGE - 1) < len;
             let is_free = self.is_free_for_device(base, size);
             if len > size || !base.is_multiple_of(PAGE) || has_table || !is_free {
                 return Err(Status::BadArgument);
@@ -224,7 +228,8 @@ impl Boot {
         let functions = &shared().cores[core].functions;
         let mine = functions.load(Ordering::Relaxed);
         if mine == 0 {
-            let page = self.carve();
+            self.nested_pages += 1;
+            let page = self.carver.page();
             self.set_window(core, window::FUNCTIONS, page);
         }
         let page = self.window_page(core, window::FUNCTIONS);
@@ -266,12 +271,6 @@ impl Boot {
             *extra += 1;
             carver.page()
         })
-    }
-
-    /// A page for the tables of IOMMUs and what belongs to them.
-    fn carve(&mut self) -> u64 {
-        self.nested_pages += 1;
-        self.carver.page()
     }
 
     /// What is to be remembered of a function, and where its MSI-X table begins.

@@ -24,6 +24,20 @@ impl Region {
         Region { base, len }
     }
 
+    /// Two regions in place of this one: the first `at` bytes and the rest. `None` if there are not
+    /// so many, or they are no multiple of 8.
+    pub fn split(self, at: usize) -> Option<(Region, Region)> {
+        let rest = self.len.checked_sub(at).filter(|_| at.is_multiple_of(8))?;
+        let first = Region { base: self.base, len: at };
+        Some((first, Region { base: self.base.wrapping_add(at), len: rest }))
+    }
+
+    /// Its first byte. Whoever uses the pointer has the duties of [`Region::at`], while the region
+    /// lives and is not used.
+    pub const fn base(&self) -> *mut u8 {
+        self.base
+    }
+
     /// Where the `len` bytes at `at` are mapped.
     fn place(&self, at: u64, len: usize) -> Option<*mut u8> {
         let at = usize::try_from(at).ok()?;
@@ -204,6 +218,22 @@ mod tests {
         expected[8..24].fill(0);
         assert_eq!(bench.all(), fenced(&expected));
         assert_eq!(region.clear(40, 16), None);
+    }
+
+    #[test]
+    fn a_region_is_split_in_two_that_do_not_meet() {
+        let bench = Bench::new();
+        for at in [0, 8, 40, LEN] {
+            let (first, rest) = bench.region().split(at).unwrap();
+            assert_eq!((first.len(), rest.len()), (at as u64, (LEN - at) as u64));
+            assert_eq!(first.base(), bench.region().base());
+            assert_eq!(rest.address(0), bench.region().address(at as u64));
+            assert_eq!(first.write(at as u64, &[1]).or(rest.write((LEN - at) as u64, &[1])), None);
+        }
+        for wrong in [4, LEN + 8, usize::MAX - 7] {
+            assert!(bench.region().split(wrong).is_none(), "{wrong}");
+        }
+        assert_eq!(bench.all(), fenced(&[CANARY; LEN]));
     }
 
     #[test]

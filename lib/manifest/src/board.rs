@@ -87,6 +87,8 @@ pub struct Device {
     pub is_optional: bool,
     /// BAR number and pages.
     pub bars: Vec<(u8, u32)>,
+    /// Its owner reads its configuration space.
+    pub shows_config: bool,
 }
 
 /// How a device interrupts.
@@ -241,6 +243,17 @@ fn device(
     }
     let (interrupts, needs_iommu) = (interrupts?, needs_iommu?);
     let sends = !matches!(interrupts, Interrupts::Pins(_));
+    let is_virtual = matches!(place, Place::Virtual(_));
+    let is_bus_master = raw.bus_master || sends || needs_iommu || is_virtual;
+    if raw.config && !is_bus_master {
+        judge.wrong(
+            name.span(),
+            format!("device `{}` has `config` and is no bus master", name.get_ref()),
+            "the kernel shows it to owners of bus masters alone",
+            "remove the key, or write `bus-master = true` if it reads and writes memory by itself",
+        );
+        return None;
+    }
     Some(Device {
         name,
         place,
@@ -249,10 +262,11 @@ fn device(
         mmio: mmio?,
         interrupts,
         rate_max: rate_max?,
-        is_bus_master: raw.bus_master || sends || needs_iommu || matches!(place, Place::Virtual(_)),
+        is_bus_master,
         needs_iommu,
         is_optional: raw.optional,
         bars: bars?,
+        shows_config: raw.config,
     })
 }
 
@@ -357,6 +371,7 @@ fn platform(judge: &mut Judge<'_>, name: &Spanned<String>, raw: &raw::Device) ->
         raw::Device { vectors: Some(_), .. } => "vectors",
         raw::Device { nth: Some(_), .. } => "nth",
         raw::Device { bars, .. } if !bars.is_empty() => "bars",
+        raw::Device { config: true, .. } => "config",
         _ => match messages(raw) {
             Some(word) => &format!("interrupts = \"{}\"", word.get_ref()),
             None => return Some(Place::Platform),

@@ -222,6 +222,8 @@ pub struct Device {
     pub optional: bool,
     #[serde(default)]
     pub bars: Named<Spanned<Written>>,
+    #[serde(default)]
+    pub config: bool,
 }
 
 /// How a device interrupts.

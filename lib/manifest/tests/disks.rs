@@ -8,8 +8,8 @@ use cloister_abi::info::{GRANT_BIT, GRANT_CAP, GRANT_MEMORY, GRANT_NUMBER};
 use cloister_abi::layout::{GUEST_RAM, PAGE, USER_END};
 use cloister_abi::name_str;
 use cloister_abi::table::{
-    CapKind, DEVICE_BUS_MASTER, DEVICE_MSI, DEVICE_MSIX, DEVICE_PCI_VIRTUAL, DEVICE_PHYSICAL,
-    MAP_DMA, MAP_READ, MAP_WRITE, RegionKind,
+    BAR_CONFIG, CapKind, DEVICE_BUS_MASTER, DEVICE_MSI, DEVICE_MSIX, DEVICE_PCI_VIRTUAL,
+    DEVICE_PHYSICAL, MAP_DMA, MAP_READ, MAP_WRITE, RegionKind,
 };
 use cloister_manifest::compile::Compiled;
 use cloister_manifest::graph::{Graph, Map};
@@ -90,6 +90,21 @@ fn a_function_is_a_bus_master_with_messages_and_a_right_to_reset_it() {
     let serial = compiled_text(&support::plain());
     let caps = serial.caps.iter().filter(|cap| cap.kind == CapKind::Device as u8);
     assert_eq!(caps.count(), 0);
+}
+
+#[test]
+fn configuration_space_is_one_page_that_its_driver_reads() {
+    let compiled = compiled(FILE);
+    let entry = grant(&compiled, "sata", "ahci0.config", GRANT_MEMORY);
+    assert_eq!((entry.rights, entry.len), (MAP_READ, PAGE));
+    let (index, rights) = mapped(&compiled, "sata", entry.va);
+    assert_eq!(rights, MAP_READ);
+    let mut devices = compiled.devices.iter();
+    let device = devices.position(|device| name_str(&device.name) == "ahci0").expect("a device");
+    let page = region(&compiled, index);
+    assert_eq!((page.kind, page.pages, page.value2), (RegionKind::Mmio as u8, 1, 0));
+    assert_eq!(page.value, device as u64 | BAR_CONFIG << 32);
+    assert!(!has(&compiled, "nvme", "nvme1.config"), "the board does not show it");
 }
 
 #[test]

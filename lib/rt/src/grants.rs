@@ -47,6 +47,8 @@ pub enum What {
     Device,
     /// Memory that the own devices reach.
     Dma,
+    /// The configuration space of a PCI function.
+    Config,
 }
 
 /// The manifest grants nothing of that name and kind to this task.
@@ -208,9 +210,7 @@ impl Grants {
         if entry.rights & MAP_WRITE == 0 || is_dma(entry) {
             return Err(Missing { name, what: What::Memory });
         }
-        // SAFETY: the image builder made the entry for a region that is mapped writable for the
-        // task's whole life. Other views of it are of atomic words, which allow any change.
-        Ok(unsafe { Registers::at(entry.va, entry.len) })
+        Ok(registers(entry))
     }
 
     /// One end of a mailbox.
@@ -354,6 +354,15 @@ impl Grants {
 /// Whether this task's devices reach a piece of memory.
 pub(crate) fn is_dma(entry: &Grant) -> bool {
     entry.rights & MAP_DMA != 0
+}
+
+/// What devices do not reach, as registers.
+pub(crate) fn registers(entry: &Grant) -> Registers {
+    let is_writable = entry.rights & MAP_WRITE != 0;
+    // SAFETY: the image builder made the entry for a region that is mapped for the task's whole
+    // life, with these rights. Other views of what is writable are of atomic words, which allow any
+    // change; what is not may be a part of the payload, which never changes.
+    unsafe { Registers::at(entry.va, entry.len, is_writable) }
 }
 
 fn shared(entry: &Grant) -> Shared {

@@ -21,6 +21,8 @@ const ALLOWED: &[&str] = &[
     "lib/rt",
     "lib/mmio",
     "lib/dma",
+    "lib/dma/queue",
+    "lib/dma/testing",
     "lib/ring",
     "lib/guestmem",
     "guest-abi/rt",

@@ -7,8 +7,8 @@ use cloister_abi::layout::{
     STACK_TOP, SYSTEM_PAGE, TASK_INFO, TASK_INFO_PAGES, USER_END,
 };
 use cloister_abi::table::{
-    DEVICE_BUS_MASTER, DEVICE_PLATFORM, Device, MAP_DMA, MAP_EXEC, MAP_READ, MAP_WRITE, Map,
-    ROLE_INIT, ROLE_TASK, Region, RegionKind,
+    BAR_CONFIG, DEVICE_BUS_MASTER, DEVICE_PLATFORM, Device, MAP_DMA, MAP_EXEC, MAP_READ, MAP_WRITE,
+    Map, ROLE_INIT, ROLE_TASK, Region, RegionKind,
 };
 use core::ops::Range;
 
@@ -84,7 +84,7 @@ fn value_fits(table: &Table, region: &Region, kind: RegionKind) -> bool {
                     let inside = end.is_some_and(|end| end <= PHYS_END);
                     bar == 0 && value2.is_multiple_of(PAGE) && inside
                 }
-                Some(_) => bar < BARS && value2 == 0,
+                Some(_) => (bar < BARS || bar == BAR_CONFIG && region.pages == 1) && value2 == 0,
             }
         }
         _ => value == 0 && value2 == 0,
@@ -101,7 +101,7 @@ pub(super) fn maps(table: &Table) -> Result<(), TableError> {
             let region = table.regions.get(usize::from(map.region));
             let region = region.ok_or(Rule::MapRegion.at(index))?;
             let kind = region.kind().ok_or(Rule::Region.at(index))?;
-            rights(map, kind, index)?;
+            rights(map, region, kind, index)?;
             let owner = match kind {
                 RegionKind::Mmio => {
                     let device = usize::try_from(region.value & 0xffff_ffff).unwrap_or(usize::MAX);
@@ -130,14 +130,15 @@ pub(super) fn maps(table: &Table) -> Result<(), TableError> {
 }
 
 /// Readable always; writable only where nobody else relies on the content; executable only what
-/// no map anywhere can write: the payload.
-fn rights(map: &Map, kind: RegionKind, index: usize) -> Result<(), TableError> {
+/// no map anywhere can write: the payload. Configuration space has the kernel's registers as well.
+fn rights(map: &Map, region: &Region, kind: RegionKind, index: usize) -> Result<(), TableError> {
     let known = map.rights & !(MAP_READ | MAP_WRITE | MAP_EXEC | MAP_DMA) == 0;
     let both = MAP_WRITE | MAP_EXEC;
     let sane = known && map.rights & MAP_READ != 0 && map.rights & both != both;
     Rule::MapRights.when(sane, index)?;
     let may = match kind {
         RegionKind::Payload => MAP_READ | MAP_EXEC,
+        RegionKind::Mmio if region.value >> 32 == BAR_CONFIG => MAP_READ,
         RegionKind::Ram | RegionKind::Mmio | RegionKind::GuestRam => MAP_READ | MAP_WRITE,
         _ => MAP_READ,
     };

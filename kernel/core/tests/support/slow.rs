@@ -177,6 +177,9 @@ impl<'a> Slow<'a> {
                 if kind == 3 {
                     let device = self.sections[6][region.u64(0) as u32 as usize];
                     assert_eq!(device.u16(40), index as u64, "registers of another's device");
+                    let bar = region.u64(0) >> 32;
+                    let is_config = bar == 7 && !write && region.u32(16) == 1;
+                    assert!(bar < 6 || is_config, "configuration space that is written");
                 }
                 assert!(kind == 2 || map.u64(0) != 0x40_8000, "not the system page");
             }

@@ -8,9 +8,9 @@ use cloister_abi::call::{
 use cloister_abi::info::{GRANT_BIT, GRANT_CAP, GRANT_MEMORY, GRANT_NUMBER, GRANT_PORTS, Grant};
 use cloister_abi::layout::PAGE;
 use cloister_abi::table::{
-    CapKind, DEVICE_BUS_MASTER, DEVICE_MSI, DEVICE_MSIX, DEVICE_OPTIONAL, DEVICE_PCI_CLASS,
-    DEVICE_PCI_ID, DEVICE_PCI_POSITION, DEVICE_PCI_VIRTUAL, DEVICE_PHYSICAL, DEVICE_PLATFORM,
-    Device, Irq, MAP_DMA, MAP_READ, MAP_WRITE, Ports, RegionKind,
+    BAR_CONFIG, CapKind, DEVICE_BUS_MASTER, DEVICE_MSI, DEVICE_MSIX, DEVICE_OPTIONAL,
+    DEVICE_PCI_CLASS, DEVICE_PCI_ID, DEVICE_PCI_POSITION, DEVICE_PCI_VIRTUAL, DEVICE_PHYSICAL,
+    DEVICE_PLATFORM, Device, Irq, MAP_DMA, MAP_READ, MAP_WRITE, Ports, RegionKind,
 };
 use cloister_proto::policy::{
     FLAG_DMA, FLAG_ESSENTIAL, FLAG_VM, RestartPolicy, THEN_POWER_OFF, THEN_REBOOT, THEN_STOP,
@@ -217,6 +217,11 @@ impl<'a> Builder<'a> {
             let value = u64::from(number) | u64::from(*bar) << 32;
             let region = self.region(RegionKind::Mmio, value, 0, u64::from(*pages))?;
             self.share(task, &format!("{name}.bar{bar}"), region, MAP_WRITE, None)?;
+        }
+        if device.shows_config {
+            let value = u64::from(number) | BAR_CONFIG << 32;
+            let region = self.region(RegionKind::Mmio, value, 0, 1)?;
+            self.share(task, &format!("{name}.config"), region, MAP_READ, None)?;
         }
         if device.place != Place::Platform {
             let slot = self.cap(task, CapKind::Device, RIGHT_RESET, 0, number.into());
