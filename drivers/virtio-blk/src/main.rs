@@ -291,6 +291,7 @@ fn text(failure: Failure) -> &'static str {
     match failure {
         Failure::Memory => "it needs more memory than the manifest gives",
         Failure::Gone => "it is not there",
+        Failure::Kind => "it is no virtio disk (1af4:1042)",
         Failure::Structures => "it lacks a structure of registers, or the board file its BAR",
         Failure::Old => "it is older than virtio 1.0; in QEMU, disable-legacy=on",
         Failure::Unconfined => {

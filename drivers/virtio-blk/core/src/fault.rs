@@ -46,6 +46,8 @@ pub enum Failure {
     Memory,
     /// Its registers read as ones: it is not there any more.
     Gone,
+    /// It is no virtio disk.
+    Kind,
     /// Its function lacks a structure of registers, or the manifest does not map the BAR with it.
     Structures,
     /// It is a device of before virtio 1.0.

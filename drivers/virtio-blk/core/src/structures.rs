@@ -6,6 +6,8 @@
 use crate::fault::Failure;
 use crate::registers::Registers;
 
+/// What a block device of virtio 1.0 is called: vendor, device ("PCI Device Discovery").
+const IDENTITY: u32 = 0x1042_1af4;
 /// In configuration space: status (upper half) with the bit of a list of capabilities, its begin.
 const STATUS: u8 = 0x04;
 const HAS_LIST: u32 = 1 << 20;
@@ -51,6 +53,9 @@ impl Structures {
         let status = read(STATUS)?;
         if status == u32::MAX {
             return Err(Failure::Gone);
+        }
+        if read(0)? != IDENTITY {
+            return Err(Failure::Kind);
         }
         if status & HAS_LIST == 0 {
             return Err(Failure::Structures);

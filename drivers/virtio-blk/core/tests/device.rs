@@ -65,6 +65,7 @@ fn a_device_that_makes_no_sense_is_refused() {
     for sectors in [0, u64::MAX, 1 << 60] {
         assert_eq!(fails(Model { sectors, ..model }), Failure::Blocks, "{sectors}");
     }
+    assert_eq!(fails(Model { device: 0x1041, ..model }), Failure::Kind);
     assert_eq!(fails(Model { size_max: 511, ..model }), Failure::Blocks);
     assert_eq!(fails(Model { seg_max: 0, ..model }), Failure::Blocks);
     for queue_size in [0, 64, 127] {

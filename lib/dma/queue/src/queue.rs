@@ -3,6 +3,8 @@
 //! Terms are those of virtio 1.3, "Split Virtqueues". What the device writes is the used ring; each
 //! of its fields is looked at here before the crate looks at it. Invariant: see the crate.
 
+use core::sync::atomic::{Ordering, fence};
+
 use cloister_dma::{Memory, Region, observe};
 use virtio_drivers::Error;
 use virtio_drivers::queue::VirtQueue;
@@ -134,6 +136,10 @@ impl<'m> Queue<'m> {
 
     /// Whether the device wants to be told of what was added.
     pub fn wants_notice(&self) -> bool {
+        // The crate stores the ring's index and loads the device's wish with nothing between. A CPU
+        // may load first, and a device that falls asleep meanwhile would never hear of the chain
+        // ("Available Buffer Notification Suppression": a barrier before the flags are read).
+        fence(Ordering::SeqCst);
         self.rings.as_ref().is_some_and(VirtQueue::should_notify)
     }
 

@@ -45,6 +45,8 @@ pub struct Model {
     pub queue_size: u16,
     pub multiplier: u32,
     pub notify_offset: u16,
+    /// Which device of the vendor it is.
+    pub device: u16,
 }
 
 impl Default for Model {
@@ -59,6 +61,7 @@ impl Default for Model {
             queue_size: 256,
             multiplier: 4,
             notify_offset: 0,
+            device: 0x1042,
         }
     }
 }
@@ -389,6 +392,7 @@ impl Registers for Sim {
         let state = self.0.borrow();
         Some(match register {
             _ if state.evil == Evil::Gone => u32::MAX,
+            0x00 => u32::from(state.model.device) << 16 | 0x1af4,
             0x04 => 1 << 20 | 6,
             0x34 => 0x40,
             0x40.. => state.capability(register),
