@@ -1,8 +1,9 @@
 //! The kernel's flush checker is worth something: a kernel that lacks one flush turns it red.
 //!
 //! A copy of the tree is built again and again, each time with one call that loads an address
-//! space (and so flushes), or that asks for a guest's flush, taken out of the kernel's sources. The call sites are found by reading
-//! the sources, so a new one is in the loop from the start.
+//! space (and so flushes), that asks for a guest's flush, or that has an IOMMU forget something, taken
+//! out of the kernel's sources. The call sites are found by reading the sources, so a new one is in
+//! the loop from the start.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -24,9 +25,11 @@ struct Kind {
     appliance: &'static str,
     cpus: u32,
     memory_mib: u32,
+    /// More arguments for QEMU.
+    extra: &'static [&'static str],
 }
 
-const KINDS: [Kind; 2] = [
+const KINDS: [Kind; 3] = [
     // Calls that load a space: the helper of the boot core, and the instruction's wrapper.
     Kind {
         calls: &["boot.flush();", "self.flush();", "cpu::load_space("],
@@ -34,6 +37,7 @@ const KINDS: [Kind; 2] = [
         appliance: "test-flush",
         cpus: 2,
         memory_mib: 64,
+        extra: &[],
     },
     // Requests to forget a guest's translations (docs/reviews/0002-guest-flushes.md).
     Kind {
@@ -42,6 +46,16 @@ const KINDS: [Kind; 2] = [
         appliance: "test-guest-steps",
         cpus: 4,
         memory_mib: 2048,
+        extra: &[],
+    },
+    // Invalidations of an IOMMU, whole and by what they are of (docs/reviews/0003-iommu-flushes.md).
+    Kind {
+        calls: &[".invalidate(unit);", "push(CONTEXTS ", "push(TRANSLATIONS ", "push(REMAPS,"],
+        except: None,
+        appliance: "test-iommu",
+        cpus: 2,
+        memory_mib: 256,
+        extra: &["-device", "edu,addr=5,dma_mask=0xffffffffffffffff"],
     },
 ];
 /// How long a run may take, on a loaded host.
@@ -167,6 +181,7 @@ fn boot(tree: &Path, qemu: &Qemu, kind: &Kind) -> Result<String> {
     let mut machine = Machine::new(image);
     (machine.cpus, machine.memory_mib) = (kind.cpus, kind.memory_mib);
     machine.timeout = Some(PATIENCE);
+    machine.extra = kind.extra.iter().map(|&word| word.to_owned()).collect();
     let mut said = Vec::new();
     machine.run(qemu, None, |bytes| {
         said.extend_from_slice(bytes);
@@ -182,11 +197,12 @@ mod tests {
 
     #[test]
     fn the_flushes_of_the_review_are_found() {
-        let [spaces, guests] =
+        let [spaces, guests, units] =
             KINDS.each_ref().map(|kind| sites(&paths::root().join("kernel/src"), kind).unwrap());
         let texts: Vec<&str> = guests.iter().map(|site| site.text.as_str()).collect();
         let changed = "own.changed::<VMX>();";
         assert_eq!(texts, [changed, changed, "flush(own);"], "review 0002");
+        assert_eq!(units.len(), 5, "review 0003: at the seal, at the start, and three of each");
         let sites = spaces;
         let calls = |text| sites.iter().filter(move |site| site.text == text).count();
         assert_eq!(calls("boot.flush();"), 2, "map_firmware, add_ioapic");

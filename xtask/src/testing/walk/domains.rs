@@ -247,9 +247,8 @@ pub fn judge(
     let mut left: Vec<(u16, Granted)> = owners(system)
         .filter_map(|(task, thread)| {
             let space = Space::walk(memory, *roots.get(thread)?).ok()?;
-            let user = space.leaves.iter().filter(|leaf| leaf.is_user);
-            reach.mapped +=
-                user.map(|leaf| overlap(leaf.phys, leaf.is_large, &of_guests)).sum::<usize>();
+            let leaves = space.leaves.iter().filter(|leaf| leaf.is_user);
+            reach.mapped += leaves.filter(|leaf| of_guests.contains(&leaf.phys)).count();
             Some((task, granted(system, &space, task)))
         })
         .collect();
@@ -273,12 +272,6 @@ pub fn judge(
         findings.complaints.push(format!("no function reaches what those of task {name} may"));
     }
     reach
-}
-
-/// How many pages of a leaf are in the set.
-fn overlap(phys: u64, is_large: bool, pages: &BTreeSet<u64>) -> usize {
-    let len = if is_large { 512 * PAGE } else { PAGE };
-    pages.range(phys..phys + len).count()
 }
 
 /// Ways to let a function reach too much or too little.
