@@ -57,34 +57,21 @@ pub fn used(core: u32, root: u64) {
 #[inline(always)]
 pub fn table_changed(cached: u64) {
     if ON {
-        for unit in &UNITS {
-            unit.fetch_or(1 << cached, Ordering::Relaxed);
-        }
+        UNITS.iter().for_each(|unit| _ = unit.fetch_or(1 << (cached & 15), Ordering::Relaxed));
     }
 }
 
-/// An IOMMU was given its tables.
+/// An IOMMU is told to forget what it has cached, by commands that begin with their type.
 #[inline(always)]
-pub fn tables_set(unit: usize) {
-    if ON {
-        UNITS[unit].store(1 << 1 | 1 << 2 | 1 << 4, Ordering::Relaxed);
+pub fn tables_forgotten(unit: usize, commands: &[[u64; 2]]) {
+    for [command, _] in commands.iter().filter(|_| ON) {
+        UNITS[unit].fetch_and(!(1 << (command & 15)), Ordering::Relaxed);
     }
 }
 
-/// An IOMMU is told to forget what it has cached.
+/// IOMMUs are about to be used: one is switched on, a function becomes a bus master.
 #[inline(always)]
-pub fn tables_forgotten(unit: usize, cached: u64) {
-    if ON {
-        UNITS[unit].fetch_and(!(1 << cached), Ordering::Relaxed);
-    }
-}
-
-/// The first `units` IOMMUs are about to be used: one is switched on, a function becomes a bus master.
-#[inline(always)]
-pub fn tables_used(units: usize) {
-    if ON {
-        let is_fresh = |unit: &AtomicU64| unit.load(Ordering::Relaxed) == 0;
-        let fresh = UNITS[..units].iter().all(is_fresh);
-        assert!(fresh, "flush checker: an IOMMU's table has changed without an invalidation");
-    }
+pub fn tables_used(mut units: core::ops::Range<usize>) {
+    let is_fresh = !ON || units.all(|unit| UNITS[unit].load(Ordering::Relaxed) == 0);
+    assert!(is_fresh, "flush checker: an IOMMU's table has changed without an invalidation");
 }

@@ -19,7 +19,8 @@ use crate::machine::{Flow, Machine};
 
 /// Calls of one kind, and where each of them matters.
 struct Kind {
-    calls: &'static [&'static str],
+    /// What is looked for, and what comes in its place; nothing: the whole line goes.
+    calls: &'static [(&'static str, Option<&'static str>)],
     /// A folder or file whose calls are for a CPU that the reference machine is not.
     except: Option<&'static str>,
     appliance: &'static str,
@@ -32,7 +33,7 @@ struct Kind {
 const KINDS: [Kind; 3] = [
     // Calls that load a space: the helper of the boot core, and the instruction's wrapper.
     Kind {
-        calls: &["boot.flush();", "self.flush();", "cpu::load_space("],
+        calls: &[("boot.flush();", None), ("self.flush();", None), ("cpu::load_space(", None)],
         except: None,
         appliance: "test-flush",
         cpus: 2,
@@ -41,7 +42,7 @@ const KINDS: [Kind; 3] = [
     },
     // Requests to forget a guest's translations (docs/reviews/0002-guest-flushes.md).
     Kind {
-        calls: &["own.changed::<VMX>();", "flush(own);"],
+        calls: &[("own.changed::<VMX>();", None), ("flush(own);", None)],
         except: Some("vmx"),
         appliance: "test-guest-steps",
         cpus: 4,
@@ -50,7 +51,13 @@ const KINDS: [Kind; 3] = [
     },
     // Invalidations of an IOMMU, whole and by what they are of (docs/reviews/0003-iommu-flushes.md).
     Kind {
-        calls: &[".invalidate(unit);", "push(CONTEXTS ", "push(TRANSLATIONS ", "push(REMAPS,"],
+        calls: &[
+            ("self.invalidate(unit)", Some("true")),
+            ("tables.invalidate(unit)", Some("true")),
+            ("[CONTEXTS, 0], ", Some("")),
+            ("[TRANSLATIONS | drains, 0], ", Some("")),
+            ("[REMAPS, 0], ", Some("")),
+        ],
         except: None,
         appliance: "test-iommu",
         cpus: 2,
@@ -67,7 +74,9 @@ const RED: &str = "kernel panic: flush checker: ";
 struct Site {
     file: PathBuf,
     line: usize,
+    /// What it is, and what the line is without it.
     text: String,
+    without: String,
 }
 
 /// Runs the loop; `--long` alone, since each kernel is a build.
@@ -122,8 +131,8 @@ fn without_each(tree: &Path, qemu: &Qemu, kind: &Kind, sites: &[Site]) -> Result
     let mut red = 0;
     for site in sites {
         let source = std::fs::read_to_string(&site.file)?;
-        let without = |(index, line)| if index == site.line { "" } else { line };
-        let lines: Vec<&str> = source.lines().enumerate().map(without).collect();
+        let mut lines: Vec<&str> = source.lines().collect();
+        lines[site.line] = &site.without;
         std::fs::write(&site.file, lines.join("\n"))?;
         let said = boot(tree, qemu, kind);
         std::fs::write(&site.file, &source)?;
@@ -163,14 +172,21 @@ fn sites(folder: &Path, kind: &Kind) -> Result<Vec<Site>> {
             continue;
         }
         let text = std::fs::read_to_string(&file)?;
-        for (line, text) in text.lines().enumerate() {
-            let text = text.trim();
-            if kind.calls.iter().any(|call| text.contains(call)) && !text.starts_with("//") {
-                found.push(Site { file: file.clone(), line, text: text.to_owned() });
+        for (line, text) in text.lines().enumerate().filter(|(_, text)| !is_comment(text)) {
+            for (call, instead) in kind.calls.iter().filter(|(call, _)| text.contains(call)) {
+                let (text, without) = match instead {
+                    None => (text.trim(), String::new()),
+                    Some(instead) => (*call, text.replace(call, instead)),
+                };
+                found.push(Site { file: file.clone(), line, text: text.to_owned(), without });
             }
         }
     }
     Ok(found)
+}
+
+fn is_comment(line: &str) -> bool {
+    line.trim_start().starts_with("//")
 }
 
 /// Builds the tree's appliance with the checker and boots it; everything that it says.

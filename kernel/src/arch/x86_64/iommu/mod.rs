@@ -109,19 +109,13 @@ impl Iommu {
 
     /// Lets a source raise the interrupt of an index.
     pub fn remap(&self, index: usize, to: Remap) {
-        if let Some(tables) = &self.tables {
-            tables.remap(index, to);
-        }
+        self.tables.iter().for_each(|tables| tables.remap(index, to));
     }
 
     /// The last act before the seal: what the units have cached is forgotten. `false`: one does not
     /// answer.
     pub fn finish(&self) -> bool {
-        let mut done = true;
-        for (unit, tables) in (0..units()).zip(self.tables.iter().cycle()) {
-            done = done && tables.invalidate(unit);
-        }
-        done
+        self.tables.as_ref().is_none_or(|tables| (0..units()).all(|unit| tables.invalidate(unit)))
     }
 }
 

@@ -94,12 +94,12 @@ fn records(capability: u64) -> (u64, u64) {
     ((capability >> 24 & 0x3ff) * 16, (capability >> 40 & 0xff) + 1)
 }
 
-/// Types of invalidation descriptors: of context entries, of translations, of interrupt entries; the
-/// last one waits ("Queued Invalidation Interface"). All of them: global.
-const CONTEXTS: u64 = 1;
-const TRANSLATIONS: u64 = 2;
+/// Invalidations, and the command that waits for them ("Queued Invalidation Interface"): of all
+/// context entries, translations, interrupt entries. The type is in the lowest four bits.
+const CONTEXTS: u64 = 1 | 1 << 4;
+const TRANSLATIONS: u64 = 2 | 1 << 4;
 const REMAPS: u64 = 4;
-const WAIT: u64 = 5;
+const WAIT: u64 = 5 | 1 << 5 | 1 << 32;
 
 /// Writes an entry that units read, and writes its line back. What they cache of it goes by an
 /// invalidation of the type `cached`.
@@ -170,16 +170,8 @@ impl Tables {
         (self.widths, self.is_extended) = (widths, is_extended);
         self.has_large &= capability >> 34 & 1 != 0;
         self.domains_max = self.domains_max.min(1 << (4 + 2 * (capability & 7)));
-        defmt::info!(
-            "VT-d unit {=usize}: {=u32} levels, large pages {=bool}, x2APIC entries {=bool}, caching \
-             mode {=bool}, device TLBs {=bool} (unused)",
-            unit,
-            self.levels(),
-            self.has_large,
-            is_extended,
-            capability >> 7 & 1 != 0,
-            has(2)
-        );
+        let (n, cm) = (self.levels(), capability >> 7 & 1);
+        defmt::info!("VT-d: {=u32} levels, x2APIC {=bool}, caching {=u64}", n, is_extended, cm);
         true
     }
 
@@ -190,25 +182,24 @@ impl Tables {
         }
         self.queues[unit] = queue;
         // What firmware has left on goes off, the queue last.
-        let mut done = [REMAP, TRANSLATE, QUEUED].iter().all(|&bit| self.turn_off(unit, bit));
+        let mut done = [REMAP, TRANSLATE, QUEUED].iter().all(|&bit| self.turn(unit, bit, false));
         write_wide(unit, ROOT, self.root);
-        done = done && self.turn_on(unit, SET_ROOT);
+        done = done && self.turn(unit, SET_ROOT, true);
         let extended = u64::from(self.is_extended) << 11;
         write_wide(unit, INTERRUPTS, self.interrupts | extended | INTERRUPTS_SIZE);
-        done = done && self.turn_on(unit, SET_INTERRUPTS);
-        flush::tables_set(unit);
+        done = done && self.turn(unit, SET_INTERRUPTS, true);
+        [CONTEXTS, TRANSLATIONS, REMAPS].into_iter().for_each(flush::table_changed);
         write_wide(unit, QUEUE_TAIL, 0);
         write_wide(unit, QUEUE, queue);
-        done = done && self.turn_on(unit, QUEUED);
-        done = done && self.invalidate(unit);
+        done = done && self.turn(unit, QUEUED, true) && self.invalidate(unit);
         drain(unit, &mut usize::from(u16::MAX), &mut |_| {});
         // The message of a unit itself is not remapped.
         write(unit, FAULT_DATA, u32::from(apic::IOMMU_VECTOR));
         write(unit, FAULT_ADDRESS, apic::PHYSICAL as u32 | apic::id() << 12);
         write(unit, FAULT_ADDRESS_HIGH, 0);
         write(unit, FAULT_CONTROL, 0);
-        flush::tables_used(unit + 1);
-        done = done && self.turn_on(unit, TRANSLATE) && self.turn_on(unit, REMAP);
+        flush::tables_used(unit..unit + 1);
+        done = done && self.turn(unit, TRANSLATE, true) && self.turn(unit, REMAP, true);
         // Firmware's protected ranges, which would also keep out what a domain allows.
         let capability = read_wide(unit, CAPABILITY);
         if done && capability & 3 << 5 != 0 {
@@ -230,15 +221,10 @@ impl Tables {
     }
 
     #[inline(never)]
-    fn turn_on(&self, unit: usize, bit: u32) -> bool {
-        write(unit, COMMAND, read(unit, STATUS) & LASTING | bit);
-        self.wait(|| read(unit, STATUS) & bit != 0)
-    }
-
-    #[inline(never)]
-    fn turn_off(&self, unit: usize, bit: u32) -> bool {
-        write(unit, COMMAND, read(unit, STATUS) & LASTING & !bit);
-        self.wait(|| read(unit, STATUS) & bit == 0)
+    fn turn(&self, unit: usize, bit: u32, on: bool) -> bool {
+        let wanted = if on { bit } else { 0 };
+        write(unit, COMMAND, read(unit, STATUS) & LASTING & !bit | wanted);
+        self.wait(|| read(unit, STATUS) & bit == wanted)
     }
 
     /// Has a unit forget everything: context, translations, interrupts. Called when it is taken over
@@ -254,24 +240,20 @@ impl Tables {
         // Writes and reads under way are drained where the unit can.
         let drains = (capability >> 54 & 1) << 6 | (capability >> 55 & 1) << 7;
         let done_at = self.queues[unit] + PAGE - 8;
+        let commands = [[CONTEXTS, 0], [TRANSLATIONS | drains, 0], [REMAPS, 0], [WAIT, done_at]];
+        let tail = read_wide(unit, QUEUE_TAIL);
         // SAFETY: carved for this; the unit reads it and writes the last word alone.
         let queue: &mut Table = unsafe { paging::page(self.queues[unit]) };
         let [entries @ .., done] = queue;
         *done = 0;
         cpu::write_back(done);
-        let mut tail = read_wide(unit, QUEUE_TAIL) as usize / 8;
-        let mut push = |low: u64, high: u64| {
-            flush::tables_forgotten(unit, low & 15);
-            entries[tail..tail + 2].copy_from_slice(&[low, high]);
-            cpu::write_back(&entries[tail]);
-            tail += 2;
-        };
-        push(CONTEXTS | 1 << 4, 0);
-        push(TRANSLATIONS | 1 << 4 | drains, 0);
-        push(REMAPS, 0);
-        push(WAIT | 1 << 5 | 1 << 32, done_at);
+        flush::tables_forgotten(unit, &commands);
+        for (to, from) in entries.iter_mut().skip(tail as usize / 8).zip(commands.as_flattened()) {
+            *to = *from;
+            cpu::write_back(to);
+        }
         cpu::fence();
-        write_wide(unit, QUEUE_TAIL, tail as u64 * 8);
+        write_wide(unit, QUEUE_TAIL, tail + size_of_val(&commands) as u64);
         let done: *const u64 = done;
         // SAFETY: the last word of the page, which the unit sets.
         self.wait(|| unsafe { done.read_volatile() } != 0)
@@ -322,8 +304,8 @@ impl Tables {
         let contexts: &mut Table = unsafe { paging::page(*entry & ADDRESS) };
         let at = usize::from(function & 0xff) * 2;
         // The width first: the entry is valid with its other half.
-        let upper = u64::from(self.levels() - 2) | u64::from(domain.1) << 8;
-        put(&mut contexts[at + 1], upper, CONTEXTS);
+        let width = u64::from(self.levels() - 2);
+        put(&mut contexts[at + 1], width | u64::from(domain.1) << 8, CONTEXTS);
         put(&mut contexts[at], domain.0 | 1, CONTEXTS);
     }
 
