@@ -15,9 +15,9 @@ use cloister_abi::layout::PAGE;
 use cloister_abi::name_str;
 use cloister_abi::table::{DEVICE_BUS_MASTER, MAP_DMA, MAP_WRITE, RegionKind};
 
-use super::Damage;
 use super::rules::{Findings, System, Use};
 use super::spaces::{Memory, Space};
+use super::{Damage, remaps};
 use crate::testing::inspect::Session;
 
 /// What a function reaches, by device address: the physical page, and whether it may write.
@@ -41,7 +41,8 @@ const KIND: u64 = 0xffe;
 pub struct Unit {
     root: u64,
     queue: u64,
-    interrupts: u64,
+    /// The table of remapped interrupts.
+    pub interrupts: u64,
 }
 
 impl Unit {
@@ -85,6 +86,8 @@ pub struct Reach {
     pub large: usize,
     /// Pages of guests' memory that their owners map.
     pub mapped: usize,
+    /// Interrupts that devices raise.
+    pub interrupts: usize,
 }
 
 /// What is expected of guests' memory.
@@ -243,7 +246,9 @@ pub fn judge(
         }
     }
     let of_guests = guest_pages(system, findings);
-    let mut reach = Reach { functions: domains.len(), ..Reach::default() };
+    let sources: Vec<u16> = domains.iter().map(|domain| domain.source).collect();
+    let interrupts = remaps::judge(system, memory, unit.interrupts, &sources, findings);
+    let mut reach = Reach { functions: domains.len(), interrupts, ..Reach::default() };
     let mut left: Vec<(u16, Granted)> = owners(system)
         .filter_map(|(task, thread)| {
             let space = Space::walk(memory, *roots.get(thread)?).ok()?;

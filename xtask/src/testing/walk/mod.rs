@@ -2,13 +2,14 @@
 //!
 //! `images/test-walk` runs for ever with every kind of mapping. The machine is stopped again and
 //! again: each processor must have its protections on and run in one of the spaces that were found
-//! in memory. The last time, physical memory is copied and [`rules::judge`] looks at every space, and
-//! [`domains::judge`] at what PCI functions reach.
+//! in memory. The last time, physical memory is copied and [`rules::judge`] looks at every space,
+//! [`domains::judge`] at what PCI functions reach, and [`remaps::judge`] at what they raise.
 //! Then the copy is spoiled in every way that matters, and each way must be noticed: a walk that
 //! finds nothing wrong proves nothing unless it can.
 
 mod domains;
 mod guests;
+mod remaps;
 mod rules;
 mod spaces;
 
@@ -168,11 +169,11 @@ fn walk(options: &Options, qemu: &Qemu, walked: &Walked) -> Result<String> {
     let of_guests = domains::guest_pages(&system, &findings);
     reach.check(walked.guests, of_guests.len())?;
     let spoiled = spoil(&system, &memory, &found, unit, &of_guests)?;
-    let Reach { functions, pages, guests, large, .. } = reach;
+    let Reach { functions, pages, guests, large, interrupts, .. } = reach;
     Ok(format!(
         "{} spaces, {} of them seen on processors, {} pages with one use each, \
          {functions} functions reach {pages} pages, {guests} of the {} of guests, by {large} large \
-         entries, {spoiled} of {spoiled} spoiled copies noticed",
+         entries, {interrupts} interrupts, {spoiled} of {spoiled} spoiled copies noticed",
         found.len(),
         seen.len(),
         findings.uses.len(),
@@ -287,6 +288,7 @@ fn spoil(
 ) -> Result<usize> {
     let mut ways = damages(system, memory, roots)?;
     ways.extend(domains::damages(memory, roots, unit, of_guests)?);
+    ways.extend(remaps::damages(system, memory, unit.interrupts)?);
     let mut copy = memory.clone();
     for (what, at, value) in &ways {
         let old = copy.word(*at).with_context(|| format!("{what}: no word at {at:#x}"))?;

@@ -57,12 +57,14 @@ pub struct Iommu {
     is_broken: bool,
 }
 
-impl Iommu {
+impl Default for Iommu {
     /// A machine without units, so far.
-    pub fn new() -> Iommu {
+    fn default() -> Iommu {
         Iommu { tables: None, domains: [(0, 0); _], is_broken: false }
     }
+}
 
+impl Iommu {
     /// Whether every unit of the machine is in use, and there is one.
     pub fn is_usable(&self) -> bool {
         self.tables.is_some() && !self.is_broken
