@@ -323,7 +323,8 @@ mod tests {
     #[test]
     fn a_guest_is_reached_wholly_or_not_at_all() {
         let all = 2048;
-        let whole = Reach { functions: 1, pages: all + 64, guests: all, large: 4, mapped: all };
+        let whole = Reach { guests: all, large: 4, mapped: all, ..Reach::default() };
+        let whole = Reach { functions: 1, pages: all + 64, ..whole };
         assert!(whole.check(Guests::Whole, all).is_ok());
         for less in [
             Reach { guests: all - 1, ..whole },
