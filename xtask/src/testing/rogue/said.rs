@@ -72,7 +72,7 @@ impl Log {
 impl Said {
     /// The batches; `source` is the rogue's function as the supervisor writes it.
     pub fn batches(&self, source: &str) -> Vec<Batch> {
-        let refused = format!("its device {source} may not ");
+        let refused = format!("rogue: its device {source} may not ");
         let mut events: Vec<(u64, &String)> = self
             .lines
             .iter()
