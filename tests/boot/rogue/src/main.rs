@@ -21,8 +21,8 @@ use cloister_nvme_core::{Controller, Failure, wait_for_physical};
 use cloister_rt::{Deadline, Duration, Instant, Irq, PciDevice, grants, sleep_until, wait};
 use hardware::{Clock, Registers, Shifted};
 use rogue_core::{
-    ADDRESS, BATCH, CANARY, FROM, GO_FOR_CANARIES, MARK, ORDER, OWN, RAM, ROGUE, SHIFT, TO, WAIT,
-    WHO,
+    ADDRESS, BATCH, CANARY, FROM, GO, GO_FOR_CANARIES, MARK, ORDER, OWN, RAM, ROGUE, SHIFT, TO,
+    WAIT, WHO,
 };
 
 cloister_rt::entry!(main);
@@ -52,6 +52,7 @@ struct Tally {
 /// What the judge wants.
 struct Orders {
     is_careful: bool,
+    has_rests: bool,
     shift: u64,
     /// Pages of the machine's memory.
     ram: u64,
@@ -121,6 +122,7 @@ fn ask(region: &Region) -> Option<Orders> {
             let word = |word: u64| region.load_u64(at(word));
             return Some(Orders {
                 is_careful: order == GO_FOR_CANARIES,
+                has_rests: order == GO,
                 shift: word(SHIFT)?,
                 ram: word(RAM)?,
                 pages: word(FROM)?..word(TO)?,
@@ -164,7 +166,7 @@ impl Rogue<'_> {
             }
             // The kernel counts what it refuses by the second, and its second may begin in the midst of
             // a batch. Without protection it refuses nothing.
-            if !self.orders.is_careful {
+            if self.orders.has_rests {
                 sleep_until(Instant::now() + SECOND);
             }
             defmt::info!("rogue: batch {=u64} is over, pages {=u64} to {=u64}", batch, first, end);

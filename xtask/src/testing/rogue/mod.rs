@@ -38,10 +38,17 @@ const MEMORY_PAGES: u64 = (MEMORY_MIB as u64) << 8;
 /// Owners of canaries.
 const OWNERS: usize = 3;
 
+/// What the supervisor says of a rogue whose device is refused too often.
+const STOPPED: &str = "rogue: its device 0100 went on reaching for memory that is not its own";
+
 /// Whether the machine protects itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Run {
+    /// It does, and the rogue rests between batches.
     Protected,
+    /// It does, and the rogue never rests, for which the kernel stops it.
+    Stopped,
+    /// It does not.
     Control,
 }
 
@@ -146,6 +153,11 @@ impl Scene {
         let last = [(SHIFT, shift), (ORDER, order)];
         for &(word, value) in words.iter().chain(&last) {
             self.ram.set(self.rogue, word, value)?;
+        }
+        if run == Run::Stopped {
+            // The machine goes off with the rogue; its memory stays.
+            self.log.until(&mut self.session, STOPPED, 1)?;
+            return Ok(());
         }
         self.log.until(&mut self.session, "rogue: done", 1)?;
         self.places.owners.iter().try_for_each(|&page| self.ram.set(page, ORDER, GO))?;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use rogue_core::{
-    ATTACK, BATCH, CANARIES, CANARY, FROM, GO, GO_FOR_CANARIES, RAM, TO, WORDS, canary_of,
+    ATTACK, BATCH, CANARIES, CANARY, FROM, GO, GO_FOR_CANARIES, GO_ON, RAM, TO, WORDS, canary_of,
 };
 
 use super::{MEMORY_MIB, MEMORY_PAGES, Paged, Run, Scene};
@@ -37,7 +37,7 @@ struct Attack {
     batches: Option<u64>,
 }
 
-const ATTACKS: [Attack; 3] = [
+const ATTACKS: [Attack; 4] = [
     Attack {
         what: "an NVMe driver reaches no page but its own",
         run: Run::Protected,
@@ -49,6 +49,14 @@ const ATTACKS: [Attack; 3] = [
     Attack {
         what: "without an IOMMU the same driver reaches every canary",
         run: Run::Control,
+        appliance: "test-rogue-nvme",
+        source: "01:00.0",
+        functions: 0,
+        batches: None,
+    },
+    Attack {
+        what: "an NVMe driver that never rests is stopped",
+        run: Run::Stopped,
         appliance: "test-rogue-nvme",
         source: "01:00.0",
         functions: 0,
@@ -91,7 +99,7 @@ pub fn run(options: &Options, place: &str, qemu: &Qemu, tally: &mut Tally) {
     for attack in &ATTACKS {
         // One emulator is enough for CI: the older one, where the rogue's rests cost nothing, for all
         // of memory, and the other one for a virtual function.
-        let is_here = (qemu.version < REFERENCE) == attack.batches.is_none();
+        let is_here = (qemu.version < REFERENCE) == (attack.functions == 0);
         let is_skipped = !options.long && !is_here;
         super::one(options, place, tally, attack.what, is_skipped, || {
             judge(&attempt(options, qemu, attack)?, attack.run)
@@ -105,15 +113,21 @@ fn judge(found: &Findings, run: Run) -> Result<String> {
     ensure!(canaries >= CANARIES, "only {canaries} pages of canaries stand");
     ensure!(told == changed, "the owners count {told} changed pages, and {changed} are");
     let counts = format!("{canaries} pages of canaries, {read} read, {changed} changed");
+    let others = &found.others;
+    if run != Run::Control {
+        ensure!(read == 0 && changed == 0, "{counts}");
+        ensure!(others.is_empty(), "pages {:x?} were reached", &others[..others.len().min(8)]);
+    }
     match run {
         Run::Protected => {
-            let others = &found.others;
-            ensure!(read == 0 && changed == 0, "{counts}");
-            ensure!(others.is_empty(), "pages {:x?} were reached", &others[..others.len().min(8)]);
             let wanted = found.wanted;
             ensure!(batches == wanted, "{batches} of {wanted} batches were told of");
             ensure!(silent.is_empty(), "batches {silent:?} of {batches} left no record");
             Ok(format!("{counts}, {batches} batches with a refusal each"))
+        }
+        Run::Stopped => {
+            ensure!(batches < found.wanted, "it came to the end of all {batches} batches");
+            Ok(format!("{counts}, stopped after {batches} batches"))
         }
         Run::Control => {
             ensure!(read == canaries && changed == canaries, "{counts}: the attack does not work");
@@ -144,8 +158,8 @@ fn change(machine: &mut Machine, folder: &Path, attack: &Attack, is_fast: bool) 
         },
         image,
     };
-    (machine.iommu, machine.disks) = (attack.run == Run::Protected, vec![made]);
-    machine.icount = attack.run == Run::Protected && is_fast;
+    (machine.iommu, machine.disks) = (attack.run != Run::Control, vec![made]);
+    machine.icount = attack.run != Run::Control && is_fast;
     Ok(())
 }
 
@@ -157,7 +171,11 @@ fn attempt(options: &Options, qemu: &Qemu, attack: &Attack) -> Result<Findings> 
         let first = scene.places.canaries.first_key_value().map_or(0, |(page, _)| *page);
         first..first + batches * BATCH
     });
-    let order = if attack.run == Run::Protected { GO } else { GO_FOR_CANARIES };
+    let order = match attack.run {
+        Run::Protected => GO,
+        Run::Stopped => GO_ON,
+        Run::Control => GO_FOR_CANARIES,
+    };
     let words = [(RAM, MEMORY_PAGES), (FROM, pages.start), (TO, pages.end)];
     scene.attack(attack.run, &words, order)?;
     let disk = Paged(File::open(scene.folder.path().join("disk.img"))?);

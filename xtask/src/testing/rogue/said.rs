@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 
 use crate::appliance::Decoder;
 use crate::testing::inspect::Session;
@@ -48,8 +48,7 @@ impl Log {
     /// Reads on until so many lines have a text in them.
     pub fn until(&mut self, session: &mut Session, text: &str, count: usize) -> Result<()> {
         let end = Instant::now() + self.patience;
-        let has_text = |line: &&String| line.contains(text);
-        let mut found = self.said.lines.iter().filter(has_text).count();
+        let mut found = self.said.lines.iter().filter(|line| line.contains(text)).count();
         while found < count {
             let left = end.saturating_duration_since(Instant::now());
             let bytes = session.serial(left);
@@ -57,13 +56,12 @@ impl Log {
             let bytes =
                 bytes.with_context(|| format!("no line has `{text}`; the last: {}", last()))?;
             let lines = self.decoder.feed(&bytes).into_iter().map(|line| line.text);
-            let lines: Vec<String> = lines.collect();
-            let is_bad = |line: &&String| BAD.iter().any(|bad| line.contains(bad));
-            if let Some(bad) = lines.iter().find(is_bad) {
-                bail!("before `{text}`: {bad}");
+            for line in lines {
+                found += usize::from(line.contains(text));
+                let is_bad = found < count && BAD.iter().any(|bad| line.contains(bad));
+                ensure!(!is_bad, "before `{text}`: {line}");
+                self.said.lines.push(line);
             }
-            found += lines.iter().filter(has_text).count();
-            self.said.lines.extend(lines);
         }
         Ok(())
     }

@@ -56,6 +56,8 @@ pub const WAIT: u64 = 0;
 pub const GO: u64 = 1;
 /// The rogue attacks canaries alone, because the machine would not survive the rest.
 pub const GO_FOR_CANARIES: u64 = 2;
+/// The rogue attacks every page and never rests.
+pub const GO_ON: u64 = 3;
 
 /// The first word of each page of canaries; no other word of any page has this value.
 pub const CANARY: u64 = 0x63a1_77e5_0d9b_c284;
