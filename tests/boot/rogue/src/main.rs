@@ -95,6 +95,10 @@ fn main() -> u32 {
         defmt::error!("rogue: FAILED, the controller does not answer");
         return 6;
     }
+    if !rogue.orders.has_rests && !rogue.orders.is_careful {
+        defmt::error!("rogue: FAILED, nobody has stopped it");
+        return 7;
+    }
     let Tally { tried, canaries, failed } = rogue.tally;
     defmt::info!(
         "rogue: done, {=u64} pages tried, {=u64} canaries seen, {=u64} commands failed",
