@@ -132,7 +132,7 @@ impl Handle {
     #[inline(never)]
     fn set_master(self, on: bool) {
         if on {
-            flush::tables_used();
+            flush::tables_used(0..iommu::units());
         }
         let command = self.read(COMMAND) & 0xffff & !BUS_MASTER;
         self.write(COMMAND, command | if on { BUS_MASTER } else { 0 });

@@ -5,6 +5,7 @@
 //! core alone changes mappings, any change makes its translations stale, and the next load of an
 //! address space makes them fresh. Each core's loaded space is followed too.
 
+use crate::arch::x86_64::window::IOMMUS;
 use cloister_abi::layout::MAX_CORES;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -15,8 +16,8 @@ pub const ON: bool = cfg!(feature = "flush-checker");
 static STALE: AtomicBool = AtomicBool::new(false);
 /// Each core's space: its top page table.
 static LOADED: [AtomicU64; MAX_CORES] = [const { AtomicU64::new(0) }; MAX_CORES];
-/// A table that IOMMUs read has changed since they last forgot everything.
-static UNITS_STALE: AtomicBool = AtomicBool::new(false);
+/// Each IOMMU's caches that may hold what was changed since: a bit for each type of invalidation.
+static UNITS: [AtomicU64; IOMMUS] = [const { AtomicU64::new(0) }; IOMMUS];
 
 /// The boot core changes an entry. One that is present would need a flush on other cores as well
 /// if they may have it; only `init`'s space, loaded on this core alone, has such changes.
@@ -52,27 +53,25 @@ pub fn used(core: u32, root: u64) {
     }
 }
 
-/// The boot core changes a table that IOMMUs read.
+/// The boot core changes a table that IOMMUs read, and that an invalidation of this type is for.
 #[inline(always)]
-pub fn table_changed() {
+pub fn table_changed(cached: u64) {
     if ON {
-        UNITS_STALE.store(true, Ordering::Relaxed);
+        UNITS.iter().for_each(|unit| _ = unit.fetch_or(1 << (cached & 15), Ordering::Relaxed));
     }
 }
 
-/// IOMMUs are told to forget everything.
+/// An IOMMU is told to forget what it has cached, by commands that begin with their type.
 #[inline(always)]
-pub fn tables_forgotten() {
-    if ON {
-        UNITS_STALE.store(false, Ordering::Relaxed);
+pub fn tables_forgotten(unit: usize, commands: &[[u64; 2]]) {
+    for [command, _] in commands.iter().filter(|_| ON) {
+        UNITS[unit].fetch_and(!(1 << (command & 15)), Ordering::Relaxed);
     }
 }
 
-/// A function becomes a bus master, or an interrupt is let through.
+/// IOMMUs are about to be used: one is switched on, a function becomes a bus master.
 #[inline(always)]
-pub fn tables_used() {
-    if ON {
-        let is_stale = UNITS_STALE.load(Ordering::Relaxed);
-        assert!(!is_stale, "flush checker: an IOMMU's table has changed without an invalidation");
-    }
+pub fn tables_used(mut units: core::ops::Range<usize>) {
+    let is_fresh = !ON || units.all(|unit| UNITS[unit].load(Ordering::Relaxed) == 0);
+    assert!(is_fresh, "flush checker: an IOMMU's table has changed without an invalidation");
 }

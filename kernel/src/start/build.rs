@@ -20,7 +20,7 @@ use cloister_abi::layout::{
     FRAME, IO_BITMAP, KERNEL_BASE, MAX_CORES, MAX_DEVICES, MAX_IRQS, MAX_REGIONS, MAX_TASKS,
     MAX_THREADS, PAGE,
 };
-use cloister_abi::table::{Map, NONE, ROLE_INIT, Region, RegionKind, TASK_FPU, Task};
+use cloister_abi::table::{MAP_DMA, Map, NONE, ROLE_INIT, Region, RegionKind, TASK_FPU, Task};
 use cloister_core::sched::Sched;
 use cloister_core::table::Table;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -95,7 +95,12 @@ impl Boot {
         let maps = self.table.guest_maps.iter();
         let pages = maps.map(|m| self.table.regions[usize::from(m.region)].pages / 512 + 2);
         let guests = pages.map(u64::from).sum::<u64>() + self.table.vcpus.len() as u64 * 16 + 512;
+        // A map that devices get takes tables for its pages, a function a context and a record.
+        let shared = self.table.maps.iter().filter(|map| map.rights & MAP_DMA != 0);
+        let tables = shared.map(|m| self.table.regions[usize::from(m.region)].pages / 512 + 4);
+        let devices = tables.map(u64::from).sum::<u64>() + self.table.devices.len() as u64 * 4;
         let need = u64::from(header.ram_pages)
+            + devices
             + threads * 16
             + u64::from(header.cores) * 24
             + if self.table.vms.is_empty() { 0 } else { guests }
@@ -396,7 +401,7 @@ impl Boot {
             bound: [0; _],
             firmware_used: 0,
             virtual_pages: [[0; 2]; MAX_CORES],
-            pci: Pci::new(),
+            pci: Pci::default(),
             nested_pages: 0,
             gap: 0,
             high,

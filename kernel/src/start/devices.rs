@@ -26,7 +26,8 @@ const RESERVED_MAX: usize = 32;
 /// Most capabilities that a function can list: what fits into its configuration space.
 const CAPABILITIES_MAX: usize = 48;
 
-/// What `init` has said of PCI and of IOMMUs.
+/// What `init` has said of PCI and of IOMMUs; nothing, so far.
+#[derive(Default)]
 pub struct Pci {
     /// Physical address of bus 0's configuration space, and the buses there; no bus: not known.
     ecam: u64,
@@ -40,21 +41,6 @@ pub struct Pci {
     has_masters: bool,
     /// The machine's IOMMU.
     pub iommu: iommu::Iommu,
-}
-
-impl Pci {
-    /// Nothing, so far.
-    pub fn new() -> Pci {
-        Pci {
-            ecam: 0,
-            buses: 0..0,
-            reserved: [0; _],
-            reserved_count: 0,
-            place: 0,
-            has_masters: false,
-            iommu: iommu::Iommu::new(),
-        }
-    }
 }
 
 /// Where a function's messages are, from its capabilities.
@@ -351,10 +337,8 @@ impl Boot {
 /// Walks a function's list of capabilities, as far as it can be one.
 fn capabilities(function: u16) -> Capabilities {
     let mut found = Capabilities::default();
-    if pci::read(function, 4) >> 20 & 1 == 0 {
-        return found;
-    }
-    let mut at = pci::read(function, 0x34) as u8 & !3;
+    let has_list = pci::read(function, 4) >> 20 & 1 != 0;
+    let mut at = if has_list { pci::read(function, 0x34) as u8 & !3 } else { 0 };
     for _ in 0..CAPABILITIES_MAX {
         if at < 0x40 {
             break;

@@ -1,8 +1,9 @@
 //! The kernel's flush checker is worth something: a kernel that lacks one flush turns it red.
 //!
 //! A copy of the tree is built again and again, each time with one call that loads an address
-//! space (and so flushes), or that asks for a guest's flush, taken out of the kernel's sources. The call sites are found by reading
-//! the sources, so a new one is in the loop from the start.
+//! space (and so flushes), that asks for a guest's flush, or that has an IOMMU forget something, taken
+//! out of the kernel's sources. The call sites are found by reading the sources, so a new one is in
+//! the loop from the start.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -18,30 +19,50 @@ use crate::machine::{Flow, Machine};
 
 /// Calls of one kind, and where each of them matters.
 struct Kind {
-    calls: &'static [&'static str],
+    /// What is looked for, and what comes in its place; nothing: the whole line goes.
+    calls: &'static [(&'static str, Option<&'static str>)],
     /// A folder or file whose calls are for a CPU that the reference machine is not.
     except: Option<&'static str>,
     appliance: &'static str,
     cpus: u32,
     memory_mib: u32,
+    /// More arguments for QEMU.
+    extra: &'static [&'static str],
 }
 
-const KINDS: [Kind; 2] = [
+const KINDS: [Kind; 3] = [
     // Calls that load a space: the helper of the boot core, and the instruction's wrapper.
     Kind {
-        calls: &["boot.flush();", "self.flush();", "cpu::load_space("],
+        calls: &[("boot.flush();", None), ("self.flush();", None), ("cpu::load_space(", None)],
         except: None,
         appliance: "test-flush",
         cpus: 2,
         memory_mib: 64,
+        extra: &[],
     },
     // Requests to forget a guest's translations (docs/reviews/0002-guest-flushes.md).
     Kind {
-        calls: &["own.changed::<VMX>();", "flush(own);"],
+        calls: &[("own.changed::<VMX>();", None), ("flush(own);", None)],
         except: Some("vmx"),
         appliance: "test-guest-steps",
         cpus: 4,
         memory_mib: 2048,
+        extra: &[],
+    },
+    // Invalidations of an IOMMU, whole and by what they are of (docs/reviews/0003-iommu-flushes.md).
+    Kind {
+        calls: &[
+            ("self.invalidate(unit)", Some("true")),
+            ("tables.invalidate(unit)", Some("true")),
+            ("[CONTEXTS, 0], ", Some("")),
+            ("[TRANSLATIONS | drains, 0], ", Some("")),
+            ("[REMAPS, 0], ", Some("")),
+        ],
+        except: None,
+        appliance: "test-iommu",
+        cpus: 2,
+        memory_mib: 256,
+        extra: &["-device", "edu,addr=5,dma_mask=0xffffffffffffffff"],
     },
 ];
 /// How long a run may take, on a loaded host.
@@ -53,7 +74,9 @@ const RED: &str = "kernel panic: flush checker: ";
 struct Site {
     file: PathBuf,
     line: usize,
+    /// What it is, and what the line is without it.
     text: String,
+    without: String,
 }
 
 /// Runs the loop; `--long` alone, since each kernel is a build.
@@ -108,8 +131,8 @@ fn without_each(tree: &Path, qemu: &Qemu, kind: &Kind, sites: &[Site]) -> Result
     let mut red = 0;
     for site in sites {
         let source = std::fs::read_to_string(&site.file)?;
-        let without = |(index, line)| if index == site.line { "" } else { line };
-        let lines: Vec<&str> = source.lines().enumerate().map(without).collect();
+        let mut lines: Vec<&str> = source.lines().collect();
+        lines[site.line] = &site.without;
         std::fs::write(&site.file, lines.join("\n"))?;
         let said = boot(tree, qemu, kind);
         std::fs::write(&site.file, &source)?;
@@ -149,14 +172,21 @@ fn sites(folder: &Path, kind: &Kind) -> Result<Vec<Site>> {
             continue;
         }
         let text = std::fs::read_to_string(&file)?;
-        for (line, text) in text.lines().enumerate() {
-            let text = text.trim();
-            if kind.calls.iter().any(|call| text.contains(call)) && !text.starts_with("//") {
-                found.push(Site { file: file.clone(), line, text: text.to_owned() });
+        for (line, text) in text.lines().enumerate().filter(|(_, text)| !is_comment(text)) {
+            for (call, instead) in kind.calls.iter().filter(|(call, _)| text.contains(call)) {
+                let (text, without) = match instead {
+                    None => (text.trim(), String::new()),
+                    Some(instead) => (*call, text.replace(call, instead)),
+                };
+                found.push(Site { file: file.clone(), line, text: text.to_owned(), without });
             }
         }
     }
     Ok(found)
+}
+
+fn is_comment(line: &str) -> bool {
+    line.trim_start().starts_with("//")
 }
 
 /// Builds the tree's appliance with the checker and boots it; everything that it says.
@@ -167,6 +197,7 @@ fn boot(tree: &Path, qemu: &Qemu, kind: &Kind) -> Result<String> {
     let mut machine = Machine::new(image);
     (machine.cpus, machine.memory_mib) = (kind.cpus, kind.memory_mib);
     machine.timeout = Some(PATIENCE);
+    machine.extra = kind.extra.iter().map(|&word| word.to_owned()).collect();
     let mut said = Vec::new();
     machine.run(qemu, None, |bytes| {
         said.extend_from_slice(bytes);
@@ -182,11 +213,12 @@ mod tests {
 
     #[test]
     fn the_flushes_of_the_review_are_found() {
-        let [spaces, guests] =
+        let [spaces, guests, units] =
             KINDS.each_ref().map(|kind| sites(&paths::root().join("kernel/src"), kind).unwrap());
         let texts: Vec<&str> = guests.iter().map(|site| site.text.as_str()).collect();
         let changed = "own.changed::<VMX>();";
         assert_eq!(texts, [changed, changed, "flush(own);"], "review 0002");
+        assert_eq!(units.len(), 5, "review 0003: at the seal, at the start, and three of each");
         let sites = spaces;
         let calls = |text| sites.iter().filter(move |site| site.text == text).count();
         assert_eq!(calls("boot.flush();"), 2, "map_firmware, add_ioapic");

@@ -44,9 +44,7 @@ pub fn quiesce() {
             let is_first = at & 7 == 0;
             let is_there = (is_first || has_more) && read(at, 0) & 0xffff != 0xffff;
             let kind = if is_there { read(at, 0x0c) >> 16 & 0xff } else { 0 };
-            if is_first {
-                has_more = kind & 0x80 != 0;
-            }
+            has_more = if is_first { kind & 0x80 != 0 } else { has_more };
             if is_there {
                 set_command(at, 0, BUS_MASTER);
             }

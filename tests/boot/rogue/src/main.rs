@@ -3,9 +3,9 @@
 //!
 //! What the controller reads from page N goes to the disk, to page N there; what it writes is the
 //! page of the attack, which lies on the disk behind all of these. The judge (`rogue-core`) says
-//! where this task's own memory is for the device, and compares disk and memory afterwards. On a
-//! machine without protection, where most writes would end it, the rogue looks at what it has read
-//! first and writes to canaries alone.
+//! which pages, and where this task's own memory is for the device, and compares disk and memory
+//! afterwards. On a machine without protection, where most writes would end it, the rogue looks at
+//! what it has read first and writes to canaries alone. The controller may be a virtual function.
 
 #![no_std]
 #![no_main]
@@ -13,13 +13,16 @@
 
 mod hardware;
 
+use core::ops::Range;
+
 use cloister_block::{Command, Disk, Operation, PAGE, Segment, Tag};
 use cloister_dma::{Memory, Region};
-use cloister_nvme_core::{Controller, Failure};
+use cloister_nvme_core::{Controller, Failure, wait_for_physical};
 use cloister_rt::{Deadline, Duration, Instant, Irq, PciDevice, grants, sleep_until, wait};
 use hardware::{Clock, Registers, Shifted};
 use rogue_core::{
-    ADDRESS, BATCH, CANARY, GO_FOR_CANARIES, MARK, ORDER, RAM, ROGUE, SHIFT, WAIT, WHO,
+    ADDRESS, BATCH, CANARY, FROM, GO, GO_FOR_CANARIES, MARK, ORDER, OWN, RAM, ROGUE, SHIFT, TO,
+    WAIT, WHO,
 };
 
 cloister_rt::entry!(main);
@@ -30,6 +33,8 @@ const GROUP: u64 = 32;
 const SECOND: Duration = Duration::from_millis(1_050);
 /// How long commands may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Between two looks at completions: where idle time passes at once, a disk answers late.
+const LOOK: Duration = Duration::from_micros(100);
 /// Between two looks at what the judge wants.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -44,6 +49,17 @@ struct Tally {
     failed: u64,
 }
 
+/// What the judge wants.
+struct Orders {
+    is_careful: bool,
+    has_rests: bool,
+    shift: u64,
+    /// Pages of the machine's memory.
+    ram: u64,
+    /// The pages to attack.
+    pages: Range<u64>,
+}
+
 struct Rogue<'m> {
     controller: Controller<Registers, Shifted<'m>>,
     device: PciDevice,
@@ -51,18 +67,17 @@ struct Rogue<'m> {
     memory: Shifted<'m>,
     /// Where the pages begin that the disk's pages are read back into.
     buffers: u64,
-    /// Pages of the machine's memory.
-    ram: u64,
-    is_careful: bool,
+    orders: Orders,
     tally: Tally,
 }
 
 fn main() -> u32 {
     let Ok(region) = grants().dma("queues") else { return 2 };
     let region = region.memory();
-    let Some((order, shift, ram)) = ask(&region) else { return 3 };
-    let memory = Shifted { region: &region, shift };
-    let Some(mut rogue) = find(memory, ram, order == GO_FOR_CANARIES) else { return 4 };
+    let Some(orders) = ask(&region) else { return 3 };
+    let memory = Shifted { region: &region, shift: orders.shift };
+    let pages = orders.pages.clone();
+    let Some(mut rogue) = find(memory, orders) else { return 4 };
     if let Err(failure) = rogue.start() {
         defmt::error!(
             "rogue: FAILED, the controller does not start ({})",
@@ -70,10 +85,19 @@ fn main() -> u32 {
         );
         return 5;
     }
-    defmt::info!("rogue: its memory is at {=u64:#x}, {=u64} pages to go", memory.address(0), ram);
+    defmt::info!(
+        "rogue: its memory is at {=u64:#x}, pages {=u64} to {=u64} to go",
+        memory.address(0),
+        pages.start,
+        pages.end
+    );
     if !rogue.run() {
         defmt::error!("rogue: FAILED, the controller does not answer");
         return 6;
+    }
+    if !rogue.orders.has_rests && !rogue.orders.is_careful {
+        defmt::error!("rogue: FAILED, nobody has stopped it");
+        return 7;
     }
     let Tally { tried, canaries, failed } = rogue.tally;
     defmt::info!(
@@ -85,44 +109,43 @@ fn main() -> u32 {
     0
 }
 
-/// Marks the last page of the region and waits for the judge: its order, the shift of addresses and
-/// the pages of memory.
-fn ask(region: &Region) -> Option<(u64, u64, u64)> {
+/// Marks the last page of the region and waits for the judge.
+fn ask(region: &Region) -> Option<Orders> {
     let page = region.len().checked_sub(PAGE)?;
     let at = |word: u64| page + word * 8;
     region.clear(page, PAGE)?;
     region.store_u64(at(WHO), ROGUE)?;
     region.store_u64(at(ADDRESS), region.address(0))?;
+    region.store_u64(at(OWN), region.len() / PAGE)?;
     (0..).zip(MARK).try_for_each(|(word, value)| region.store_u64(at(word), value))?;
     defmt::info!("rogue: waits");
     loop {
         let order = region.load_u64(at(ORDER))?;
         if order != WAIT {
             cloister_dma::observe();
-            return Some((order, region.load_u64(at(SHIFT))?, region.load_u64(at(RAM))?));
+            let word = |word: u64| region.load_u64(at(word));
+            return Some(Orders {
+                is_careful: order == GO_FOR_CANARIES,
+                has_rests: order == GO,
+                shift: word(SHIFT)?,
+                ram: word(RAM)?,
+                pages: word(FROM)?..word(TO)?,
+            });
         }
         sleep_until(Instant::now() + PAUSE);
     }
 }
 
 /// Finds the controller.
-fn find(memory: Shifted<'_>, ram: u64, is_careful: bool) -> Option<Rogue<'_>> {
+fn find(memory: Shifted<'_>, orders: Orders) -> Option<Rogue<'_>> {
     let function = grants().function().ok()?;
     let registers = Registers(function.registers(0).ok()?);
+    wait_for_physical(&registers, &Clock);
     let irq = function.irq(0)?;
     let controller = Controller::new(registers, memory, 1).ok()?;
     let (_, buffers) = controller.memory();
     let tally = Tally::default();
-    Some(Rogue {
-        controller,
-        device: function.device,
-        irq,
-        memory,
-        buffers,
-        ram,
-        is_careful,
-        tally,
-    })
+    Some(Rogue { controller, device: function.device, irq, memory, buffers, orders, tally })
 }
 
 impl Rogue<'_> {
@@ -137,10 +160,9 @@ impl Rogue<'_> {
 
     /// Attacks every page, batch by batch. `false`: the controller does not answer.
     fn run(&mut self) -> bool {
-        let mut batch = 0u64;
-        while batch * BATCH < self.ram {
-            let first = batch * BATCH;
-            let end = self.ram.min(first + BATCH);
+        let pages = self.orders.pages.clone();
+        for (batch, first) in (0u64..).zip(pages.clone().step_by(BATCH as usize)) {
+            let end = pages.end.min(first + BATCH);
             for group in (first..end).step_by(GROUP as usize) {
                 if !self.group(group, end.min(group + GROUP)) {
                     return false;
@@ -148,11 +170,10 @@ impl Rogue<'_> {
             }
             // The kernel counts what it refuses by the second, and its second may begin in the midst of
             // a batch. Without protection it refuses nothing.
-            if !self.is_careful {
+            if self.orders.has_rests {
                 sleep_until(Instant::now() + SECOND);
             }
             defmt::info!("rogue: batch {=u64} is over, pages {=u64} to {=u64}", batch, first, end);
-            batch += 1;
         }
         true
     }
@@ -171,7 +192,7 @@ impl Rogue<'_> {
             return false;
         }
         wanted = targets;
-        if self.is_careful {
+        if self.orders.is_careful {
             let (view, buffers) = (self.memory, self.buffers);
             let buffer = move |page: u64| buffers + page % GROUP * PAGE;
             let place = move |page: u64| view.address(buffer(page));
@@ -183,8 +204,8 @@ impl Rogue<'_> {
             }
         }
         self.tally.canaries +=
-            wanted.iter().filter(|_| self.is_careful).filter(|&&is| is).count() as u64;
-        let behind = self.ram;
+            wanted.iter().filter(|_| self.orders.is_careful).filter(|&&is| is).count() as u64;
+        let behind = self.orders.ram;
         self.all(Operation::Read, first, &wanted, address, |_| behind)
     }
 
@@ -228,7 +249,7 @@ impl Rogue<'_> {
             if Instant::now() > end {
                 return false;
             }
-            wait(self.irq.bits(), Deadline::At(end));
+            wait(self.irq.bits(), Deadline::after(LOOK));
             if self.irq.ack().is_err() {
                 return false;
             }

@@ -8,16 +8,16 @@
 //!
 //! Invariant: a page of these tables has no other use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use cloister_abi::layout::PAGE;
 use cloister_abi::name_str;
-use cloister_abi::table::{DEVICE_BUS_MASTER, MAP_DMA, MAP_WRITE};
+use cloister_abi::table::{DEVICE_BUS_MASTER, MAP_DMA, MAP_WRITE, RegionKind};
 
-use super::Damage;
 use super::rules::{Findings, System, Use};
 use super::spaces::{Memory, Space};
+use super::{Damage, remaps};
 use crate::testing::inspect::Session;
 
 /// What a function reaches, by device address: the physical page, and whether it may write.
@@ -41,7 +41,8 @@ const KIND: u64 = 0xffe;
 pub struct Unit {
     root: u64,
     queue: u64,
-    interrupts: u64,
+    /// The table of remapped interrupts.
+    pub interrupts: u64,
 }
 
 impl Unit {
@@ -68,6 +69,67 @@ struct Domain {
     source: u16,
     context_at: u64,
     reached: Reached,
+    /// Entries for 2 MiB.
+    large: usize,
+}
+
+/// What all functions reach together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Functions with a domain.
+    pub functions: usize,
+    /// Pages in their domains.
+    pub pages: usize,
+    /// Of these, pages of guests' memory.
+    pub guests: usize,
+    /// Entries for 2 MiB.
+    pub large: usize,
+    /// Pages of guests' memory that their owners map.
+    pub mapped: usize,
+    /// Interrupts that devices raise.
+    pub interrupts: usize,
+}
+
+/// What is expected of guests' memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guests {
+    /// Nothing.
+    Any,
+    /// Functions and their owners reach all of it, by entries for 2 MiB.
+    Whole,
+    /// Neither functions nor their owners reach any of it.
+    Apart,
+}
+
+impl Reach {
+    /// Nothing, or why it is not what was expected; guests have `all` pages.
+    pub fn check(self, guests: Guests, all: usize) -> Result<()> {
+        let right = match guests {
+            Guests::Any => return Ok(()),
+            // Other memory has pages of 4 KiB.
+            Guests::Whole => {
+                let is_whole = (self.guests, self.mapped) == (all, all);
+                is_whole && self.large * 512 == all && self.pages > all
+            }
+            Guests::Apart => {
+                (self.guests, self.mapped, self.large) == (0, 0, 0) && self.functions > 0
+            }
+        };
+        ensure!(right && all > 0, "guests have {all} pages, expected is {guests:?}: {self:?}");
+        Ok(())
+    }
+}
+
+/// The pages of guests' memory.
+pub fn guest_pages(system: &System, findings: &Findings) -> BTreeSet<u64> {
+    let is_ram = |region: u16| {
+        let kind = system.table.regions[usize::from(region)].kind();
+        let mut maps = system.table.guest_maps.iter();
+        kind == Some(RegionKind::GuestRam) && maps.any(|map| map.region == region)
+    };
+    let uses = findings.uses.iter();
+    let of_guests = uses.filter(|(_, what)| matches!(what, Use::Region(r, _) if is_ram(*r)));
+    of_guests.map(|(phys, _)| *phys).collect()
 }
 
 /// Every function with a context entry, and the pages of all tables.
@@ -93,7 +155,7 @@ fn domains(memory: &Memory, unit: Unit) -> Result<(Vec<Domain>, Vec<u64>), Strin
             if low & 1 == 0 || low & KIND != 0 || high & 7 == 0 || high & 7 > 3 {
                 return Err(format!("the context entry of {source:04x} is {high:#x}, {low:#x}"));
             }
-            let mut domain = Domain { source, context_at, reached: Reached::new() };
+            let mut domain = Domain { source, context_at, reached: Reached::new(), large: 0 };
             let level = (high & 7) as u32 + 1;
             second_level(memory, low & ADDRESS, level, 0, READ | WRITE, &mut domain, &mut tables)?;
             all.push(domain);
@@ -129,6 +191,7 @@ fn second_level(
             second_level(memory, entry & ADDRESS, level - 1, at, rights, domain, tables)?;
             continue;
         }
+        domain.large += usize::from(is_large);
         for part in (0..if is_large { 512 } else { 1 }).map(|part| part * PAGE) {
             let page = ((entry & ADDRESS) + part, rights & WRITE != 0, entry_at);
             domain.reached.insert(at + part, page);
@@ -160,20 +223,19 @@ fn owners<'a>(system: &'a System) -> impl Iterator<Item = (u16, usize)> + 'a {
     })
 }
 
-/// Judges all domains; all spaces were judged before. How many functions reach memory, and how many
-/// pages they reach.
+/// Judges all domains; all spaces were judged before. What functions reach.
 pub fn judge(
     system: &System,
     memory: &Memory,
     roots: &[u64],
     unit: Unit,
     findings: &mut Findings,
-) -> (usize, usize) {
+) -> Reach {
     let (domains, tables) = match domains(memory, unit) {
         Ok(found) => found,
         Err(complaint) => {
             findings.complaints.push(complaint);
-            return (0, 0);
+            return Reach::default();
         }
     };
     for table in tables {
@@ -183,17 +245,24 @@ pub fn judge(
             findings.complaints.push(format!("a table of the IOMMU, {table:#x}, is {known:?}"));
         }
     }
+    let of_guests = guest_pages(system, findings);
+    let sources: Vec<u16> = domains.iter().map(|domain| domain.source).collect();
+    let interrupts = remaps::judge(system, memory, unit.interrupts, &sources, findings);
+    let mut reach = Reach { functions: domains.len(), interrupts, ..Reach::default() };
     let mut left: Vec<(u16, Granted)> = owners(system)
         .filter_map(|(task, thread)| {
             let space = Space::walk(memory, *roots.get(thread)?).ok()?;
+            let leaves = space.leaves.iter().filter(|leaf| leaf.is_user);
+            reach.mapped += leaves.filter(|leaf| of_guests.contains(&leaf.phys)).count();
             Some((task, granted(system, &space, task)))
         })
         .collect();
-    let mut pages = 0;
     for domain in &domains {
         let reached: Granted =
             domain.reached.iter().map(|(at, (phys, write, _))| (*at, (*phys, *write))).collect();
-        pages += reached.len();
+        reach.pages += reached.len();
+        reach.guests += reached.values().filter(|(phys, _)| of_guests.contains(phys)).count();
+        reach.large += domain.large;
         match left.iter().position(|(_, granted)| *granted == reached) {
             Some(at) => drop(left.remove(at)),
             None => findings.complaints.push(format!(
@@ -207,11 +276,16 @@ pub fn judge(
         let name = name_str(&system.table.tasks[usize::from(task)].name);
         findings.complaints.push(format!("no function reaches what those of task {name} may"));
     }
-    (domains.len(), pages)
+    reach
 }
 
 /// Ways to let a function reach too much or too little.
-pub fn damages(memory: &Memory, roots: &[u64], unit: Unit) -> Result<Vec<Damage>> {
+pub fn damages(
+    memory: &Memory,
+    roots: &[u64],
+    unit: Unit,
+    of_guests: &BTreeSet<u64>,
+) -> Result<Vec<Damage>> {
     let (domains, _) = domains(memory, unit).map_err(anyhow::Error::msg)?;
     let Some(domain) = domains.first() else { return Ok(Vec::new()) };
     let (_, (_, _, first)) = domain.reached.first_key_value().context("an empty domain")?;
@@ -222,7 +296,12 @@ pub fn damages(memory: &Memory, roots: &[u64], unit: Unit) -> Result<Vec<Damage>
     let free = free.context("a table of a domain has no free entry")?;
     let stranger = roots.first().context("there is no space")?;
     let sibling = domain.context_at ^ 16;
-    Ok(vec![
+    let strange = |page: &&u64| domain.reached.values().all(|(phys, _, _)| phys != *page);
+    let mut ways = Vec::new();
+    if let Some(page) = of_guests.iter().find(strange) {
+        ways.push(("a device that reaches a guest's page", free, page | READ | WRITE));
+    }
+    ways.extend([
         ("a device that reaches a page table", *first, value & !ADDRESS | stranger),
         ("a device that reaches the next page", *first, value + PAGE),
         ("a device that may not write its own memory", *first, value & !WRITE),
@@ -233,5 +312,37 @@ pub fn damages(memory: &Memory, roots: &[u64], unit: Unit) -> Result<Vec<Damage>
         ("a device that is not translated", domain.context_at, context | 2 << 2),
         ("a device that reaches nothing", domain.context_at, 0),
         ("a second function with the same domain", sibling, context),
-    ])
+    ]);
+    Ok(ways)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Guests, Reach};
+
+    #[test]
+    fn a_guest_is_reached_wholly_or_not_at_all() {
+        let all = 2048;
+        let whole = Reach { guests: all, large: 4, mapped: all, ..Reach::default() };
+        let whole = Reach { functions: 1, pages: all + 64, ..whole };
+        assert!(whole.check(Guests::Whole, all).is_ok());
+        for less in [
+            Reach { guests: all - 1, ..whole },
+            Reach { large: 3, ..whole },
+            Reach { mapped: all - 1, ..whole },
+        ] {
+            assert!(less.check(Guests::Whole, all).is_err(), "{less:?}");
+        }
+        let apart = Reach { functions: 1, pages: 128, ..Reach::default() };
+        assert!(apart.check(Guests::Apart, all).is_ok());
+        for more in [
+            Reach { guests: 1, ..apart },
+            Reach { mapped: 1, ..apart },
+            Reach { large: 1, ..apart },
+            Reach { functions: 0, ..apart },
+        ] {
+            assert!(more.check(Guests::Apart, all).is_err(), "{more:?}");
+        }
+        assert!(apart.check(Guests::Apart, 0).is_err(), "no guest was found");
+    }
 }

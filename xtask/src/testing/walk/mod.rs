@@ -2,13 +2,14 @@
 //!
 //! `images/test-walk` runs for ever with every kind of mapping. The machine is stopped again and
 //! again: each processor must have its protections on and run in one of the spaces that were found
-//! in memory. The last time, physical memory is copied and [`rules::judge`] looks at every space, and
-//! [`domains::judge`] at what PCI functions reach.
+//! in memory. The last time, physical memory is copied and [`rules::judge`] looks at every space,
+//! [`domains::judge`] at what PCI functions reach, and [`remaps::judge`] at what they raise.
 //! Then the copy is spoiled in every way that matters, and each way must be noticed: a walk that
 //! finds nothing wrong proves nothing unless it can.
 
 mod domains;
 mod guests;
+mod remaps;
 mod rules;
 mod spaces;
 
@@ -22,7 +23,7 @@ use cloister_core::table::Table;
 use serde_json::json;
 use zerocopy::IntoBytes;
 
-use self::domains::Unit;
+use self::domains::{Guests, Reach, Unit};
 use self::rules::{Findings, System};
 use self::spaces::{Memory, Space, roots};
 use super::Options;
@@ -34,12 +35,42 @@ use crate::emulators::Qemu;
 use crate::image::elf::Elf;
 use crate::image::payload;
 
-/// The appliances that are walked, and what their busy part says once the system is sealed and
-/// every virtual CPU has run.
-const APPLIANCES: [(&str, &str); 3] = [
-    ("test-walk", "storm: seed"),
-    ("test-walk-guests", "ok every vCPU starts"),
-    ("test-walk-disk", "disk: started"),
+/// An appliance that is walked.
+struct Walked {
+    appliance: &'static str,
+    /// What its busy part says once the system is sealed and every virtual CPU has run.
+    started: &'static str,
+    /// Memory, instead of the manifest's: all of it is copied.
+    memory_mib: Option<u32>,
+    /// What functions are to reach of guests.
+    guests: Guests,
+}
+
+const APPLIANCES: [Walked; 4] = [
+    Walked {
+        appliance: "test-walk",
+        started: "storm: seed",
+        memory_mib: None,
+        guests: Guests::Any,
+    },
+    Walked {
+        appliance: "test-walk-guests",
+        started: "ok every vCPU starts",
+        memory_mib: None,
+        guests: Guests::Any,
+    },
+    Walked {
+        appliance: "test-walk-disk",
+        started: "disk: started",
+        memory_mib: None,
+        guests: Guests::Whole,
+    },
+    Walked {
+        appliance: "test-disk-window-nvme",
+        started: "disk: started",
+        memory_mib: Some(96),
+        guests: Guests::Apart,
+    },
 ];
 /// Not executable, in an entry of a page table.
 const NO_EXEC: u64 = 1 << 63;
@@ -57,10 +88,11 @@ const CR4: [(&str, u64); 3] = [("umip", 1 << 11), ("smep", 1 << 20), ("smap", 1 
 
 /// Walks on one emulator.
 pub fn run(options: &Options, place: &str, qemu: &Qemu, tally: &mut Tally) {
-    for (appliance, started) in APPLIANCES {
+    for walked in &APPLIANCES {
+        let appliance = walked.appliance;
         let name = format!("walk: every address space of {appliance} after the seal, on {place}");
         if options.wants(&name) {
-            one(options, (place, qemu), &name, (appliance, started), tally);
+            one(options, (place, qemu), &name, walked, tally);
         }
     }
 }
@@ -69,11 +101,11 @@ fn one(
     options: &Options,
     (place, qemu): (&str, &Qemu),
     name: &str,
-    what: (&str, &str),
+    walked: &Walked,
     tally: &mut Tally,
 ) {
     let start = Instant::now();
-    let verdict = match walk(options, qemu, what) {
+    let verdict = match walk(options, qemu, walked) {
         Ok(summary) => {
             println!("ok      {name}: {summary} ({:.1} s)", start.elapsed().as_secs_f32());
             Verdict::Passed
@@ -86,8 +118,11 @@ fn one(
     tally.add(place, verdict);
 }
 
-fn walk(options: &Options, qemu: &Qemu, (name, started): (&str, &str)) -> Result<String> {
-    let mut appliance = Appliance::build(name, options.install)?;
+fn walk(options: &Options, qemu: &Qemu, walked: &Walked) -> Result<String> {
+    let mut appliance = Appliance::build(walked.appliance, options.install)?;
+    if let Some(mib) = walked.memory_mib {
+        appliance.machine.memory_mib = mib;
+    }
     appliance.attach_disks("walk-disks", Keep::Fresh, options.install)?;
     let elf = Elf::read(&appliance.machine.image)?;
     let loaded = elf.segments.iter().find(|segment| segment.pa == PAYLOAD_BASE);
@@ -106,7 +141,7 @@ fn walk(options: &Options, qemu: &Qemu, (name, started): (&str, &str)) -> Result
         Ok(session) => session,
         Err(refused) => bail!("QEMU does not start: {}", refused.0),
     };
-    until_started(&appliance, &mut session, started)?;
+    until_started(&appliance, &mut session, walked.started)?;
     parallel_threads(&mut session)?;
     let cr4 = protections(&mut session)?;
     let (samples, memory) = look(&mut session, u64::from(appliance.machine.memory_mib) << 20)?;
@@ -127,17 +162,22 @@ fn walk(options: &Options, qemu: &Qemu, (name, started): (&str, &str)) -> Result
             bail!("a processor runs on {root:#x}, none of {found:x?} (the stub has {stub:x?})");
         }
     }
-    let (findings, (functions, reached)) = judge(&system, &memory, &found, unit);
+    let (findings, reach) = judge(&system, &memory, &found, unit);
     if !findings.complaints.is_empty() {
         bail!("{}", findings.complaints.join("\n        | "));
     }
-    let spoiled = spoil(&system, &memory, &found, unit)?;
+    let of_guests = domains::guest_pages(&system, &findings);
+    reach.check(walked.guests, of_guests.len())?;
+    let spoiled = spoil(&system, &memory, &found, unit, &of_guests)?;
+    let Reach { functions, pages, guests, large, interrupts, .. } = reach;
     Ok(format!(
         "{} spaces, {} of them seen on processors, {} pages with one use each, \
-         {functions} functions reach {reached} pages, {spoiled} of {spoiled} spoiled copies noticed",
+         {functions} functions reach {pages} pages, {guests} of the {} of guests, by {large} large \
+         entries, {interrupts} interrupts, {spoiled} of {spoiled} spoiled copies noticed",
         found.len(),
         seen.len(),
-        findings.uses.len()
+        findings.uses.len(),
+        of_guests.len()
     ))
 }
 
@@ -228,25 +268,27 @@ fn is_protected(registers: &Registers, cr4: u64) -> Result<(), String> {
     missing("EFER", registers.efer, EFER)
 }
 
-/// Everything that is wrong, and how many functions reach how many pages.
-fn judge(
-    system: &System,
-    memory: &Memory,
-    roots: &[u64],
-    unit: Unit,
-) -> (Findings, (usize, usize)) {
+/// Everything that is wrong, and what functions reach.
+fn judge(system: &System, memory: &Memory, roots: &[u64], unit: Unit) -> (Findings, Reach) {
     let mut findings = rules::judge(system, memory, roots);
-    let reached = domains::judge(system, memory, roots, unit, &mut findings);
-    (findings, reached)
+    let reach = domains::judge(system, memory, roots, unit, &mut findings);
+    (findings, reach)
 }
 
 /// A way to spoil memory: what it is, the place of a word, its new value.
 type Damage = (&'static str, u64, u64);
 
 /// Spoils the copy in each way, one at a time; the number of ways, all of which were noticed.
-fn spoil(system: &System, memory: &Memory, roots: &[u64], unit: Unit) -> Result<usize> {
+fn spoil(
+    system: &System,
+    memory: &Memory,
+    roots: &[u64],
+    unit: Unit,
+    of_guests: &BTreeSet<u64>,
+) -> Result<usize> {
     let mut ways = damages(system, memory, roots)?;
-    ways.extend(domains::damages(memory, roots, unit)?);
+    ways.extend(domains::damages(memory, roots, unit, of_guests)?);
+    ways.extend(remaps::damages(system, memory, unit.interrupts)?);
     let mut copy = memory.clone();
     for (what, at, value) in &ways {
         let old = copy.word(*at).with_context(|| format!("{what}: no word at {at:#x}"))?;

@@ -57,12 +57,14 @@ pub struct Iommu {
     is_broken: bool,
 }
 
-impl Iommu {
+impl Default for Iommu {
     /// A machine without units, so far.
-    pub fn new() -> Iommu {
+    fn default() -> Iommu {
         Iommu { tables: None, domains: [(0, 0); _], is_broken: false }
     }
+}
 
+impl Iommu {
     /// Whether every unit of the machine is in use, and there is one.
     pub fn is_usable(&self) -> bool {
         self.tables.is_some() && !self.is_broken
@@ -109,9 +111,7 @@ impl Iommu {
 
     /// Lets a source raise the interrupt of an index.
     pub fn remap(&self, index: usize, to: Remap) {
-        if let Some(tables) = &self.tables {
-            tables.remap(index, to);
-        }
+        self.tables.iter().for_each(|tables| tables.remap(index, to));
     }
 
     /// The last act before the seal: what the units have cached is forgotten. `false`: one does not

@@ -94,10 +94,18 @@ fn records(capability: u64) -> (u64, u64) {
     ((capability >> 24 & 0x3ff) * 16, (capability >> 40 & 0xff) + 1)
 }
 
-/// Writes an entry that units read, and writes its line back.
+/// Invalidations, and the command that waits for them ("Queued Invalidation Interface"): of all
+/// context entries, translations, interrupt entries. The type is in the lowest four bits.
+const CONTEXTS: u64 = 1 | 1 << 4;
+const TRANSLATIONS: u64 = 2 | 1 << 4;
+const REMAPS: u64 = 4;
+const WAIT: u64 = 5 | 1 << 5 | 1 << 32;
+
+/// Writes an entry that units read, and writes its line back. What they cache of it goes by an
+/// invalidation of the type `cached`.
 #[inline(never)]
-fn put(entry: &mut u64, value: u64) {
-    flush::table_changed();
+fn put(entry: &mut u64, value: u64, cached: u64) {
+    flush::table_changed(cached);
     *entry = value;
     cpu::write_back(entry);
 }
@@ -137,7 +145,7 @@ impl Tables {
             root: fresh(carve),
             interrupts: fresh(carve),
             queues: [0; _],
-            widths: 0b110,
+            widths: if cfg!(feature = "iommu-four-levels") { 0b100 } else { 0b110 },
             has_large: true,
             is_extended: false,
             domains_max: u32::from(u16::MAX),
@@ -162,6 +170,8 @@ impl Tables {
         (self.widths, self.is_extended) = (widths, is_extended);
         self.has_large &= capability >> 34 & 1 != 0;
         self.domains_max = self.domains_max.min(1 << (4 + 2 * (capability & 7)));
+        let (n, cm) = (self.levels(), capability >> 7 & 1);
+        defmt::info!("VT-d: {=u32} levels, x2APIC {=bool}, caching {=u64}", n, is_extended, cm);
         true
     }
 
@@ -172,22 +182,24 @@ impl Tables {
         }
         self.queues[unit] = queue;
         // What firmware has left on goes off, the queue last.
-        let mut done = [REMAP, TRANSLATE, QUEUED].iter().all(|&bit| self.turn_off(unit, bit));
+        let mut done = [REMAP, TRANSLATE, QUEUED].iter().all(|&bit| self.turn(unit, bit, false));
         write_wide(unit, ROOT, self.root);
-        done = done && self.turn_on(unit, SET_ROOT);
+        done = done && self.turn(unit, SET_ROOT, true);
         let extended = u64::from(self.is_extended) << 11;
         write_wide(unit, INTERRUPTS, self.interrupts | extended | INTERRUPTS_SIZE);
-        done = done && self.turn_on(unit, SET_INTERRUPTS);
+        done = done && self.turn(unit, SET_INTERRUPTS, true);
+        [CONTEXTS, TRANSLATIONS, REMAPS].into_iter().for_each(flush::table_changed);
         write_wide(unit, QUEUE_TAIL, 0);
         write_wide(unit, QUEUE, queue);
-        done = done && self.turn_on(unit, QUEUED) && self.invalidate(unit);
+        done = done && self.turn(unit, QUEUED, true) && self.invalidate(unit);
         drain(unit, &mut usize::from(u16::MAX), &mut |_| {});
         // The message of a unit itself is not remapped.
         write(unit, FAULT_DATA, u32::from(apic::IOMMU_VECTOR));
         write(unit, FAULT_ADDRESS, apic::PHYSICAL as u32 | apic::id() << 12);
         write(unit, FAULT_ADDRESS_HIGH, 0);
         write(unit, FAULT_CONTROL, 0);
-        done = done && self.turn_on(unit, TRANSLATE) && self.turn_on(unit, REMAP);
+        flush::tables_used(unit..unit + 1);
+        done = done && self.turn(unit, TRANSLATE, true) && self.turn(unit, REMAP, true);
         // Firmware's protected ranges, which would also keep out what a domain allows.
         let capability = read_wide(unit, CAPABILITY);
         if done && capability & 3 << 5 != 0 {
@@ -209,21 +221,15 @@ impl Tables {
     }
 
     #[inline(never)]
-    fn turn_on(&self, unit: usize, bit: u32) -> bool {
-        write(unit, COMMAND, read(unit, STATUS) & LASTING | bit);
-        self.wait(|| read(unit, STATUS) & bit != 0)
+    fn turn(&self, unit: usize, bit: u32, on: bool) -> bool {
+        let wanted = if on { bit } else { 0 };
+        write(unit, COMMAND, read(unit, STATUS) & LASTING & !bit | wanted);
+        self.wait(|| read(unit, STATUS) & bit == wanted)
     }
 
-    #[inline(never)]
-    fn turn_off(&self, unit: usize, bit: u32) -> bool {
-        write(unit, COMMAND, read(unit, STATUS) & LASTING & !bit);
-        self.wait(|| read(unit, STATUS) & bit == 0)
-    }
-
-    /// Has a unit forget everything: context, translations, interrupts ("Queued Invalidation
-    /// Interface"). Called when it is taken over and at the seal, so the queue never wraps.
+    /// Has a unit forget everything: context, translations, interrupts. Called when it is taken over
+    /// and at the seal, so the queue never wraps.
     pub fn invalidate(&self, unit: usize) -> bool {
-        flush::tables_forgotten();
         let capability = read_wide(unit, CAPABILITY);
         if capability >> 4 & 1 != 0 {
             write(unit, COMMAND, read(unit, STATUS) & LASTING | FLUSH_BUFFER);
@@ -234,14 +240,14 @@ impl Tables {
         // Writes and reads under way are drained where the unit can.
         let drains = (capability >> 54 & 1) << 6 | (capability >> 55 & 1) << 7;
         let done_at = self.queues[unit] + PAGE - 8;
-        let commands =
-            [[1 | 1 << 4, 0], [2 | 1 << 4 | drains, 0], [4, 0], [5 | 1 << 5 | 1 << 32, done_at]];
+        let commands = [[CONTEXTS, 0], [TRANSLATIONS | drains, 0], [REMAPS, 0], [WAIT, done_at]];
         let tail = read_wide(unit, QUEUE_TAIL);
         // SAFETY: carved for this; the unit reads it and writes the last word alone.
         let queue: &mut Table = unsafe { paging::page(self.queues[unit]) };
         let [entries @ .., done] = queue;
         *done = 0;
         cpu::write_back(done);
+        flush::tables_forgotten(unit, &commands);
         for (to, from) in entries.iter_mut().skip(tail as usize / 8).zip(commands.as_flattened()) {
             *to = *from;
             cpu::write_back(to);
@@ -277,9 +283,9 @@ impl Tables {
                 let entries: &mut Table = unsafe { paging::page(table) };
                 let entry = &mut entries[(at >> (12 + 9 * level)) as usize & 511];
                 if level == depth {
-                    put(entry, (mapping.phys + done) | rights | more);
+                    put(entry, (mapping.phys + done) | rights | more, TRANSLATIONS);
                 } else if *entry == 0 {
-                    put(entry, fresh(carve) | READ | WRITE);
+                    put(entry, fresh(carve) | READ | WRITE, TRANSLATIONS);
                 }
                 table = *entry & ADDRESS;
             }
@@ -292,14 +298,15 @@ impl Tables {
         let root: &mut Table = unsafe { paging::page(self.root) };
         let entry = &mut root[usize::from(function >> 8) * 2];
         if *entry == 0 {
-            put(entry, fresh(carve) | 1);
+            put(entry, fresh(carve) | 1, CONTEXTS);
         }
         // SAFETY: as above.
         let contexts: &mut Table = unsafe { paging::page(*entry & ADDRESS) };
         let at = usize::from(function & 0xff) * 2;
         // The width first: the entry is valid with its other half.
-        put(&mut contexts[at + 1], u64::from(self.levels() - 2) | u64::from(domain.1) << 8);
-        put(&mut contexts[at], domain.0 | 1);
+        let width = u64::from(self.levels() - 2);
+        put(&mut contexts[at + 1], width | u64::from(domain.1) << 8, CONTEXTS);
+        put(&mut contexts[at], domain.0 | 1, CONTEXTS);
     }
 
     /// Writes an interrupt entry ("Interrupt Remapping Table Entry (IRTE) for Remapped Interrupts"):
@@ -308,9 +315,9 @@ impl Tables {
         // SAFETY: the interrupt table; nothing else looks at it.
         let entries: &mut Table = unsafe { paging::page(self.interrupts) };
         let id = u64::from(to.apic_id) << if self.is_extended { 32 } else { 40 };
-        put(&mut entries[index * 2 + 1], u64::from(to.source) | 1 << 18);
+        put(&mut entries[index * 2 + 1], u64::from(to.source) | 1 << 18, REMAPS);
         let what = 1 | u64::from(to.level) << 4 | u64::from(to.vector) << 16;
-        put(&mut entries[index * 2], what | id);
+        put(&mut entries[index * 2], what | id, REMAPS);
     }
 }
 

@@ -1,13 +1,16 @@
 //! What a rogue driver, the owners of canaries and the judge outside the machine agree on.
 //!
+//! [`sweep`] is for the rogue whose device is slow, and who tries the pages that the judge lists.
 //! Every page of canaries says whose it is and which ([`canary`]), so that one that was changed,
-//! moved or copied is seen. The judge (`xtask/src/testing/rogue.rs`) reads and writes the machine's
+//! moved or copied is seen. The judge (`xtask/src/testing/rogue/`) reads and writes the machine's
 //! memory from outside; it talks to each program through a page that begins with [`MARK`].
 //!
 //! Invariant: no page of canaries, no page of the attack and no marked page is one of the others.
 
 #![no_std]
 #![forbid(unsafe_code)]
+
+pub mod sweep;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -36,6 +39,14 @@ pub const COUNT: u64 = 6;
 
 /// Word: where the rogue's region begins, for the rogue itself. The marked page is its last.
 pub const ADDRESS: u64 = 7;
+/// Word: pages of the rogue's region.
+pub const OWN: u64 = 8;
+/// Word: entries of the list that a rogue gets ([`sweep`]).
+pub const LISTED: u64 = 9;
+/// Words: the first page to attack, and the one behind the last.
+pub const FROM: u64 = 10;
+/// See [`FROM`].
+pub const TO: u64 = 11;
 
 /// The rogue; owners have other numbers.
 pub const ROGUE: u64 = 0;
@@ -45,6 +56,8 @@ pub const WAIT: u64 = 0;
 pub const GO: u64 = 1;
 /// The rogue attacks canaries alone, because the machine would not survive the rest.
 pub const GO_FOR_CANARIES: u64 = 2;
+/// The rogue attacks every page and never rests.
+pub const GO_ON: u64 = 3;
 
 /// The first word of each page of canaries; no other word of any page has this value.
 pub const CANARY: u64 = 0x63a1_77e5_0d9b_c284;
