@@ -12,7 +12,7 @@
 
 use cloister_ahci_core::{Controller, Failure, Fault, Health, Pause, Plan, Sick, State};
 use cloister_block::{Busy, Command, Disk, Limits, Outcome, Tag};
-use cloister_disk::{Hardware, Memory, Nanoseconds, serve};
+use cloister_disk::{Hardware, Memory, Nanoseconds, Pulse, serve};
 use cloister_dma::Region;
 use cloister_rt::{
     Bits, Duration, Instant, Irq, Missing, PciDevice, Refused, generation, grants, sleep_until,
@@ -40,7 +40,9 @@ impl cloister_ahci_core::Registers for Registers {
     }
 }
 
-struct Clock;
+/// The time, while the controller is waited for; the watchdog is told that it is.
+#[derive(Clone, Copy)]
+struct Clock(Pulse);
 
 impl Pause for Clock {
     fn now(&self) -> u64 {
@@ -48,6 +50,7 @@ impl Pause for Clock {
     }
 
     fn sleep(&self, ns: u64) {
+        self.0.beat();
         sleep_until(Instant::now() + Duration::from_nanos(ns));
     }
 }
@@ -56,6 +59,7 @@ struct Ahci<'m> {
     controller: Controller<Registers, &'m Region>,
     device: PciDevice,
     irq: Option<Irq>,
+    clock: Clock,
     /// Errors of commands so far.
     errors: u32,
 }
@@ -96,9 +100,10 @@ fn find(memory: &Region) -> Result<Result<(Ahci<'_>, &'static str), Failure>, Mi
     let function = grants().function()?;
     let registers = Registers(function.registers(BAR)?);
     let irq = function.irq(0);
+    let clock = Clock(Pulse::find(grants()));
     let made = Controller::new(registers, memory);
     Ok(made.map(|controller| {
-        (Ahci { controller, device: function.device, irq, errors: 0 }, function.name)
+        (Ahci { controller, device: function.device, irq, clock, errors: 0 }, function.name)
     }))
 }
 
@@ -107,12 +112,12 @@ impl Ahci<'_> {
     /// controller. What was in flight is issued again.
     fn restart(&mut self) -> Result<(), Failure> {
         off_the_bus(&self.device);
-        self.controller.stop(&Clock)?;
+        self.controller.stop(&self.clock)?;
         if let Err(refused) = self.device.finish_reset() {
             defmt::error!("the function cannot be put on the bus: {}", word(refused));
             return Err(Failure::Gone);
         }
-        self.controller.start(&Clock)?;
+        self.controller.start(&self.clock)?;
         // A function that was put on the bus has its interrupts masked.
         self.acknowledge(self.bits());
         Ok(())
@@ -132,7 +137,7 @@ impl Ahci<'_> {
         if self.errors.is_power_of_two() {
             defmt::warn!("the disk failed a command ({=u32} so far)", self.errors);
         }
-        if let Err(failure) = self.controller.recover(&Clock) {
+        if let Err(failure) = self.controller.recover(&self.clock) {
             defmt::error!("the port does not go on: {=str}; it is reset", text(failure));
             self.restart_or_give_up();
         }

@@ -124,20 +124,21 @@ impl Uart {
         self.interrupts.write(if wanted { IER_RECEIVED | IER_EMPTY } else { IER_RECEIVED });
     }
 
-    /// Takes what was received, as far as there is place for it, and lets the next interrupt come.
+    /// Lets the next interrupt come, and takes what was received, as far as there is place for it.
     /// How many bytes that were.
     pub fn attend(&self, to: &mut [u8; RECEIVE_MAX]) -> usize {
-        // Reading the identity ends the "empty" interrupt.
-        self.identity.read();
+        // First of all: the pin knows edges alone, and one that comes while it is masked is lost.
+        self.acknowledge();
         let mut count = 0;
         for place in to {
+            // Reading the identity ends the "empty" interrupt, or the line would stay up.
+            self.identity.read();
             if self.line.read() & LSR_RECEIVED == 0 {
                 break;
             }
             *place = self.data.read();
             count += 1;
         }
-        self.acknowledge();
         count
     }
 

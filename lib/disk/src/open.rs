@@ -2,7 +2,8 @@
 //!
 //! An encrypted volume's data begin behind its header. Its client is there at once, and its
 //! requests wait until [`crate::Keys`] have its key.
-//! Invariant: volumes of different exports lie apart from each other, or are not served.
+//! Invariant: volumes of different exports lie apart from each other, or are not served. The client of
+//! a volume that is not served is there, and its device needs a reset.
 
 use cloister_block::{Client, QUEUES, Rate, SEGMENTS_MAX, Seal, Server, Volume};
 use cloister_guestmem::GuestMemory;
@@ -29,10 +30,22 @@ pub(crate) struct Owner {
 }
 
 /// Bytes of the disk.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Span {
     first: u64,
     end: u64,
+}
+
+impl Span {
+    /// Whether it shares no byte with another volume's.
+    fn is_apart(&self, others: &[Option<Span>], name: &str) -> bool {
+        let meets = |other: &Span| self.first < other.end && other.first < self.end;
+        let is_apart = !others.iter().flatten().any(meets);
+        if !is_apart {
+            defmt::error!("volume {=str} overlaps another one; it is not served", name);
+        }
+        is_apart
+    }
 }
 
 /// A sealed volume whose key was asked for.
@@ -49,6 +62,8 @@ pub(crate) struct Opened {
     pub(crate) bits: Bits,
     /// Those whose keys are not here yet.
     pub(crate) asked: [Option<Asked>; CLIENTS_MAX],
+    /// Some client has a volume.
+    pub(crate) is_any_served: bool,
 }
 
 /// Opens every export of this task that a client holds.
@@ -60,7 +75,8 @@ pub(crate) fn open<H: Hardware, K: Keys>(
     server: &mut Server<'static, GuestMemory>,
 ) -> Opened {
     let owners = [const { None }; CLIENTS_MAX];
-    let mut opened = Opened { owners, bits: Bits::NONE, asked: [None; CLIENTS_MAX] };
+    let (bits, asked) = (Bits::NONE, [None; CLIENTS_MAX]);
+    let mut opened = Opened { owners, bits, asked, is_any_served: false };
     let mut spans = [const { None::<Span> }; CLIENTS_MAX];
     let mut numbers = 0u8..;
     for export in grants.device_exports() {
@@ -79,13 +95,7 @@ pub(crate) fn open<H: Hardware, K: Keys>(
             defmt::error!("{=str} has no volume", name);
             continue;
         };
-        let Some(span) = span(hardware, scan, record) else {
-            continue;
-        };
-        if spans.iter().flatten().any(|other| span.first < other.end && other.first < span.end) {
-            defmt::error!("volume {=str} overlaps another one; it is not served", name);
-            continue;
-        }
+        let span = span(hardware, scan, record).filter(|span| span.is_apart(&spans, name));
         let number = numbers.next().unwrap_or(u8::MAX);
         let place = usize::from(number);
         let (Some(owner), Some(known)) = (opened.owners.get_mut(place), spans.get_mut(place))
@@ -93,10 +103,16 @@ pub(crate) fn open<H: Hardware, K: Keys>(
             defmt::error!("no room to serve {=str}: {=usize} at most", name, CLIENTS_MAX);
             continue;
         };
-        *known = Some(span);
-        *owner = client(export, number, record, span, memory, server);
+        *known = span;
+        *owner = client(export, number, record, span.unwrap_or_default(), memory, server);
         let Some(owner) = owner else { continue };
         opened.bits |= owner.mailbox.bits;
+        let Some(span) = span else {
+            // Somebody has to tell the guest.
+            server.close(number, hardware, memory);
+            continue;
+        };
+        opened.is_any_served = true;
         if record.cipher == CIPHER_NONE {
             continue;
         }
@@ -180,7 +196,9 @@ fn client<S: Seal>(
     let rate = Rate::new(bound(record.iops), bound(record.bytes_per_second));
     let volume = Volume { offset, shape, memory: device_address, is_sealed, identity };
     server.add(number, Client::new(device, number, volume, rate))?;
-    defmt::info!("{=str}: {=u64} blocks of 4 KiB", name, shape.blocks);
+    if shape.blocks != 0 {
+        defmt::info!("{=str}: {=u64} blocks of 4 KiB", name, shape.blocks);
+    }
     Some(Owner { name, mailbox, broken: 0 })
 }
 

@@ -139,7 +139,7 @@ pub fn serve_sealed<H: Hardware, K: Keys>(
     let pulse = Pulse::find(grants);
     let scan = partitions(hardware, memory, &pulse);
     let mut opened = open(grants, hardware, &scan, (memory, keys), &mut server);
-    if opened.bits.is_empty() {
+    if !opened.is_any_served {
         defmt::error!("no client has a volume of this task; grant one an export");
         return STATUS_NO_CLIENT;
     }

@@ -61,6 +61,7 @@ struct RawVolume {
     sums: Option<Spanned<String>>,
     blocks: Option<u64>,
     key: Option<Spanned<String>>,
+    passphrase: Option<Spanned<String>>,
     #[serde(default)]
     erased: bool,
 }
@@ -367,7 +368,8 @@ impl Reader {
             let message = "`sums` names a file of a root filesystem, and there is none";
             return Err(self.wrong(sums.span(), message, "write `root` too, or remove `sums`"));
         }
-        if raw.erased && raw.key.is_none() {
+        let key = self.secret(raw)?;
+        if raw.erased && key.is_none() {
             let message = "`erased` is for an encrypted volume, and there is no `key`";
             return Err(self.wrong(
                 raw.name.span(),
@@ -375,14 +377,6 @@ impl Reader {
                 "write `key` too, or remove `erased`",
             ));
         }
-        let key = match &raw.key {
-            None => None,
-            Some(file) => {
-                Some(Secret::key_file(&self.folder.join(file.get_ref())).map_err(|error| {
-                    self.wrong(file.span(), format!("{error:#}"), "`key` names a file")
-                })?)
-            }
-        };
         let text = |key: &Option<Spanned<String>>| key.as_ref().map(|key| key.get_ref().clone());
         let (root, sums, blocks) = (text(&raw.root), text(&raw.sums), raw.blocks);
         Ok(Volume {
@@ -393,6 +387,29 @@ impl Reader {
             key,
             is_erased: raw.erased,
         })
+    }
+
+    /// What opens a volume that is encrypted.
+    fn secret(&self, raw: &RawVolume) -> Result<Option<Secret>, Problem> {
+        match (&raw.key, &raw.passphrase) {
+            (None, None) => Ok(None),
+            (Some(file), None) => {
+                let secret = Secret::key_file(&self.folder.join(file.get_ref()));
+                secret.map(Some).map_err(|error| {
+                    self.wrong(file.span(), format!("{error:#}"), "`key` names a file")
+                })
+            }
+            (None, Some(text)) => {
+                let secret = Secret::passphrase(text.get_ref().as_bytes());
+                secret.map(Some).map_err(|error| {
+                    self.wrong(text.span(), format!("{error:#}"), "`passphrase` is what is typed")
+                })
+            }
+            (Some(_), Some(text)) => {
+                let message = "a volume has a `key` or a `passphrase`, and this one has both";
+                Err(self.wrong(text.span(), message, "remove one of them"))
+            }
+        }
     }
 
     fn size(&self, written: &Spanned<Written>) -> Result<u64, Problem> {
@@ -479,6 +496,19 @@ mod tests {
                 format!("{disk}volumes = [{{ name = \"b\", size = \"2MiB\", key = \"absent\" }}]"),
                 5,
                 "cannot read the key images/x/absent",
+            ),
+            (
+                format!("{disk}volumes = [{{ name = \"b\", size = \"2MiB\", passphrase = \"\" }}]"),
+                5,
+                "a passphrase of 0 bytes",
+            ),
+            (
+                format!(
+                    "{disk}volumes = [{{ name = \"b\", size = \"2MiB\", key = \"k\", \
+                     passphrase = \"p\" }}]"
+                ),
+                5,
+                "this one has both",
             ),
             (format!("{disk}colour = 1"), 5, "unknown key `colour`"),
             (

@@ -10,7 +10,7 @@ use regex::Regex;
 use tempfile::TempDir;
 
 use super::Options;
-use super::expect::{Expect, Matcher, WantedEnd};
+use super::expect::{Counted, Expect, Matcher, WantedEnd};
 use super::flips::{self, Flips};
 use super::flushes;
 use super::harness;
@@ -176,15 +176,17 @@ fn repeat(
 ) -> Verdict {
     let start = Instant::now();
     let rounds = test.expect.flips.map_or(test.expect.repeat.max(1), |flips| flips.count);
+    let mut so_far = SoFar::default();
     for round in 1..=rounds {
-        let mut last = VecDeque::new();
+        so_far.last.clear();
+        so_far.is_last_round = round == rounds;
         let result = match test.expect.flips {
-            None => once(test, appliance, emulator, cpus, &mut last),
+            None => once(test, appliance, emulator, cpus, &mut so_far),
             Some(flips) => {
                 damaged(test, appliance, flips, round).and_then(|(machine, _folder, what)| {
                     let (archive, file) = (appliance.archive.clone(), appliance.file.clone());
                     let appliance = Appliance { machine, archive, file };
-                    let result = once(test, &appliance, emulator, cpus, &mut last)?;
+                    let result = once(test, &appliance, emulator, cpus, &mut so_far)?;
                     Ok(result.map_err(|why| format!("{what} turned over: {why}")))
                 })
             }
@@ -195,10 +197,13 @@ fn repeat(
             Err(failure) => format!("{failure:#}"),
         };
         println!("FAILED  {name}, round {round}: {failure}");
-        for line in last {
+        for line in so_far.last {
             println!("        | {line}");
         }
         return Verdict::Failed;
+    }
+    if let Some(counted) = so_far.counted.describe() {
+        println!("        {}: {counted}", test.name);
     }
     let seconds = start.elapsed().as_secs_f32();
     if rounds == 1 {
@@ -225,13 +230,24 @@ fn damaged(
     Ok((Machine { image, ..appliance.machine.clone() }, folder, what))
 }
 
+/// What a test's runs on one machine have said.
+#[derive(Default)]
+struct SoFar {
+    /// The last lines of the latest.
+    last: VecDeque<String>,
+    /// What all have counted.
+    counted: Counted,
+    /// The latest is the last, so the counts have to suffice.
+    is_last_round: bool,
+}
+
 /// One run: nothing, or why it is not what was expected.
 fn once(
     test: &Test,
     appliance: &Appliance,
     emulator: &Emulator,
     cpus: u32,
-    last: &mut VecDeque<String>,
+    so_far: &mut SoFar,
 ) -> Result<Result<(), String>> {
     let expect = &test.expect;
     let disks = fresh_disks(test, appliance)?;
@@ -246,7 +262,8 @@ fn once(
         extra: expect.extra.clone(),
         ..appliance.machine.clone()
     };
-    let mut matcher = Matcher::new(expect)?;
+    let SoFar { last, counted, is_last_round } = so_far;
+    let mut matcher = Matcher::new(expect, std::mem::take(counted))?;
     let mut decoder = appliance.decoder(false)?;
     let (mut typist, keys) = Typist::new(&expect.keys)?;
     let shown = expect.show.as_deref().map(Regex::new).transpose()?;
@@ -270,10 +287,11 @@ fn once(
     let outcome =
         machine.run_in(emulator, Some(keys), |bytes| take(decoder.feed(bytes), &mut matcher))?;
     take(decoder.finish(), &mut matcher);
-    if let Some(counted) = matcher.counted() {
-        println!("        {}: {counted}", test.name);
+    let mut judged = matcher.judge(&outcome);
+    if *is_last_round {
+        judged = judged.and_then(|()| matcher.judge_counts());
     }
-    let judged = matcher.judge(&outcome);
+    *counted = matcher.into_counted();
     let unused = typist.missing().map(|after| format!("nothing was typed after `{after}`"));
     let judged = judged.and(unused.map_or(Ok(()), Err));
     if judged.is_err() || expect.end != WantedEnd::Shutdown {

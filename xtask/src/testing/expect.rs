@@ -3,7 +3,7 @@
 //! [`Matcher`] compares a run with it while the run goes on, so that a forbidden line ends the
 //! machine at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -70,9 +70,12 @@ pub struct Expect {
     /// A regular expression: lines that it matches are printed when the test has passed too.
     #[serde(default)]
     pub show: Option<String>,
-    /// Lines that are counted by what they say.
+    /// Lines that are counted by what they say, over all runs on a machine.
     #[serde(default)]
     pub tally: Option<Counts>,
+    /// Lines of which so many say something that no other says, over all runs on a machine.
+    #[serde(default)]
+    pub distinct: Option<Distinct>,
     /// Lines whose numbers are compared.
     #[serde(default)]
     pub shares: Option<Shares>,
@@ -97,6 +100,35 @@ pub struct Counts {
     pub line: String,
     /// Words of which each has to come once at least.
     pub least: Vec<String>,
+}
+
+/// Lines that are to say different things.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Distinct {
+    /// A regular expression with one group: what the line says.
+    pub line: String,
+    /// How many different ones come at least.
+    pub least: usize,
+}
+
+/// What was counted in the runs so far.
+#[derive(Clone, Debug, Default)]
+pub struct Counted {
+    /// How often each word of the tally came.
+    words: BTreeMap<String, u64>,
+    /// What the lines of `distinct` said.
+    said: BTreeSet<String>,
+}
+
+impl Counted {
+    /// For people; none if nothing was to be counted.
+    pub fn describe(&self) -> Option<String> {
+        let each = self.words.iter().map(|(word, count)| format!("{word} {count}"));
+        let said = (!self.said.is_empty()).then(|| format!("{} different", self.said.len()));
+        let all: Vec<String> = each.chain(said).collect();
+        (!all.is_empty()).then(|| all.join(", "))
+    }
 }
 
 /// Lines with a number each, of which none may be small beside the sum.
@@ -217,7 +249,9 @@ pub struct Matcher {
     lines: Vec<Regex>,
     also: Vec<Regex>,
     forbid: Vec<Regex>,
-    tally: Option<(Regex, BTreeMap<String, u64>)>,
+    tally: Option<Regex>,
+    distinct: Option<(Regex, usize)>,
+    counted: Counted,
     shares: Option<(Regex, f64, Vec<f64>)>,
     end: WantedEnd,
     next: usize,
@@ -225,22 +259,25 @@ pub struct Matcher {
 }
 
 impl Matcher {
-    /// A matcher at the start of a run.
-    pub fn new(expect: &Expect) -> Result<Self> {
+    /// A matcher at the start of a run, with what the runs before have counted.
+    pub fn new(expect: &Expect, mut counted: Counted) -> Result<Self> {
         let compile = |patterns: &[String]| -> Result<Vec<Regex>> {
             patterns.iter().map(|pattern| Ok(Regex::new(pattern)?)).collect()
         };
         let (lines, also) = (compile(&expect.lines)?, compile(&expect.also)?);
         let forbid = compile(&expect.forbid)?;
-        let tally = expect.tally.as_ref().map(|counts| {
-            let none = counts.least.iter().map(|word| (word.clone(), 0)).collect();
-            Ok::<_, regex::Error>((Regex::new(&counts.line)?, none))
-        });
-        let tally = tally.transpose()?;
+        for word in expect.tally.iter().flat_map(|counts| &counts.least) {
+            counted.words.entry(word.clone()).or_default();
+        }
+        let tally = expect.tally.as_ref().map(|counts| Regex::new(&counts.line)).transpose()?;
+        let distinct = expect.distinct.as_ref();
+        let distinct = distinct.map(|of| anyhow::Ok((Regex::new(&of.line)?, of.least)));
+        let distinct = distinct.transpose()?;
         let shares = expect.shares.as_ref();
         let shares = shares.map(|of| anyhow::Ok((Regex::new(&of.line)?, of.least, Vec::new())));
         let (shares, end) = (shares.transpose()?, expect.end);
-        Ok(Self { lines, also, forbid, tally, shares, end, next: 0, offence: None })
+        let (next, offence) = (0, None);
+        Ok(Self { lines, also, forbid, tally, distinct, counted, shares, end, next, offence })
     }
 
     /// Takes a line; false when the run needs not go on.
@@ -252,10 +289,12 @@ impl Matcher {
         if self.lines.get(self.next).is_some_and(|pattern| pattern.is_match(line)) {
             self.next += 1;
         }
-        if let Some((pattern, counts)) = &mut self.tally
-            && let Some(word) = pattern.captures(line).and_then(|found| found.get(1))
-        {
-            *counts.entry(word.as_str().to_owned()).or_default() += 1;
+        let group = |pattern: &Regex| Some(pattern.captures(line)?.get(1)?.as_str().to_owned());
+        if let Some(word) = self.tally.as_ref().and_then(group) {
+            *self.counted.words.entry(word).or_default() += 1;
+        }
+        if let Some(said) = self.distinct.as_ref().and_then(|(pattern, _)| group(pattern)) {
+            self.counted.said.insert(said);
         }
         if let Some((pattern, _, numbers)) = &mut self.shares
             && let Some(number) = pattern.captures(line).and_then(|found| found.get(1))
@@ -264,25 +303,31 @@ impl Matcher {
         }
         self.also.retain(|pattern| !pattern.is_match(line));
         let all_seen = self.next == self.lines.len() && self.also.is_empty();
-        let all_seen = all_seen && self.never().is_none();
+        let all_seen = all_seen && self.judge_counts().is_ok();
         let complete = all_seen && self.end == WantedEnd::Any;
         self.offence.is_none() && !complete
     }
 
-    /// A word of the tally that has not come.
-    fn never(&self) -> Option<&str> {
-        let (_, counts) = self.tally.as_ref()?;
-        counts.iter().find(|(_, count)| **count == 0).map(|(word, _)| word.as_str())
+    /// Nothing, or why what was counted is not enough. After the last run alone.
+    pub fn judge_counts(&self) -> Result<(), String> {
+        if let Some((word, _)) = self.counted.words.iter().find(|(_, count)| **count == 0) {
+            return Err(format!("no counted line says `{word}`"));
+        }
+        let said = self.counted.said.len();
+        match &self.distinct {
+            Some((pattern, least)) if said < *least => {
+                Err(format!("lines like `{pattern}` said {said} different things of {least}"))
+            }
+            _ => Ok(()),
+        }
     }
 
-    /// How often each word of the tally came, for people.
-    pub fn counted(&self) -> Option<String> {
-        let (_, counts) = self.tally.as_ref()?;
-        let each = counts.iter().map(|(word, count)| format!("{word} {count}"));
-        Some(each.collect::<Vec<_>>().join(", "))
+    /// What was counted so far.
+    pub fn into_counted(self) -> Counted {
+        self.counted
     }
 
-    /// Nothing, or why the run is not what was expected.
+    /// Nothing, or why the run is not what was expected, its counts aside.
     pub fn judge(&self, outcome: &Outcome) -> Result<(), String> {
         if let Some(offence) = &self.offence {
             return Err(offence.clone());
@@ -296,9 +341,6 @@ impl Matcher {
         }
         if let Some(missing) = self.also.first() {
             return Err(format!("no line matched `{missing}`; {}", outcome.describe()));
-        }
-        if let Some(word) = self.never() {
-            return Err(format!("no counted line says `{word}`; {}", outcome.describe()));
         }
         if let Some((_, least, numbers)) = &self.shares {
             let sum: f64 = numbers.iter().sum();
@@ -319,7 +361,7 @@ impl Matcher {
 
 #[cfg(test)]
 mod tests {
-    use super::{Expect, Matcher};
+    use super::{Counted, Expect, Matcher};
     use crate::machine::{End, Outcome};
     use std::time::Duration;
 
@@ -327,12 +369,16 @@ mod tests {
         Outcome { end, wall: Duration::ZERO, orderly_line, watchdog: false }
     }
 
+    fn matcher(toml: &str, counted: Counted) -> Matcher {
+        Matcher::new(&Expect::parse(toml).unwrap(), counted).unwrap()
+    }
+
     fn run(toml: &str, lines: &[&str], end: End, orderly: bool) -> Result<(), String> {
-        let mut matcher = Matcher::new(&Expect::parse(toml).unwrap()).unwrap();
+        let mut matcher = matcher(toml, Counted::default());
         for line in lines {
             matcher.line(line);
         }
-        matcher.judge(&outcome(end, orderly))
+        matcher.judge(&outcome(end, orderly)).and_then(|()| matcher.judge_counts())
     }
 
     #[test]
@@ -371,6 +417,24 @@ mod tests {
     }
 
     #[test]
+    fn different_lines_are_counted_over_all_runs() {
+        let toml = "lines = ['a']\ndistinct = { line = 'at (\\d+)', least = 3 }\n\
+                    tally = { line = 'died (\\w+)', least = ['x', 'y'] }\nend = 'shutdown'";
+        let mut first = matcher(toml, Counted::default());
+        for line in ["at 1", "at 2", "at 2", "died x"] {
+            first.line(line);
+        }
+        assert!(first.judge_counts().is_err());
+        let mut second = matcher(toml, first.into_counted());
+        second.line("died y");
+        let wrong = second.judge_counts().unwrap_err();
+        assert!(wrong.ends_with("said 2 different things of 3"), "{wrong}");
+        second.line("at 3");
+        assert_eq!(second.judge_counts(), Ok(()));
+        assert_eq!(second.into_counted().describe().unwrap(), "x 1, y 1, 3 different");
+    }
+
+    #[test]
     fn no_share_is_too_small() {
         let toml = "lines = ['a']\nshares = { line = 'got (\\d+)', least = 0.4 }\nend = 'shutdown'";
         let fair = run(toml, &["a", "got 41", "got 59"], End::GuestShutdown, true);
@@ -398,7 +462,7 @@ mod tests {
     fn a_forbidden_line_fails_and_ends_the_run() {
         let toml = "lines = ['a']\nforbid = ['panic']\nend = 'shutdown'";
         assert!(run(toml, &["a", "a panic"], End::GuestShutdown, true).is_err());
-        let mut matcher = Matcher::new(&Expect::parse(toml).unwrap()).unwrap();
+        let mut matcher = matcher(toml, Counted::default());
         assert!(matcher.line("a"));
         assert!(!matcher.line("a panic"));
     }

@@ -66,6 +66,8 @@ struct Sweep {
     /// Lines that the driver has logged in this life.
     lines: u64,
     random: Random,
+    /// When the driver's life began.
+    began: Instant,
     /// Most of the time between two kills, if nothing is waited for.
     gap: Duration,
 }
@@ -85,7 +87,8 @@ pub fn run(report: &mut Report) {
     let random = Random::new(seed);
     let (driver, guest) = (find("driver"), find("disk"));
     let gap = Duration::from_micros(gap);
-    let mut sweep = Sweep { driver, guest, asker, wake, log, lines, random, gap };
+    let began = Instant::now();
+    let mut sweep = Sweep { driver, guest, asker, wake, log, lines, random, began, gap };
     report.case("the driver comes back from every kill", |check| {
         let mut kills = 0;
         while sweep.is(&sweep.guest, TaskState::Running) && !check.has_failed() {
@@ -127,7 +130,7 @@ impl Sweep {
             }
         };
         sleep_until(moment);
-        let at = Instant::now();
+        let age = moment.tsc().saturating_sub(self.began.tsc());
         // One that has come to rest by itself cannot be stopped, and must not have.
         check.holds("the driver runs", self.driver.control.stop().is_ok());
         check
@@ -135,10 +138,13 @@ impl Sweep {
         // What the old life has logged.
         self.begun();
         self.lines = 0;
+        self.began = Instant::now();
         check.holds("it starts again", self.driver.control.restart().is_ok());
         if check.has_failed() {
-            let state = self.driver.control.fault().map_or(0, |report| report.rip);
-            defmt::error!("kill {=u64} at {=u64}, rip {=u64:#x}", nth, at.tsc(), state);
+            let rip = self.driver.control.fault().map_or(0, |report| report.rip);
+            defmt::error!("kill {=u64}, {=u64} ticks old, rip {=u64:#x}", nth, age, rip);
+        } else {
+            defmt::info!("kill {=u64}: {=u64} ticks after its start", nth, age);
         }
     }
 

@@ -3,8 +3,9 @@
 //! The command line says what it does: `role=verify` writes and reads numbered, checksummed blocks
 //! and checks each against a model, `role=rate` counts requests in a time of its own TSC,
 //! `role=errors` reads and writes on a disk that fails, `role=until-broken` until the device does,
+//! `role=until-lost` until the disk behind it does,
 //! `role=hostile` breaks each rule of a ring once, `role=reset` resets the device with requests in
-//! flight, `role=bench` prints what a read takes. The other words are in [`options`].
+//! flight, `role=stopped` is stopped with requests in flight, `role=bench` prints what a read takes. The other words are in [`options`].
 
 #![no_std]
 #![no_main]
@@ -21,6 +22,9 @@ mod reset;
 mod rules;
 mod verify;
 
+use alloc::vec::Vec;
+use core::fmt;
+
 use cloister_guest_rt::virtio::{self, disk::Disk};
 use cloister_guest_rt::{cmdline, power, println};
 use options::Options;
@@ -30,17 +34,20 @@ cloister_guest_rt::entry!(main);
 fn main() {
     let line = cmdline::read();
     let options = Options::of(&line);
+    let mut buffers = Vec::new();
+    if line.get("role") == Some("stopped") {
+        // Before the device is touched, which would reset it.
+        let made = reset::buffers(&options).and_then(|mut made| {
+            reset::look_back(&mut made, &options)?;
+            Ok(made)
+        });
+        buffers = or_fail(made);
+    }
     let Some(device) = virtio::find(virtio::BLOCK, 0) else {
         println!("FAILED disk: there is none");
         power::panic(2);
     };
-    let mut disk = match Disk::open(device, options.wanted()) {
-        Ok(disk) => disk,
-        Err(failure) => {
-            println!("FAILED disk: {failure}");
-            power::panic(2);
-        }
-    };
+    let mut disk = or_fail(Disk::open(device, options.wanted()));
     let geometry = disk.geometry();
     println!(
         "disk: {} blocks of {} bytes, {} queues, {:?}",
@@ -55,7 +62,9 @@ fn main() {
         "rate" => rate::run(&mut disk, &options),
         "errors" => errors::run(&mut disk, &options),
         "until-broken" => errors::until_broken(&mut disk, &options),
+        "until-lost" => errors::until_lost(&mut disk, &options),
         "reset" => reset::run(&mut disk, &options),
+        "stopped" => reset::read_on(&mut disk, &options, buffers),
         "hostile" => hostile::run(&mut disk, &options),
         "bench" => bench::run(&mut disk, &options),
         role => {
@@ -63,9 +72,14 @@ fn main() {
             power::panic(2);
         }
     };
-    if let Err(failed) = outcome {
-        println!("FAILED disk: {failed}");
-        power::panic(2);
-    }
+    or_fail(outcome);
     power::off();
+}
+
+/// What was made, or the end of the guest.
+fn or_fail<T, E: fmt::Display>(made: Result<T, E>) -> T {
+    made.unwrap_or_else(|failed| {
+        println!("FAILED disk: {failed}");
+        power::panic(2)
+    })
 }

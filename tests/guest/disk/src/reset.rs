@@ -1,5 +1,7 @@
 //! `role=reset`: the device is reset with reads in flight, at a moment that moves from round to
-//! round; afterwards no byte of their buffers changes, and the device works again.
+//! round; afterwards no byte of their buffers changes, and the device works again. `role=stopped`: the
+//! virtual machine is stopped with reads in flight and started again; the new life finds that no byte
+//! of the buffers changes, before it has as much as looked at the device.
 
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -23,11 +25,7 @@ const DELAY: u64 = 200_000;
 /// Runs all rounds.
 pub fn run(disk: &mut Disk, options: &Options) -> Result<(), Failed> {
     let mut rng = Rng::new(options.seed);
-    let mut free: Vec<Buffer> = Vec::new();
-    for _ in 0..options.depth {
-        let pages = RUN as usize * BLOCK / memory::PAGE;
-        free.push(memory::leak_pages(pages).ok_or(Failed::Other("no memory", pages as u64))?);
-    }
+    let mut free = buffers(options)?;
     let (mut cut, mut whole) = (0u64, 0u64);
     for round in 0..ROUNDS {
         load(disk, options, &mut free, &mut rng)?;
@@ -48,7 +46,7 @@ pub fn run(disk: &mut Disk, options: &Options) -> Result<(), Failed> {
         if free.len() != options.depth {
             return Err(Failed::Other("buffers are lost", free.len() as u64));
         }
-        watch(&mut free, round)?;
+        watch(&mut free, WATCH, round)?;
         disk.restart()?;
         one(disk, &mut free)?;
     }
@@ -57,6 +55,38 @@ pub fn run(disk: &mut Disk, options: &Options) -> Result<(), Failed> {
     }
     println!("disk: {ROUNDS} resets with {cut} requests in flight ({whole} done before), ok");
     Ok(())
+}
+
+/// Buffers for every request; in each life of the guest at the same addresses, if asked for first.
+pub fn buffers(options: &Options) -> Result<Vec<Buffer>, Failed> {
+    let pages = RUN as usize * BLOCK / memory::PAGE;
+    let buffer = |_| memory::leak_pages(pages).ok_or(Failed::Other("no memory", pages as u64));
+    (0..options.depth).map(buffer).collect()
+}
+
+/// Watches the buffers that the life before may have had in flight.
+pub fn look_back(free: &mut [Buffer], options: &Options) -> Result<(), Failed> {
+    watch(free, Duration::from_millis(options.ms), 0)?;
+    println!("disk: nothing has changed in {} ms", options.ms);
+    Ok(())
+}
+
+/// Keeps reads in flight until the virtual machine is stopped.
+pub fn read_on(disk: &mut Disk, options: &Options, mut free: Vec<Buffer>) -> Result<(), Failed> {
+    let mut rng = Rng::new(options.seed);
+    load(disk, options, &mut free, &mut rng)?;
+    println!("disk: {} reads are in flight", options.depth);
+    loop {
+        disk.wait_until(cpu::tsc().saturating_add(clock::ticks(Duration::from_secs(1))));
+        disk.check()?;
+        for queue in 0..disk.queues() {
+            while let Some(done) = disk.poll(queue)? {
+                done.outcome.map_err(|fault| Failed::Request("a read", 0, fault))?;
+                free.extend(done.buffer);
+            }
+        }
+        load(disk, options, &mut free, &mut rng)?;
+    }
 }
 
 /// Puts as many reads in flight as there are buffers.
@@ -79,9 +109,9 @@ fn load(
 }
 
 /// The device has been reset: what is written to the buffers stays there.
-fn watch(free: &mut [Buffer], round: u64) -> Result<(), Failed> {
+fn watch(free: &mut [Buffer], time: Duration, round: u64) -> Result<(), Failed> {
     free.iter_mut().for_each(|buffer| buffer.fill(PATTERN));
-    timer::wait(WATCH);
+    timer::wait(time);
     let changed = |buffer: &Buffer| {
         // A look at memory, not at what the compiler knows was put there.
         core::hint::black_box(&**buffer).iter().any(|&byte| byte != PATTERN)
