@@ -49,6 +49,8 @@ pub(crate) struct Opened {
     pub(crate) bits: Bits,
     /// Those whose keys are not here yet.
     pub(crate) asked: [Option<Asked>; CLIENTS_MAX],
+    /// There may be one.
+    pub(crate) is_waiting: bool,
 }
 
 /// Opens every export of this task that a client holds.
@@ -60,7 +62,8 @@ pub(crate) fn open<H: Hardware, K: Keys>(
     server: &mut Server<'static, GuestMemory>,
 ) -> Opened {
     let owners = [const { None }; CLIENTS_MAX];
-    let mut opened = Opened { owners, bits: Bits::NONE, asked: [None; CLIENTS_MAX] };
+    let mut opened =
+        Opened { owners, bits: Bits::NONE, asked: [None; CLIENTS_MAX], is_waiting: true };
     let mut spans = [const { None::<Span> }; CLIENTS_MAX];
     let mut numbers = 0u8..;
     for export in grants.device_exports() {
