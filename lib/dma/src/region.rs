@@ -37,26 +37,6 @@ impl Region {
     }
 }
 
-/// Copies words, each once, by one instruction.
-///
-/// # Safety
-/// (1) As many words are mapped readable at `from` and writable at `to`, at whatever address. (2)
-/// What is written at `to` is no memory that the compiler knows of but by this pointer.
-unsafe fn copy_words(from: *const u64, to: *mut u64, words: usize) {
-    // SAFETY: (1) and (2) are the caller's. (3) The direction flag is clear, as everywhere in Rust,
-    // and the instruction changes no flag and no other register. (4) An asm block that is not
-    // `pure` is neither repeated nor left out, as little as a volatile access.
-    unsafe {
-        core::arch::asm!(
-            "rep movsq",
-            inout("rcx") words => _,
-            inout("rsi") from => _,
-            inout("rdi") to => _,
-            options(nostack, preserves_flags)
-        );
-    }
-}
-
 impl Memory for Region {
     fn len(&self) -> u64 {
         u64::try_from(self.len).unwrap_or(u64::MAX)
@@ -100,11 +80,13 @@ impl Memory for Region {
         let mut place = self.place(at, bytes.len())?;
         let words = if place.cast::<u64>().is_aligned() { bytes.len() & !7 } else { 0 };
         let (words, rest) = bytes.split_at_mut_checked(words)?;
-        // SAFETY: (1) these are the first of the bytes that `place` checked, and all of `words`,
-        // whose length is a multiple of eight. (2) As for `load_u32`. (3) The bytes of `words` are
-        // this function's alone.
-        unsafe { copy_words(place.cast(), words.as_mut_ptr().cast(), words.len() / 8) };
-        place = place.wrapping_add(words.len());
+        for word in words.as_chunks_mut::<8>().0 {
+            // SAFETY: (1) the next eight of the bytes that `place` checked. (2) The first of them
+            // is at a multiple of eight, and each step is eight. (3) As for `load_u32`.
+            let value = unsafe { place.cast::<u64>().read_volatile() };
+            *word = value.to_le_bytes();
+            place = place.wrapping_add(8);
+        }
         for byte in rest {
             // SAFETY: the next of the bytes that `place` checked; a byte has no alignment.
             *byte = unsafe { place.read_volatile() };
@@ -117,9 +99,12 @@ impl Memory for Region {
         let mut place = self.place(at, bytes.len())?;
         let words = if place.cast::<u64>().is_aligned() { bytes.len() & !7 } else { 0 };
         let (words, rest) = bytes.split_at_checked(words)?;
-        // SAFETY: as in `read`, the other way round, and the mapping is writable.
-        unsafe { copy_words(words.as_ptr().cast(), place.cast(), words.len() / 8) };
-        place = place.wrapping_add(words.len());
+        for word in words.as_chunks::<8>().0 {
+            let value = u64::from_le_bytes(*word);
+            // SAFETY: as in `read`, and the mapping is writable.
+            unsafe { place.cast::<u64>().write_volatile(value) };
+            place = place.wrapping_add(8);
+        }
         for byte in rest {
             // SAFETY: as in `read`, and the mapping is writable.
             unsafe { place.write_volatile(*byte) };

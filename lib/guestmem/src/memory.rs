@@ -18,10 +18,14 @@ pub enum BadAddress {
     Unaligned,
 }
 
-/// From so many words on they are copied by one instruction, which takes its time to begin.
-const MANY: usize = 8;
 /// Bytes that stand between two memories while they are copied piece by piece.
 const BETWEEN: usize = 256;
+/// Bytes of a word.
+const WORD: usize = 8;
+
+/// What copies so many words from one memory to another, each once. Whoever calls it vouches for
+/// that they are mapped readable and writable, and that both addresses are multiples of eight.
+pub type CopyWords = unsafe fn(from: *const u64, to: *mut u64, words: usize);
 
 /// What may be done with a guest's memory.
 pub trait Ram {
@@ -122,6 +126,7 @@ impl<M: Ram + ?Sized> Ram for &M {
 pub struct GuestMemory {
     base: *mut u8,
     len: usize,
+    copy: CopyWords,
 }
 
 impl GuestMemory {
@@ -133,7 +138,16 @@ impl GuestMemory {
     /// exposed mapping of all these bytes; (3) the program has no reference to any of them but to
     /// atomics. Others (the guest) may change them at any time.
     pub const unsafe fn at(base: *mut u8, len: usize) -> GuestMemory {
-        GuestMemory { base, len }
+        GuestMemory { base, len, copy: copy_words }
+    }
+
+    /// The same memory, from which words are copied to another one by `copy`, which knows a shorter
+    /// way than this crate.
+    ///
+    /// # Safety
+    /// `copy` does what [`CopyWords`] says and nothing else.
+    pub const unsafe fn copying_by(self, copy: CopyWords) -> GuestMemory {
+        GuestMemory { copy, ..self }
     }
 
     /// Where the `len` bytes at `at` are mapped.
@@ -207,24 +221,18 @@ fn copy_pieces<M: Ram>(of: &M, from: Range, to: &M, target: Range) -> Result<(),
     Ok(())
 }
 
-/// Copies words, each once. One instruction for all of them: in a loop it would be two and more for
-/// each.
+/// Copies words from one memory to another, one by one.
 ///
 /// # Safety
-/// (1) As many words are mapped readable at `from` and writable at `to`. (2) Where they begin is no
-/// matter: the instruction takes any address. (3) What is written at `to` is no memory that the compiler knows of but by this pointer.
-unsafe fn copy_words(from: *const u64, to: *mut u64, words: usize) {
-    // SAFETY: (1) to (3) are the caller's. (4) The direction flag is clear, as everywhere in Rust,
-    // and the instruction changes no flag and no other register. (5) An asm block that is not
-    // `pure` is neither repeated nor left out, as little as a volatile access.
-    unsafe {
-        core::arch::asm!(
-            "rep movsq",
-            inout("rcx") words => _,
-            inout("rsi") from => _,
-            inout("rdi") to => _,
-            options(nostack, preserves_flags)
-        );
+/// (1) `words` words are mapped readable at `from` and writable at `to`. (2) Both are multiples of
+/// eight.
+unsafe fn copy_words(mut from: *const u64, mut to: *mut u64, words: usize) {
+    for _ in 0..words {
+        // SAFETY: the caller vouches for as many words as there are turns, and their alignment.
+        let word = unsafe { from.read_volatile() };
+        // SAFETY: as for the line before.
+        unsafe { to.write_volatile(word) };
+        (from, to) = (from.wrapping_add(1), to.wrapping_add(1));
     }
 }
 
@@ -253,20 +261,12 @@ impl Ram for GuestMemory {
         // SAFETY: `place` checked that the mapping has `bytes.len()` bytes there; these are the
         // first of them.
         let mut place = unsafe { read_bytes(place, first) };
-        if words.len() >= MANY {
-            // SAFETY: (1) the next of the bytes that were checked, and all of `words`. (2) `first`
-            // ends at a multiple of eight, so that no word of the guest's is torn by a boundary.
-            // (3) The bytes of `words` are this function's alone.
-            unsafe { copy_words(place.cast(), words.as_mut_ptr().cast(), words.len()) };
-            place = place.wrapping_add(words.as_flattened().len());
-        } else {
-            for word in words {
-                // SAFETY: (1) the next eight of the bytes that were checked. (2) `first` ends at a
-                // multiple of eight, or `words` is empty.
-                let value = unsafe { place.cast::<u64>().read_volatile() };
-                *word = value.to_le_bytes();
-                place = place.wrapping_add(8);
-            }
+        for word in words {
+            // SAFETY: (1) the next eight of the bytes that were checked. (2) `first` ends at a
+            // multiple of eight, or `words` is empty.
+            let value = unsafe { place.cast::<u64>().read_volatile() };
+            *word = value.to_le_bytes();
+            place = place.wrapping_add(8);
         }
         // SAFETY: the last of the bytes that were checked.
         unsafe { read_bytes(place, last) };
@@ -280,19 +280,12 @@ impl Ram for GuestMemory {
         // SAFETY: `place` checked that the mapping has `bytes.len()` bytes there; these are the
         // first of them.
         let mut place = unsafe { write_bytes(place, first) };
-        if words.len() >= MANY {
-            // SAFETY: (1) all of `words`, and the next of the bytes that were checked. (2) and (3)
-            // as for `read_into`, the other way round.
-            unsafe { copy_words(words.as_ptr().cast(), place.cast(), words.len()) };
-            place = place.wrapping_add(words.as_flattened().len());
-        } else {
-            for word in words {
-                let value = u64::from_le_bytes(*word);
-                // SAFETY: (1) the next eight of the bytes that were checked. (2) `first` ends at a
-                // multiple of eight, or `words` is empty.
-                unsafe { place.cast::<u64>().write_volatile(value) };
-                place = place.wrapping_add(8);
-            }
+        for word in words {
+            let value = u64::from_le_bytes(*word);
+            // SAFETY: (1) the next eight of the bytes that were checked. (2) `first` ends at a
+            // multiple of eight, or `words` is empty.
+            unsafe { place.cast::<u64>().write_volatile(value) };
+            place = place.wrapping_add(8);
         }
         // SAFETY: the last of the bytes that were checked.
         unsafe { write_bytes(place, last) };
@@ -305,12 +298,12 @@ impl Ram for GuestMemory {
         let target = to.place(at, len)?.cast::<u64>();
         let mut done = 0;
         if source.is_aligned() && target.is_aligned() {
-            let words = len / size_of::<u64>();
+            let words = len / WORD;
             // SAFETY: (1) `place` checked that either mapping has `len` bytes there, and the words
-            // have no more. (2) Both are aligned to words. (3) Whoever made `to` vouched for that
-            // the program has no reference to it.
-            unsafe { copy_words(source, target, words) };
-            done = words.saturating_mul(size_of::<u64>());
+            // have no more. (2) Both are aligned to words. (3) `copy` does what its type says: it
+            // is this crate's, or its giver vouched for it.
+            unsafe { (self.copy)(source, target, words) };
+            done = words.saturating_mul(WORD);
         }
         // What is left are bytes at the end, or all of them where words do not lie alike.
         let done = u64::try_from(done).unwrap_or(u64::MAX);

@@ -84,9 +84,9 @@ fn windows(bench: &Bench, appliance: &str, count: usize) -> Result<Read> {
                 pieces_found >= PIECES_MIN,
                 "a window of images/{appliance} has {pieces_found} pieces only; it began too late"
             );
-            for part in 0..PARTS {
+            for (part, medians) in all[depth].iter_mut().enumerate() {
                 let mut values: Vec<u64> = pieces.iter().map(|piece| piece.parts()[part]).collect();
-                all[depth][part].push(median(&mut values).div_ceil(BETWEEN[depth]));
+                medians.push(median(&mut values).div_ceil(BETWEEN[depth]));
             }
         }
         let told = all.each_ref().map(|depth| depth[0][number - 1]);
