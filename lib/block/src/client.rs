@@ -91,6 +91,8 @@ pub struct Client<'a, M> {
     /// The queue that is looked at first.
     first: usize,
     held: [Option<Held>; QUEUES],
+    /// One bit for each queue whose request is held.
+    stuck: u8,
     /// What an earlier instance left is not all begun yet.
     is_adopting: bool,
     /// A reset waits until nothing is in flight.
@@ -102,6 +104,15 @@ const ALL_QUEUES: u8 = (1 << QUEUES) - 1;
 
 fn bit(queue: usize) -> u8 {
     u32::try_from(queue).ok().and_then(|queue| 1u8.checked_shl(queue)).unwrap_or(0)
+}
+
+/// The queues of a set.
+fn queues(mut set: u8) -> impl Iterator<Item = usize> {
+    core::iter::from_fn(move || {
+        let first = (set != 0).then_some(set.trailing_zeros())?;
+        set &= set.wrapping_sub(1);
+        usize::try_from(first).ok()
+    })
 }
 
 impl<'a, M: Ram> Client<'a, M> {
@@ -118,6 +129,7 @@ impl<'a, M: Ram> Client<'a, M> {
             asked: 0,
             first: 0,
             held: [const { None }; QUEUES],
+            stuck: 0,
             is_adopting: false,
             is_leaving: false,
             gate: if volume.is_sealed { Gate::Waiting } else { Gate::Open },
@@ -139,6 +151,11 @@ impl<'a, M: Ram> Client<'a, M> {
     /// The device, for what is to be told to monitor and log.
     pub fn device(&mut self) -> &mut Device<'a, M, QUEUES> {
         &mut self.device
+    }
+
+    /// Whether the device has something for monitor or log.
+    pub(crate) fn has_news(&self) -> bool {
+        self.device.has_news()
     }
 
     /// Whether it has a rate.
@@ -168,11 +185,7 @@ impl<'a, M: Ram> Client<'a, M> {
                 }
             }
         }
-        for queue in 0..QUEUES {
-            if self.device.rung(queue) {
-                self.due |= bit(queue);
-            }
-        }
+        self.due |= self.device.rings();
         change
     }
 
@@ -207,6 +220,10 @@ impl<'a, M: Ram> Client<'a, M> {
                 self.asked &= !bit(queue);
                 requests = requests.saturating_sub(1);
                 bytes = bytes.saturating_sub(self.begin(common, queue, head));
+                if requests == TURN_REQUESTS.saturating_sub(1) && !self.device.has_more(queue) {
+                    // A single request: whether another one came meanwhile is seen before sleep.
+                    self.due &= !bit(queue);
+                }
             }
             queue = if queue.saturating_add(1) < QUEUES { queue.saturating_add(1) } else { 0 };
         }
@@ -238,11 +255,9 @@ impl<'a, M: Ram> Client<'a, M> {
 
     /// Interrupts the drivers of queues that had requests end.
     pub(crate) fn interrupt(&mut self) {
-        let told = core::mem::take(&mut self.told);
-        if told != 0 {
-            for queue in (0..QUEUES).filter(|queue| told & bit(*queue) != 0) {
-                self.device.interrupt(queue);
-            }
+        if self.told != 0 {
+            let told = core::mem::take(&mut self.told);
+            queues(told).for_each(|queue| self.device.interrupt(queue));
         }
     }
 
@@ -254,7 +269,7 @@ impl<'a, M: Ram> Client<'a, M> {
         if silent == 0 || self.is_adopting || self.is_leaving {
             return false;
         }
-        for queue in (0..QUEUES).filter(|queue| silent & bit(*queue) != 0) {
+        for queue in queues(silent) {
             if self.device.listen(queue) {
                 self.due |= bit(queue);
             } else {
@@ -268,7 +283,7 @@ impl<'a, M: Ram> Client<'a, M> {
     fn leave<D: Disk, B: Bounce>(&mut self, common: &mut Common<'_, D, B>) {
         common.engine.orphan(common.disk, common.bounce, self.number);
         self.held = [const { None }; QUEUES];
-        (self.due, self.told, self.is_adopting) = (0, 0, false);
+        (self.due, self.told, self.stuck, self.is_adopting) = (0, 0, 0, false);
     }
 
     fn fail<D: Disk, B: Bounce>(&mut self, common: &mut Common<'_, D, B>, rule: Rule) {
@@ -279,7 +294,7 @@ impl<'a, M: Ram> Client<'a, M> {
     /// Whether the next request of a queue may be begun.
     fn may_begin<D, B>(&self, common: &mut Common<'_, D, B>, queue: usize) -> bool {
         let (requests, bytes) = common.engine.load(self.number);
-        self.held.get(queue).is_some_and(Option::is_none)
+        self.stuck & bit(queue) == 0
             && common.sharing.admits(requests, bytes)
             && (!self.rate.is_bounded() || self.rate.opens() <= common.now)
             && common.engine.draft().is_some()
@@ -287,11 +302,14 @@ impl<'a, M: Ram> Client<'a, M> {
 
     /// Goes on with what is held.
     fn resume<D: Disk, B: Bounce>(&mut self, common: &mut Common<'_, D, B>) {
-        for place in &mut self.held {
-            if let Some(held) = place.take()
-                && let Progress::Held(held) = common.engine.resume(common.disk, common.bounce, held)
-            {
-                *place = Some(held);
+        if self.stuck == 0 {
+            return;
+        }
+        for (queue, place) in self.held.iter_mut().enumerate() {
+            let Some(held) = place.take() else { continue };
+            match common.engine.resume(common.disk, common.bounce, held) {
+                Progress::Held(held) => *place = Some(held),
+                Progress::Begun => self.stuck &= !bit(queue),
             }
         }
     }
@@ -299,7 +317,7 @@ impl<'a, M: Ram> Client<'a, M> {
     /// Begins again what an earlier instance left, in its order.
     fn readopt<D: Disk, B: Bounce>(&mut self, common: &mut Common<'_, D, B>) {
         while self.is_adopting {
-            if self.held.iter().any(Option::is_some) || common.engine.draft().is_none() {
+            if self.stuck != 0 || common.engine.draft().is_none() {
                 return;
             }
             match self.device.readopt(common.chain) {
@@ -358,6 +376,7 @@ impl<'a, M: Ram> Client<'a, M> {
         let progress = common.engine.begin(common.disk, common.bounce, place, ticket);
         if let (Progress::Held(held), Some(place)) = (progress, self.held.get_mut(queue)) {
             *place = Some(held);
+            self.stuck |= bit(queue);
         }
         bytes
     }

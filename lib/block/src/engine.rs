@@ -247,7 +247,9 @@ impl<T> Engine<T> {
         bounce: &mut B,
     ) -> Option<Finished<T>> {
         loop {
-            while let Some(index) = first(self.ready) {
+            while self.ready != 0
+                && let Some(index) = first(self.ready)
+            {
                 self.ready &= !bit(index);
                 if let Some(finished) = self.finish(index) {
                     return Some(finished);

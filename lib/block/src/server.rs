@@ -68,6 +68,11 @@ impl<'a, M: Ram> Server<'a, M> {
         }
     }
 
+    /// Whether a client's device has something for monitor or log.
+    pub fn has_news(&self) -> bool {
+        self.clients.iter().take(self.count).flatten().any(Client::has_news)
+    }
+
     /// The numbers of all clients are below this.
     pub fn numbers(&self) -> usize {
         self.count
@@ -86,18 +91,16 @@ impl<'a, M: Ram> Server<'a, M> {
     /// Does what there is to do. `now` is in nanoseconds; without rates it may be any number.
     pub fn round<D: Disk, B: Bounce>(&mut self, disk: &mut D, bounce: &mut B, now: u64) -> Next {
         let ended = self.collect(disk, bounce);
-        let active = self.clients.iter().take(self.count).flatten();
-        let active = active.filter(|client| client.is_active(self.engine)).count();
-        let sharing = Sharing::among(active);
+        // One client has the disk to itself, whether it wants something or not.
+        let sharing = if self.count > 1 { Sharing::among(self.active()) } else { Sharing::ALONE };
         let Server { engine, clients, chain, .. } = self;
         let mut common = Common { engine, disk, bounce, chain, sharing, now };
         let mut again = false;
-        let clients = clients.get_mut(..self.count).unwrap_or_default();
-        let (later, sooner) = clients.split_at_mut_checked(self.first).unwrap_or_default();
-        let sooner = (self.first..).zip(sooner);
-        let mut first = None;
-        for (number, client) in sooner.chain((0..).zip(later)) {
-            let Some(client) = client else { continue };
+        let (mut first, mut next) = (None, self.first);
+        for _ in 0..self.count {
+            let number = next;
+            next = after(number, self.count);
+            let Some(Some(client)) = clients.get_mut(number) else { continue };
             client.look(&mut common);
             let before = common.engine.submitted();
             again |= client.turn(&mut common);
@@ -111,8 +114,7 @@ impl<'a, M: Ram> Server<'a, M> {
         clients.for_each(|client| client.submitted(self.engine));
         // Who got something of the disk first is last in the next round.
         if let Some(first) = first {
-            let second = first.saturating_add(1);
-            self.first = if second < self.count { second } else { 0 };
+            self.first = after(first, self.count);
         }
         // A disk that is ending requests may have ended more of them: each of those would be an
         // interrupt.
@@ -126,6 +128,12 @@ impl<'a, M: Ram> Server<'a, M> {
         }
         let opens = self.clients.iter().flatten().filter_map(|client| client.opens(now));
         opens.min().map_or(Next::Wait, Next::WaitUntil)
+    }
+
+    /// How many clients want something of the disk, or have it.
+    fn active(&self) -> usize {
+        let clients = self.clients.iter().take(self.count).flatten();
+        clients.filter(|client| client.is_active(self.engine)).count()
     }
 
     /// Ends what the disk has done. Whether there was something.
@@ -151,4 +159,10 @@ impl<'a, M: Ram> Server<'a, M> {
         }
         any
     }
+}
+
+/// The number behind one of so many, in a circle.
+fn after(number: usize, count: usize) -> usize {
+    let next = number.saturating_add(1);
+    if next < count { next } else { 0 }
 }

@@ -18,6 +18,9 @@ pub struct Sharing {
 }
 
 impl Sharing {
+    /// All of it.
+    pub const ALONE: Sharing = Sharing { requests: REQUESTS_MAX, bytes: BYTES_MAX };
+
     /// The share of each of so many clients that want something.
     pub fn among(clients: usize) -> Sharing {
         let requests = REQUESTS_MAX.checked_div(clients).unwrap_or(REQUESTS_MAX);

@@ -62,6 +62,8 @@ pub(crate) struct Opened {
     pub(crate) bits: Bits,
     /// Those whose keys are not here yet.
     pub(crate) asked: [Option<Asked>; CLIENTS_MAX],
+    /// There may be one.
+    pub(crate) is_waiting: bool,
     /// Some client has a volume.
     pub(crate) is_any_served: bool,
 }
@@ -76,7 +78,8 @@ pub(crate) fn open<H: Hardware, K: Keys>(
 ) -> Opened {
     let owners = [const { None }; CLIENTS_MAX];
     let (bits, asked) = (Bits::NONE, [None; CLIENTS_MAX]);
-    let mut opened = Opened { owners, bits, asked, is_any_served: false };
+    let (is_waiting, is_any_served) = (true, false);
+    let mut opened = Opened { owners, bits, asked, is_waiting, is_any_served };
     let mut spans = [const { None::<Span> }; CLIENTS_MAX];
     let mut numbers = 0u8..;
     for export in grants.device_exports() {

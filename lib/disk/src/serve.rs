@@ -1,7 +1,7 @@
 //! The loop of a disk's driver: [`serve`].
 
 use cloister_block::{
-    Bounce, Buffers, Disk, Engine, Next, Plain, Request, Seal, Segment, Server, Ticket,
+    Bounce, Buffers, Client, Disk, Engine, Next, Plain, Request, Seal, Segment, Server, Ticket,
 };
 use cloister_dma::{Memory as Accesses, Region};
 use cloister_guestmem::GuestMemory;
@@ -54,6 +54,9 @@ pub(crate) const TICK: Duration = Duration::from_secs(1);
 pub trait Hardware: Disk {
     /// What its interrupts set in the task's signal word.
     fn bits(&self) -> Bits;
+
+    /// These interrupts came, and are masked until they are acknowledged.
+    fn heard(&mut self, _: Bits) {}
 
     /// Unmasks the interrupts that came.
     fn acknowledge(&mut self, bits: Bits);
@@ -151,7 +154,9 @@ pub fn serve_sealed<H: Hardware, K: Keys>(
         let is_waiting = unlock(hardware, (memory, keys), &mut server, &mut opened);
         let now = if server.is_bounded() { Nanoseconds::now() } else { 0 };
         let next = server.round(hardware, memory, now);
-        tell(&mut server, &mut opened);
+        if server.has_news() {
+            tell(&mut server, &mut opened);
+        }
         if next == Next::Round {
             continue;
         }
@@ -172,8 +177,13 @@ pub fn serve_sealed<H: Hardware, K: Keys>(
         };
         // Interrupts stay masked while there is work: what ends meanwhile needs none, and what ended
         // since the last look sends one as soon as it may.
-        hardware.acknowledge(owed);
+        if !owed.is_empty() {
+            hardware.acknowledge(owed);
+        }
         owed = wait(mask, deadline).bits() & hardware.bits();
+        if !owed.is_empty() {
+            hardware.heard(owed);
+        }
     }
 }
 
@@ -184,6 +194,9 @@ fn unlock<H: Hardware, K: Keys>(
     server: &mut Server<'static, GuestMemory>,
     opened: &mut Opened,
 ) -> bool {
+    if !opened.is_waiting {
+        return false;
+    }
     let mut is_waiting = false;
     for place in &mut opened.asked {
         let Some(asked) = *place else { continue };
@@ -202,15 +215,15 @@ fn unlock<H: Hardware, K: Keys>(
         }
         *place = None;
     }
+    opened.is_waiting = is_waiting;
     is_waiting
 }
 
 /// Tells monitors and log what is new.
 fn tell(server: &mut Server<'static, GuestMemory>, opened: &mut Opened) {
     for (number, owner) in (0u8..).zip(opened.owners.iter_mut().take(server.numbers())) {
-        let Some(owner) = owner else { continue };
-        let Some(client) = server.client(number) else { continue };
-        let device = client.device();
+        let Some(device) = server.client(number).map(Client::device) else { continue };
+        let Some(owner) = owner.as_mut().filter(|_| device.has_news()) else { continue };
         if let Some(rule) = device.take_broken() {
             report(owner, rule.text());
         }

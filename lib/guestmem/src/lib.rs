@@ -26,4 +26,4 @@ mod memory;
 
 pub use address::{GuestPhys, Range};
 pub use guest::Guest;
-pub use memory::{BadAddress, GuestMemory, Ram};
+pub use memory::{BadAddress, CopyWords, GuestMemory, Ram};

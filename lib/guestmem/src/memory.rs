@@ -20,9 +20,12 @@ pub enum BadAddress {
 
 /// Bytes that stand between two memories while they are copied piece by piece.
 const BETWEEN: usize = 256;
-/// Words that are copied between two looks at how many are left.
-const ROW: usize = 8;
-const ROW_BYTES: usize = ROW * 8;
+/// Bytes of a word.
+const WORD: usize = 8;
+
+/// What copies so many words from one memory to another, each once. Whoever calls it vouches for
+/// that they are mapped readable and writable, and that both addresses are multiples of eight.
+pub type CopyWords = unsafe fn(from: *const u64, to: *mut u64, words: usize);
 
 /// What may be done with a guest's memory.
 pub trait Ram {
@@ -123,6 +126,7 @@ impl<M: Ram + ?Sized> Ram for &M {
 pub struct GuestMemory {
     base: *mut u8,
     len: usize,
+    copy: CopyWords,
 }
 
 impl GuestMemory {
@@ -134,7 +138,16 @@ impl GuestMemory {
     /// exposed mapping of all these bytes; (3) the program has no reference to any of them but to
     /// atomics. Others (the guest) may change them at any time.
     pub const unsafe fn at(base: *mut u8, len: usize) -> GuestMemory {
-        GuestMemory { base, len }
+        GuestMemory { base, len, copy: copy_words }
+    }
+
+    /// The same memory, from which words are copied to another one by `copy`, which knows a shorter
+    /// way than this crate.
+    ///
+    /// # Safety
+    /// `copy` does what [`CopyWords`] says and nothing else.
+    pub const unsafe fn copying_by(self, copy: CopyWords) -> GuestMemory {
+        GuestMemory { copy, ..self }
     }
 
     /// Where the `len` bytes at `at` are mapped.
@@ -208,20 +221,18 @@ fn copy_pieces<M: Ram>(of: &M, from: Range, to: &M, target: Range) -> Result<(),
     Ok(())
 }
 
-/// Copies words from one memory to another, [`ROW`] after [`ROW`].
+/// Copies words from one memory to another, one by one.
 ///
 /// # Safety
-/// (1) `rows` times [`ROW`] words are mapped readable at `from` and writable at `to`. (2) Both are
-/// multiples of eight.
-unsafe fn copy_rows(mut from: *const u64, mut to: *mut u64, rows: usize) {
-    for _ in 0..rows {
-        for place in 0..ROW {
-            // SAFETY: the caller vouches for as many words as there are turns, and their alignment.
-            let word = unsafe { from.wrapping_add(place).read_volatile() };
-            // SAFETY: as for the line before.
-            unsafe { to.wrapping_add(place).write_volatile(word) };
-        }
-        (from, to) = (from.wrapping_add(ROW), to.wrapping_add(ROW));
+/// (1) `words` words are mapped readable at `from` and writable at `to`. (2) Both are multiples of
+/// eight.
+unsafe fn copy_words(mut from: *const u64, mut to: *mut u64, words: usize) {
+    for _ in 0..words {
+        // SAFETY: the caller vouches for as many words as there are turns, and their alignment.
+        let word = unsafe { from.read_volatile() };
+        // SAFETY: as for the line before.
+        unsafe { to.write_volatile(word) };
+        (from, to) = (from.wrapping_add(1), to.wrapping_add(1));
     }
 }
 
@@ -287,11 +298,12 @@ impl Ram for GuestMemory {
         let target = to.place(at, len)?.cast::<u64>();
         let mut done = 0;
         if source.is_aligned() && target.is_aligned() {
-            let rows = len / ROW_BYTES;
-            // SAFETY: (1) `place` checked that either mapping has `len` bytes there, and the rows
-            // have no more. (2) Both are aligned to words.
-            unsafe { copy_rows(source, target, rows) };
-            done = rows.saturating_mul(ROW_BYTES);
+            let words = len / WORD;
+            // SAFETY: (1) `place` checked that either mapping has `len` bytes there, and the words
+            // have no more. (2) Both are aligned to words. (3) `copy` does what its type says: it
+            // is this crate's, or its giver vouched for it.
+            unsafe { (self.copy)(source, target, words) };
+            done = words.saturating_mul(WORD);
         }
         // What is left are bytes at the end, or all of them where words do not lie alike.
         let done = u64::try_from(done).unwrap_or(u64::MAX);

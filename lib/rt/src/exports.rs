@@ -22,6 +22,7 @@ use cloister_abi::table::MAP_WRITE;
 use cloister_guestmem::GuestMemory;
 use cloister_proto::volume::INFLIGHT_BYTES;
 
+use crate::cpu::copy_words;
 use crate::grants::{Grants, Mailbox, Missing, What, is_dma};
 use crate::memory::Shared;
 
@@ -118,7 +119,9 @@ fn ram_view(entry: &Grant) -> Option<GuestMemory> {
     // alone: the manifest allows no slash in a name. (2) Page aligned, checked above. (3) Neither
     // image nor stack lies in a region that has a name, and no other function of this crate makes
     // a reference to memory of such a name but to atomic words.
-    Some(unsafe { GuestMemory::at(base, usize::try_from(entry.len).ok()?) })
+    let memory = unsafe { GuestMemory::at(base, usize::try_from(entry.len).ok()?) };
+    // SAFETY: the instruction copies words, each once, and touches nothing else.
+    Some(unsafe { memory.copying_by(copy_words) })
 }
 
 #[cfg(test)]

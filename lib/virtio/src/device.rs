@@ -173,6 +173,12 @@ impl<'a, M: Ram, const Q: usize> Device<'a, M, Q> {
         }
     }
 
+    /// Whether a queue is known to have a chain that was not fetched, or may have one where only the
+    /// ring tells. What came since the last look is not known.
+    pub fn has_more(&self, queue: usize) -> bool {
+        self.queues.get(queue).and_then(Option::as_ref).is_some_and(Queue::has_more)
+    }
+
     /// The next chain that an earlier instance fetched and did not complete, and its queue: in the
     /// order in which they were fetched, over all queues. `None` when there are no more, and when
     /// the record does not fit in `chain` or is not what it was when the queues were taken over,
@@ -238,6 +244,11 @@ impl<'a, M: Ram, const Q: usize> Device<'a, M, Q> {
         self.worker.rung(queue)
     }
 
+    /// The same for all queues, a bit each.
+    pub fn rings(&mut self) -> u8 {
+        self.worker.rings(Q)
+    }
+
     /// Gives up on the device until it is reset, because its guest broke a rule.
     pub fn fail(&mut self, rule: Rule) {
         self.refuse();
@@ -257,6 +268,11 @@ impl<'a, M: Ram, const Q: usize> Device<'a, M, Q> {
     pub fn configure(&mut self, config: &[u8]) {
         self.worker.configure(config);
         self.wake = true;
+    }
+
+    /// Whether one of the next two, or [`Device::take_legacy`], has something.
+    pub fn has_news(&self) -> bool {
+        self.wake || self.broken.is_some() || self.legacy.is_some()
     }
 
     /// The rule that the guest broke, once.

@@ -137,6 +137,14 @@ impl Queue {
         Ok(taken.map(|taken| self.head(taken)))
     }
 
+    /// Whether a chain is known to be available, or may be where only the ring tells.
+    pub fn has_more(&self) -> bool {
+        match &self.ring {
+            Ring::Split(split) => split.has_more(),
+            Ring::Packed(_) => true,
+        }
+    }
+
     /// Gives a chain back as used; the device wrote `written` bytes to its first buffers.
     pub fn complete<M: Ram>(&mut self, ram: &M, head: Head, written: u32) -> Result<(), Rule> {
         self.alive()?;

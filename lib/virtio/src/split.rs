@@ -126,6 +126,11 @@ impl Split {
         Ok(Some(Taken { slot: index, id: index, count: 1 }))
     }
 
+    /// Whether the index that was last read says of a chain that was not fetched.
+    pub(crate) fn has_more(&self) -> bool {
+        self.available != self.next_available
+    }
+
     /// Reads the available index. Whether there is a chain that was not fetched.
     pub(crate) fn look<M: Ram>(&mut self, ram: &M, flight: &Flight) -> Result<bool, Rule> {
         let at = self.driver.checked_add(INDEX).ok_or(Rule::QueueOutside)?;

@@ -9,6 +9,9 @@ use crate::queue::Record;
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::wire;
 
+/// Words that the counters of all queues are in: two in each, the first one maybe in an upper half.
+const BELL_WORDS: usize = wire::QUEUES_MAX / 2 + 1;
+
 /// The page has fewer words than the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooSmall {
@@ -54,6 +57,11 @@ pub struct Worker<'a> {
     first_bell: usize,
     /// Doorbell counters as they were last seen.
     seen: [u32; wire::QUEUES_MAX],
+    /// The words of `bells` that hold them, and what they and the page's own counter were when
+    /// [`Worker::rings`] last looked; `None` if it has to look at each counter.
+    own_bells: &'a [AtomicU64],
+    words_seen: [u64; BELL_WORDS],
+    others_seen: Option<u32>,
     /// The order that was last taken from the page.
     order: u64,
 }
@@ -109,8 +117,17 @@ impl<'a> Worker<'a> {
         offer: &Offer<'_>,
     ) -> Result<Worker<'a>, TooSmall> {
         let words = words.get(..wire::WORDS).ok_or(TooSmall { words: words.len() })?;
-        let seen = [0; wire::QUEUES_MAX];
-        let worker = Worker { words, bells, first_bell, seen, order: 0 };
+        let own_bells = bells.get(first_bell >> 1..).unwrap_or_default();
+        let worker = Worker {
+            words,
+            bells,
+            first_bell,
+            seen: [0; wire::QUEUES_MAX],
+            own_bells,
+            words_seen: [0; BELL_WORDS],
+            others_seen: None,
+            order: 0,
+        };
         worker.store(wire::GONE, 0, Ordering::Relaxed);
         worker.store(wire::OFFERS, offer.features, Ordering::Relaxed);
         worker.store(wire::QUEUE_SIZE, u64::from(offer.queue_size), Ordering::Relaxed);
@@ -173,6 +190,7 @@ impl<'a> Worker<'a> {
         for seen in &mut self.seen {
             *seen = seen.wrapping_sub(1);
         }
+        self.others_seen = None;
     }
 
     /// Says that the device cannot go on before it is reset. The caller then signals.
@@ -193,15 +211,57 @@ impl<'a> Worker<'a> {
 
     /// Whether the guest has rung the doorbell of a queue since the last call.
     pub fn rung(&mut self, queue: usize) -> bool {
+        let now = self.bell(queue, self.others());
+        let before = self.seen.get_mut(queue);
+        before.is_some_and(|before| core::mem::replace(before, now) != now)
+    }
+
+    /// The same for the first `count` queues, a bit each.
+    pub fn rings(&mut self, count: usize) -> u8 {
+        let others = self.others();
+        if !self.have_changed(others, count) {
+            return 0;
+        }
+        let (mut rung, mut bit) = (0, 1u8);
+        for queue in 0..count.min(wire::QUEUES_MAX) {
+            let now = self.bell(queue, others);
+            if let Some(before) = self.seen.get_mut(queue)
+                && core::mem::replace(before, now) != now
+            {
+                rung |= bit;
+            }
+            bit = bit.wrapping_shl(1);
+        }
+        rung
+    }
+
+    /// Whether any counter of [`Worker::rings`] is another than when this was last asked. The words
+    /// are looked at as they are: most looks find nothing.
+    fn have_changed(&mut self, others: u32, count: usize) -> bool {
+        let mut changed = self.others_seen.replace(others) != Some(others);
+        let most = (count >> 1).saturating_add(1);
+        for (before, word) in self.words_seen.iter_mut().zip(self.own_bells).take(most) {
+            // Acquire: as for the counters, should this be the look that finds a ring.
+            let now = word.load(Ordering::Acquire);
+            changed |= core::mem::replace(before, now) != now;
+        }
+        changed
+    }
+
+    /// Rings that came by way of the monitor, which ring every queue.
+    fn others(&self) -> u32 {
+        let [others, _] = halves(self.load(wire::RINGS, Ordering::Acquire));
+        others
+    }
+
+    /// All rings of a queue so far.
+    #[inline]
+    fn bell(&self, queue: usize, others: u32) -> u32 {
         let bell = self.first_bell.saturating_add(queue);
         // Two counters share a word of the page. Acquire: what the guest wrote before is seen.
         let word = self.bells.get(bell >> 1).map_or(0, |word| word.load(Ordering::Acquire));
         let [low, high] = halves(word);
-        // Those that came by way of the monitor ring every queue.
-        let [others, _] = halves(self.load(wire::RINGS, Ordering::Acquire));
-        let now = others.wrapping_add(if bell & 1 == 0 { low } else { high });
-        let before = self.seen.get_mut(queue);
-        before.is_some_and(|before| core::mem::replace(before, now) != now)
+        others.wrapping_add(if bell & 1 == 0 { low } else { high })
     }
 
     /// Changes the configuration space. The caller then signals.

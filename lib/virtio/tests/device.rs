@@ -4,6 +4,7 @@
 use cloister_virtio::{Chain, Change, Device, Offer, Rule, TooSmall, Worker, features, wire};
 use cloister_virtio_testing::{Driver, Monitor, TestRam, page};
 use core::sync::atomic::{AtomicU64, Ordering};
+use proptest::prelude::*;
 
 const OFFER: Offer<'static> =
     Offer { features: features::RINGS, queue_size: 8, config: b"configuration" };
@@ -257,4 +258,33 @@ fn whatever_the_page_says_the_worker_writes_its_own_words() {
         assert_eq!(before, after);
     }
     assert!(lives > 10 && bench.ram.outside() == 0, "{lives} lives");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+    #[test]
+    fn one_look_at_all_doorbells_finds_what_a_look_at_each_finds(
+        first in 0usize..9,
+        rings in prop::collection::vec(prop::option::of(0usize..20), 0..40),
+    ) {
+        const QUEUES: usize = 4;
+        let (words, bells) = (page(), page());
+        let worker = || Worker::new(&words, &bells, first, &OFFER).unwrap();
+        let (mut each, mut all) = (worker(), worker());
+        for ring in rings {
+            match ring {
+                // A counter of this device, or of a neighbour whose counters share its words.
+                Some(bell) => {
+                    let by = if bell & 1 == 0 { 1 } else { 1 << 32 };
+                    bells[bell / 2].fetch_add(by, Ordering::Relaxed);
+                }
+                None => {
+                    words[wire::RINGS].fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            let expected = (0..QUEUES).fold(0u8, |set, queue| set | u8::from(each.rung(queue)) << queue);
+            prop_assert_eq!(all.rings(QUEUES), expected);
+            prop_assert_eq!(all.rings(QUEUES), 0);
+        }
+    }
 }

@@ -1,34 +1,21 @@
-//! What the host side executes for a read of one block from an NVMe disk, memory direct.
+//! What the host side executes for a read of one block from an NVMe disk: memory direct, by way of
+//! a window, and of an encrypted volume.
 //!
-//! Every instruction of a window is seen: with instructions counted a translated block of the
-//! emulator is one instruction, and its log names core, address and the bits that say whether the
-//! core is in ring 0, in ring 3 or in a guest. Halted cores execute nothing, and a guest's own
-//! instructions are told apart, so neither has to be estimated. The micro-guest calls functions
-//! between requests ([`Marks`]); what lies between two calls is a known number of them.
-//!
-//! `images/bench-disk` has the driver on a core of its own, and the monitor with its guest on
-//! another; that is how ring 3 is split. When the disk ends a request is up to the host's clock,
-//! so the value is the median of [`WINDOWS`] windows, which differ by no more than [`SPREAD`].
-
-use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::sync::mpsc::{Receiver, channel};
-use std::thread::{self, JoinHandle};
+//! Every instruction of a window of time is seen (`trace`). The micro-guest calls functions between
+//! requests; what lies between two calls is a known number of them. The appliances have the driver
+//! (with the broker, where there is one) on a core of its own, and the monitor with its guest on
+//! another; that is how ring 3 is split. When the disk ends a request is up to the host's clock, so
+//! a value is the median of [`WINDOWS`] windows, which differ by no more than [`SPREAD`].
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::{CWD, FileType, Mode, mknodat};
-use serde_json::json;
 
 use super::Bench;
-use crate::appliance::Appliance;
+use super::trace::{Log, Piece, watch};
 use crate::install::say;
-use crate::machine::{Flow, Key};
 use crate::numbers::Values;
 
-/// What is measured here.
-pub const KEYS: &[&str] = &[
+/// A read with memory direct.
+pub const DIRECT: &[&str] = &[
     "blk_read_4k_qd1",
     "blk_read_4k_qd1_kernel",
     "blk_read_4k_qd1_monitor",
@@ -38,83 +25,101 @@ pub const KEYS: &[&str] = &[
     "blk_read_4k_qd32_monitor",
     "blk_read_4k_qd32_driver",
 ];
-/// The appliance.
-const APPLIANCE: &str = "bench-disk";
-/// Its cores with the driver, and with monitor and guest.
-const DRIVER: u64 = 1;
-const GUEST: u64 = 2;
+/// By way of a window.
+pub const WINDOW: &[&str] = &["blk_read_4k_qd32_window"];
+/// Of an encrypted volume; what it takes besides its cipher, in thousandths of a plain one.
+pub const SEALED: &[&str] = &["blk_read_4k_qd32_sealed", "blk_sealed_ratio"];
+/// What the cipher takes.
+const CIPHER: &str = "aes_xts_4k";
+/// The appliances.
+const APPLIANCES: [&str; 3] = ["bench-disk", "bench-disk-window", "bench-disk-sealed"];
 /// Windows, and by how many thousandths of the median they may differ.
 const WINDOWS: usize = 10;
 const SPREAD: u64 = 20;
-/// Requests between two marks, one at a time and with 32 in flight (`tests/guest/disk/src/bench`).
+/// The depths, and requests between two marks (`tests/guest/disk/src/bench`).
+const DEPTHS: [&str; 2] = ["one at a time", "32 in flight"];
 const BETWEEN: [u64; 2] = [1, 64];
+/// Parts of a value: all, kernel, monitor, driver.
+const PARTS: usize = 4;
 /// Least pieces between marks of a window.
 const PIECES_MIN: usize = 8;
-/// What the guest says before its marks, and when all is done.
-const BEGINS: &str = "| bench trace ";
-const DONE: &str = "| bench done";
-/// The key that the guest waits for.
-const GO: &[u8] = b"g";
-/// QEMU's commands for its log.
-const LOG: &str = "log exec,nochain";
-const QUIET: &str = "log none";
-/// Bits of a block's state in QEMU's log: the ring, and whether a guest runs.
-const RING: u64 = 3;
-const IN_GUEST: u64 = 1 << 21;
 
-/// Where the functions are that the guest calls: behind one request, and behind many.
-type Marks = [u64; 2];
+/// For each depth all, kernel, monitor and driver.
+type Read = [[u64; PARTS]; 2];
 
-/// Instructions between two marks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Piece {
-    kernel: u64,
-    monitor: u64,
-    driver: u64,
-    /// Ring 3 of other cores.
-    other: u64,
+/// Memory direct.
+pub fn direct(bench: &Bench) -> Result<Values> {
+    let values = windows(bench, APPLIANCES[0], WINDOWS)?;
+    let named = DIRECT.iter().zip(values.as_flattened());
+    Ok(named.map(|(key, value)| ((*key).to_owned(), *value)).collect())
 }
 
-impl Piece {
-    /// Kernel, monitor, driver, and all of the host side before them.
-    fn parts(&self) -> [u64; 4] {
-        let all = self.kernel + self.monitor + self.driver + self.other;
-        [all, self.kernel, self.monitor, self.driver]
-    }
+/// By way of a window.
+pub fn window(bench: &Bench) -> Result<Values> {
+    let [_, [all, ..]] = windows(bench, APPLIANCES[1], WINDOWS)?;
+    Ok(Values::from([(WINDOW[0].to_owned(), all)]))
 }
 
-/// All windows.
-pub fn measure(bench: &Bench) -> Result<Values> {
-    let appliance = bench.appliance(APPLIANCE)?;
-    let mut windows: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
-    for number in 1..=WINDOWS {
-        let pieces = window(bench, &appliance)?;
-        for (place, (pieces, between)) in pieces.iter().zip(BETWEEN).enumerate() {
-            let count = pieces.len();
-            ensure!(count >= PIECES_MIN, "a window has {count} pieces only; it began too late");
-            for (part, key) in KEYS[4 * place..][..4].iter().enumerate() {
-                let mut all: Vec<u64> = pieces.iter().map(|piece| piece.parts()[part]).collect();
-                let value = median(&mut all).div_ceil(between);
-                if part == 0 {
-                    say(&format!("  window {number} of {WINDOWS}: {key} {value}"));
-                }
-                windows.entry(key).or_default().push(value);
+/// An encrypted volume, compared with a plain one.
+pub fn sealed(bench: &Bench) -> Result<Values> {
+    let [_, [sealed, ..]] = windows(bench, APPLIANCES[2], WINDOWS)?;
+    let [_, [plain, ..]] = windows(bench, APPLIANCES[0], WINDOWS)?;
+    let cipher = super::cipher(bench)?;
+    let cipher = cipher.get(CIPHER).copied().context("the cipher was not measured")?;
+    let rest = sealed.checked_sub(cipher).context("a request takes less than its cipher")?;
+    say(&format!("  {rest} besides the cipher's {cipher}, {plain} of a plain request"));
+    let ratio = (rest * 1000).div_ceil(plain.max(1));
+    Ok(SEALED.iter().map(|key| (*key).to_owned()).zip([sealed, ratio]).collect())
+}
+
+/// The medians of so many windows.
+fn windows(bench: &Bench, appliance: &str, count: usize) -> Result<Read> {
+    let built = bench.appliance(appliance)?;
+    let mut all = [const { [const { Vec::new() }; PARTS] }; 2];
+    for number in 1..=count {
+        let found = watch(bench, &built, b"", pieces)?;
+        for (depth, pieces) in found.iter().enumerate() {
+            let pieces_found = pieces.len();
+            ensure!(
+                pieces_found >= PIECES_MIN,
+                "a window of images/{appliance} has {pieces_found} pieces only; it began too late"
+            );
+            for (part, medians) in all[depth].iter_mut().enumerate() {
+                let mut values: Vec<u64> = pieces.iter().map(|piece| piece.parts()[part]).collect();
+                medians.push(median(&mut values).div_ceil(BETWEEN[depth]));
             }
         }
+        let told = all.each_ref().map(|depth| depth[0][number - 1]);
+        say(&format!(
+            "  window {number} of {count}: {} {}, {} {}",
+            told[0], DEPTHS[0], told[1], DEPTHS[1]
+        ));
     }
-    let mut values = Values::new();
-    for (key, mut all) in windows {
-        let median = median(&mut all);
-        let (least, most) = (all[0], all[WINDOWS - 1]);
-        say(&format!("  {key}: {least} to {most}"));
-        // A part may be a few instructions, where one more is much.
-        let spread = (most - least) * 1000;
-        if [KEYS[0], KEYS[4]].contains(&key) && spread > SPREAD * median {
-            bail!("{key}: windows differ by more than {} %: {all:?}", SPREAD / 10);
+    let mut medians = [[0; PARTS]; 2];
+    for (depth, parts) in all.iter_mut().enumerate() {
+        for (part, values) in parts.iter_mut().enumerate() {
+            let median = median(values);
+            let (least, most) = (values[0], values[count - 1]);
+            // A part may be a few instructions, where one more is much.
+            if part == 0 && (most - least) * 1000 > SPREAD * median {
+                bail!(
+                    "{}: windows differ by more than {} %: {values:?}",
+                    DEPTHS[depth],
+                    SPREAD / 10
+                );
+            }
+            medians[depth][part] = median;
         }
-        values.insert(key.to_owned(), median);
+        let [all, kernel, monitor, driver] = medians[depth];
+        say(&format!(
+            "  images/{appliance}, {}: {all} ({} to {}); kernel {kernel}, monitor {monitor}, \
+             driver {driver}",
+            DEPTHS[depth],
+            parts[0][0],
+            parts[0][count - 1],
+        ));
     }
-    Ok(values)
+    Ok(medians)
 }
 
 /// The upper median; sorts.
@@ -123,129 +128,29 @@ fn median(values: &mut [u64]) -> u64 {
     values.get(values.len() / 2).copied().unwrap_or(0)
 }
 
-/// One run: the pieces at either depth.
-fn window(bench: &Bench, appliance: &Appliance) -> Result<[Vec<Piece>; 2]> {
-    let folder = tempfile::Builder::new().prefix("cloister-trace-").tempdir()?;
-    let pipe = folder.path().join("log");
-    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
-        .context("cannot make a pipe")?;
-    let mut machine = appliance.machine.clone();
-    machine.extra.extend(["-D".to_owned(), pipe.display().to_string()]);
-    let (keys, typed) = channel();
-    let log = |line: &str| {
-        let arguments = json!({ "command-line": line });
-        // A machine that has ended hears nothing.
-        let _ = keys.send(Key::Command("human-monitor-command".to_owned(), arguments));
-    };
-    let mut decoder = appliance.decoder(false)?;
-    // QEMU opens its log when it starts, and waits for a reader.
-    let (tell, told) = channel();
-    let reader = listen(&pipe, told);
-    let outcome = machine.run(&bench.qemu, Some(typed), |bytes| {
-        for line in decoder.feed(bytes) {
-            if let Some(marks) = marks(&line.text) {
-                let _ = tell.send(marks);
-                log(LOG);
-                let _ = keys.send(Key::Bytes(GO.to_vec()));
-            } else if line.text.contains(DONE) {
-                log(QUIET);
-            }
-        }
-        Flow::Continue
-    })?;
-    // A reader that QEMU never wrote to still waits for somebody who opens the pipe; who opens it
-    // for both does not wait.
-    drop(OpenOptions::new().read(true).write(true).open(&pipe));
-    ensure!(outcome.in_order(), "images/{APPLIANCE}: {}", outcome.describe());
-    reader.join().map_err(|_| anyhow::anyhow!("the log could not be read"))?
-}
-
-fn listen(pipe: &Path, marks: Receiver<Marks>) -> JoinHandle<Result<[Vec<Piece>; 2]>> {
-    let pipe = pipe.to_owned();
-    thread::spawn(move || {
-        let log = File::open(&pipe).context("cannot read QEMU's log")?;
-        let mut log = BufReader::with_capacity(1 << 20, log);
-        // Nothing is logged before the guest has told its marks.
-        log.fill_buf().context("cannot read QEMU's log")?;
-        let marks = marks.try_recv().context("the guest told no marks")?;
-        pieces(log, marks)
-    })
-}
-
-/// The two addresses that the guest prints.
-fn marks(line: &str) -> Option<Marks> {
-    let (_, tail) = line.split_once(BEGINS)?;
-    let mut words = tail.split_whitespace().map(|word| word.parse().ok());
-    Some([words.next()??, words.next()??])
-}
-
 /// The pieces between two marks of the same kind.
-fn pieces(mut log: impl BufRead, marks: Marks) -> Result<[Vec<Piece>; 2]> {
+fn pieces(log: Log<'_>) -> Result<[Vec<Piece>; 2]> {
     let mut found = [Vec::new(), Vec::new()];
+    let marks = log.marks;
     let (mut kind, mut piece) = (None, Piece::default());
-    let mut line = Vec::new();
-    while log.read_until(b'\n', &mut line).context("cannot read QEMU's log")? != 0 {
-        if let Some(step) = step(&line) {
-            if step.state & IN_GUEST != 0 {
-                if let Some(now) = marks.iter().position(|mark| *mark == step.at) {
-                    if kind == Some(now) {
-                        found[now].push(piece);
-                    }
-                    (kind, piece) = (Some(now), Piece::default());
-                }
-            } else if step.state & RING == 0 {
-                piece.kernel += 1;
-            } else {
-                match step.core {
-                    DRIVER => piece.driver += 1,
-                    GUEST => piece.monitor += 1,
-                    _ => piece.other += 1,
-                }
+    for step in log {
+        let step = step?;
+        let mark = marks.iter().position(|mark| step.is_guest() && *mark == step.at);
+        if let Some(now) = mark {
+            if kind == Some(now) {
+                found[now].push(piece);
             }
+            (kind, piece) = (Some(now), Piece::default());
         }
-        line.clear();
+        piece.count(&step);
     }
     Ok(found)
 }
 
-/// An instruction in QEMU's log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Step {
-    core: u64,
-    at: u64,
-    state: u64,
-}
-
-/// A line `Trace CORE: BLOCK [BASE/ADDRESS/STATE/FLAGS] …`.
-fn step(line: &[u8]) -> Option<Step> {
-    let line = line.strip_prefix(b"Trace ")?;
-    let colon = line.iter().position(|byte| *byte == b':')?;
-    let core = str::from_utf8(line.get(..colon)?).ok()?.parse().ok()?;
-    let open = line.iter().position(|byte| *byte == b'[')?;
-    let mut words = line.get(open + 1..)?.split(|byte| *byte == b'/').skip(1);
-    let mut hex = || u64::from_str_radix(str::from_utf8(words.next()?).ok()?, 16).ok();
-    Some(Step { core, at: hex()?, state: hex()? })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Piece, marks, pieces, step};
-
-    /// A line as QEMU writes it.
-    fn line(core: u64, at: u64, state: u64) -> String {
-        format!("Trace {core}: 0x7f31c4000100 [00000000/{at:016x}/{state:08x}/ff020201] \n")
-    }
-
-    #[test]
-    fn lines_of_the_log_are_read() {
-        let found = step(line(2, 0xffff_8000_0000_1234, 0x20_c0b3).as_bytes()).unwrap();
-        assert_eq!((found.core, found.at, found.state), (2, 0xffff_8000_0000_1234, 0x20_c0b3));
-        for odd in ["", "Trace", "Trace 1: 0x7f", "Stopped execution of TB chain before 0x7f [1]"] {
-            assert_eq!(step(odd.as_bytes()), None, "{odd}");
-        }
-        assert_eq!(marks("disk  | bench trace 4096 8192"), Some([4096, 8192]));
-        assert_eq!(marks("disk  | bench trace 4096"), None);
-    }
+    use super::pieces;
+    use crate::bench::trace::{Log, Piece, lines};
 
     #[test]
     fn pieces_lie_between_marks_of_a_kind_and_a_guest_counts_nowhere() {
@@ -265,8 +170,7 @@ mod tests {
             (2, 200, GUEST), // another kind: what came before is no piece
             (2, 200, GUEST),
         ];
-        let log: String = steps.iter().map(|(core, at, state)| line(*core, *at, *state)).collect();
-        let found = pieces(log.as_bytes(), [100, 200]).unwrap();
+        let found = pieces(Log::new(lines(&steps).as_bytes(), [100, 200])).unwrap();
         let piece = Piece { kernel: 2, monitor: 1, driver: 2, other: 1 };
         assert_eq!(found, [vec![piece], vec![Piece::default()]]);
         assert_eq!(piece.parts(), [6, 2, 1, 2]);

@@ -2,9 +2,9 @@
 //! to measure them.
 //!
 //! `guests` reads what micro-guests print, `start` how guests begin, `overhead` what a virtual
-//! machine takes of memory, `linux` a stock kernel under Cloister and without it, `disk` what the
-//! host side of a disk executes, `latency` what Linux sees of that in time; `check` shows
-//! that the numbers move when the code does. Invariant: a group either gives all of its keys or
+//! machine takes of memory, `linux` a stock kernel under Cloister and without it, `disk` and `restart`
+//! what the host side of a disk executes (as `trace` sees it), `latency` what Linux sees of that in
+//! time; `check` shows that the numbers move when the code does. Invariant: a group either gives all of its keys or
 //! an error.
 
 pub mod check;
@@ -13,7 +13,9 @@ mod guests;
 mod latency;
 mod linux;
 mod overhead;
+mod restart;
 mod start;
+mod trace;
 
 use std::time::Duration;
 
@@ -68,7 +70,10 @@ pub const GROUPS: &[Group] = &[
     Group { name: "the cipher", keys: &["aes_xts_4k"], measure: cipher, is_once: false },
     Group { name: "memory", keys: overhead::KEYS, measure: overhead::measure, is_once: false },
     Group { name: "Linux", keys: linux::KEYS, measure: linux::measure, is_once: false },
-    Group { name: "disks", keys: disk::KEYS, measure: disk::measure, is_once: true },
+    Group { name: "disks", keys: disk::DIRECT, measure: disk::direct, is_once: true },
+    Group { name: "windows", keys: disk::WINDOW, measure: disk::window, is_once: true },
+    Group { name: "encrypted disks", keys: disk::SEALED, measure: disk::sealed, is_once: true },
+    Group { name: "restarts", keys: restart::KEYS, measure: restart::measure, is_once: true },
     Group { name: "latency", keys: latency::KEYS, measure: latency::measure, is_once: true },
     Group { name: "sizes", keys: SIZES, measure: sizes, is_once: true },
 ];

@@ -154,11 +154,7 @@ impl<'a, M: Ram> Broker<'a, M> {
                 self.forget();
             }
         }
-        for queue in 0..QUEUES {
-            if self.device.rung(queue) {
-                self.due |= bit(queue);
-            }
-        }
+        self.due |= self.device.rings();
     }
 
     /// Lets go of all requests. None is in flight, or none that is will ever be told.

@@ -77,6 +77,7 @@ impl<R: Registers, M: Memory, P: Pause> Admin<'_, R, M, P> {
         });
         let opcode = entry.opcode;
         let found = found.ok_or(Failure::Silent { opcode })?;
+        let result = found.result(self.memory).ok_or(Failure::Memory)?;
         self.head = self.head.wrapping_add(1) % ENTRIES;
         self.phase ^= self.head == 0;
         let bell = self.capabilities.doorbell(0, true);
@@ -87,7 +88,7 @@ impl<R: Registers, M: Memory, P: Pause> Admin<'_, R, M, P> {
         if !found.status.is_success() {
             return Err(Failure::Refused { opcode, status: found.status.code() });
         }
-        Ok(found.result)
+        Ok(result)
     }
 
     fn identify(&mut self, what: u64, namespace: u32) -> Result<(), Failure> {

@@ -3,6 +3,8 @@
 
 use cloister_dma::Memory;
 
+use crate::registers::halves;
+
 /// Bytes of a submission queue's entry.
 const SUBMISSION: u64 = 64;
 /// Bytes of a completion queue's entry.
@@ -48,8 +50,8 @@ impl Entry {
 /// A completion, copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Completion {
-    /// What the command gives back.
-    pub(crate) result: u32,
+    /// Where it stands.
+    at: u64,
     /// How far the controller has read the submission queue.
     pub(crate) head: u16,
     /// The submission queue.
@@ -61,12 +63,9 @@ pub(crate) struct Completion {
 }
 
 impl Completion {
-    /// Whether there is a completion in a place of a queue in this turn.
-    #[inline]
-    pub(crate) fn is_there(memory: &impl Memory, queue: u64, place: u16, phase: bool) -> bool {
-        // A place behind the end of memory has none, like one whose turn has not come.
-        let at = queue.wrapping_add(u64::from(place).wrapping_mul(COMPLETION)).wrapping_add(12);
-        memory.load_u32(at).is_some_and(|last| (last & PHASE != 0) == phase)
+    /// What the command gives back; asked for before the place is given back to the controller.
+    pub(crate) fn result(&self, memory: &impl Memory) -> Option<u32> {
+        memory.load_u32(self.at)
     }
 
     /// The completion in a place of a queue, if it is there in this turn.
@@ -77,16 +76,15 @@ impl Completion {
         phase: bool,
     ) -> Option<Completion> {
         let at = queue.checked_add(u64::from(place).wrapping_mul(COMPLETION))?;
-        let last = memory.load_u32(at.wrapping_add(12))?;
+        // One load: the phase and what it tells of.
+        let [third, last] = halves(memory.load_u64(at.wrapping_add(8))?);
         if (last & PHASE != 0) != phase {
             return None;
         }
         cloister_dma::observe();
-        let third = memory.load_u32(at.wrapping_add(8))?;
         let [head, queue] = shorts(third);
         let [id, status] = shorts(last);
-        let result = memory.load_u32(at)?;
-        Some(Completion { result, head, queue, id, status: Status(status >> 1) })
+        Some(Completion { at, head, queue, id, status: Status(status >> 1) })
     }
 }
 

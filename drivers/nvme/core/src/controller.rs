@@ -26,6 +26,13 @@ const ZERO_BLOCKS_MAX: u32 = 1 << 16;
 /// Most blocks of a range to deallocate: bounds the time that one command takes.
 const DISCARD_BLOCKS_MAX: u32 = 1 << 22;
 
+/// A bit for each pair.
+const ALL_PAIRS: u8 = (1 << PAIRS_MAX) - 1;
+
+fn bit(pair: usize) -> u8 {
+    u32::try_from(pair).ok().and_then(|pair| 1u8.checked_shl(pair)).unwrap_or(0)
+}
+
 /// How far a controller has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -68,6 +75,9 @@ pub struct Controller<R, M> {
     count: usize,
     /// The pair that is looked at next for completions.
     current: usize,
+    /// A bit for each pair that has commands, or of which an interrupt told: others have nothing
+    /// that they could end.
+    busy: u8,
     about: About,
     epoch: u32,
     state: State,
@@ -95,6 +105,7 @@ impl<R: Registers, M: Memory> Controller<R, M> {
             pairs,
             count: 0,
             current: 0,
+            busy: ALL_PAIRS,
             about: About::NONE,
             epoch: 0,
             state: State::Stopped,
@@ -130,7 +141,7 @@ impl<R: Registers, M: Memory> Controller<R, M> {
             return Err(Failure::Changed);
         }
         (self.about, self.count, self.current) = (about, count.into(), 0);
-        self.state = State::Up;
+        (self.busy, self.state) = (ALL_PAIRS, State::Up);
         for pair in self.pairs.iter_mut().take(self.count) {
             pair.again(&self.memory, self.epoch);
             pair.ring(&self.registers, &self.capabilities);
@@ -204,8 +215,19 @@ impl<R: Registers, M: Memory> Controller<R, M> {
     /// Gives the controller up: what is in flight fails, and what comes. It is off the bus, so it
     /// touches no memory any more.
     pub fn lose(&mut self) {
-        self.state = State::Lost;
+        (self.busy, self.state) = (ALL_PAIRS, State::Lost);
         self.pairs.iter_mut().for_each(Pair::refuse_all);
+    }
+
+    /// Whether [`Disk::poll`] has nothing to look at: no commands, and no interrupt came.
+    #[inline]
+    pub fn is_quiet(&self) -> bool {
+        self.busy == 0
+    }
+
+    /// The interrupt of a pair came: it is looked at whether it has commands or not.
+    pub fn heard(&mut self, pair: usize) {
+        self.busy |= bit(pair);
     }
 
     fn pair_of(&mut self, client: u8) -> Option<&mut Pair> {
@@ -222,6 +244,7 @@ impl<R: Registers, M: Memory> Disk for Controller<R, M> {
     fn submit(&mut self, tag: Tag, command: &Command<'_>) -> Result<(), Busy> {
         let place = usize::from(tag.client).checked_rem(self.count).ok_or(Busy)?;
         let pair = self.pairs.get_mut(place).ok_or(Busy)?;
+        self.busy |= bit(place);
         match self.state {
             State::Up => {
                 let namespace = self.about.namespace.id;
@@ -242,33 +265,36 @@ impl<R: Registers, M: Memory> Disk for Controller<R, M> {
         if !matches!(self.state, State::Up | State::Lost) {
             return None;
         }
-        while let Some(pair) = self.pairs.get_mut(self.current) {
-            if self.current >= self.count {
-                break;
-            }
-            // Most looks find nothing.
-            if !pair.has_ended(&self.memory) && !pair.has_news() {
-                self.current = self.current.saturating_add(1);
-                continue;
-            }
-            match pair.take(&self.memory, self.epoch) {
-                Some(Ok((tag, outcome))) => {
-                    if outcome == Outcome::Done {
-                        self.resets = 0;
+        while let Some(pair) = self.pairs.get_mut(self.current).filter(|_| self.busy != 0) {
+            let own = bit(self.current);
+            if self.busy & own != 0 {
+                match pair.take(&self.memory, self.epoch) {
+                    Some(Ok((tag, outcome))) => {
+                        if outcome == Outcome::Done {
+                            self.resets = 0;
+                        }
+                        // The last one: there is nothing to be looked at before the next command
+                        // or interrupt, so the controller is told now.
+                        if self.state == State::Up && pair.is_empty() {
+                            pair.acknowledge(&self.registers, &self.capabilities);
+                            self.busy &= !own;
+                        }
+                        return Some((tag, outcome));
                     }
-                    return Some((tag, outcome));
-                }
-                Some(Err(fault)) if self.state == State::Up => {
-                    self.state = State::Sick(Sick::Fault(fault));
-                    return None;
-                }
-                Some(Err(_)) | None => {
-                    if self.state == State::Up {
-                        pair.acknowledge(&self.registers, &self.capabilities);
+                    Some(Err(fault)) if self.state == State::Up => {
+                        self.state = State::Sick(Sick::Fault(fault));
+                        return None;
                     }
-                    self.current = self.current.saturating_add(1);
+                    Some(Err(_)) | None => {}
+                }
+                if self.state == State::Up {
+                    pair.acknowledge(&self.registers, &self.capabilities);
+                }
+                if pair.is_empty() {
+                    self.busy &= !own;
                 }
             }
+            self.current = self.current.saturating_add(1);
         }
         self.current = 0;
         None

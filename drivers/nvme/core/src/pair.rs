@@ -67,7 +67,8 @@ pub(crate) struct Pair {
     head: u16,
     told: u16,
     phase: bool,
-    /// Slots without a command.
+    /// All slots, and those without a command.
+    all: u64,
     free: u64,
     /// Slots whose commands failed here, and are to be answered so.
     failed: u64,
@@ -87,6 +88,7 @@ impl Pair {
     /// Nothing in flight; `entries` are those of either side, from 2 to 64.
     pub(crate) fn new(id: u16, entries: u16, [submission, completion, lists]: [u64; 3]) -> Pair {
         let slots = u32::from(entries.saturating_sub(1));
+        let all = 1u64.checked_shl(slots).unwrap_or(0).wrapping_sub(1);
         Pair {
             id,
             entries,
@@ -98,7 +100,8 @@ impl Pair {
             head: 0,
             told: 0,
             phase: true,
-            free: 1u64.checked_shl(slots).unwrap_or(0).wrapping_sub(1),
+            all,
+            free: all,
             failed: 0,
             slots: [Slot::FREE; SLOTS],
         }
@@ -124,8 +127,7 @@ impl Pair {
 
     /// Slots with a command.
     fn taken(&self) -> u64 {
-        let slots = u32::from(self.entries.saturating_sub(1));
-        !self.free & 1u64.checked_shl(slots).unwrap_or(0).wrapping_sub(1)
+        self.all & !self.free
     }
 
     /// Both sides are as a controller that was reset expects them. Commands keep their slots.
@@ -208,18 +210,6 @@ impl Pair {
             self.told = self.head;
         }
         self.ring(registers, capabilities);
-    }
-
-    /// Whether [`Pair::take`] has something to look at.
-    #[inline]
-    pub(crate) fn has_ended(&self, memory: &impl Memory) -> bool {
-        self.failed != 0 || Completion::is_there(memory, self.completion, self.head, self.phase)
-    }
-
-    /// Whether the controller does not know yet what was taken, or written.
-    #[inline]
-    pub(crate) fn has_news(&self) -> bool {
-        self.told != self.head || self.rung != self.tail
     }
 
     /// The next command that ended, if one did.

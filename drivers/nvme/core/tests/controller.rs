@@ -276,6 +276,27 @@ fn a_completion_that_comes_late_does_not_answer_the_next_command_in_its_place() 
 }
 
 #[test]
+fn a_completion_for_nothing_is_found_when_its_interrupt_comes_or_the_next_command() {
+    for is_heard in [true, false] {
+        let (sim, mut driver) = up(Model::default());
+        read(&mut driver, tag(1)).unwrap();
+        driver.ring();
+        sim.end_all();
+        assert_eq!(all(&mut driver), [(tag(1), Outcome::Done)]);
+        assert!(driver.is_quiet());
+        sim.post(2, [0, 0, 2 << 16, 0x77]);
+        if is_heard {
+            driver.heard(1);
+        } else {
+            read(&mut driver, tag(1)).unwrap();
+        }
+        assert_eq!(all(&mut driver), []);
+        let fault = Fault::NoSuchCommand { queue: 2, id: 0x77 };
+        assert_eq!(driver.state(), State::Sick(Sick::Fault(fault)), "{is_heard}");
+    }
+}
+
+#[test]
 fn other_queues_and_places_are_faults() {
     for (words, expected) in [
         ([0, 0, 2 << 16, 0], Fault::WrongQueue { queue: 1, named: 2 }),

@@ -171,8 +171,9 @@ impl Disk for Nvme<'_> {
         self.controller.ring();
     }
 
+    #[inline]
     fn poll(&mut self) -> Option<(Tag, Outcome)> {
-        self.controller.poll()
+        if self.controller.is_quiet() { None } else { self.controller.poll() }
     }
 
     fn cancel(&mut self, tag: Tag) {
@@ -183,6 +184,14 @@ impl Disk for Nvme<'_> {
 impl Hardware for Nvme<'_> {
     fn bits(&self) -> Bits {
         self.bits
+    }
+
+    fn heard(&mut self, bits: Bits) {
+        let irqs =
+            self.irqs.iter().enumerate().filter_map(|(place, irq)| Some((place, irq.as_ref()?)));
+        for (place, _) in irqs.filter(|(_, irq)| bits.intersects(irq.bits())) {
+            self.controller.heard(place);
+        }
     }
 
     fn acknowledge(&mut self, bits: Bits) {
