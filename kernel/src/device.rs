@@ -240,11 +240,13 @@ pub fn set_masked(core: &Core, irq: &Irq, masked: bool) -> bool {
 }
 
 /// The first thread of a task parks: its functions lose the bus.
+#[inline(never)]
 pub fn park(core: u32, task: usize) {
     Handle::of_task(core, task).for_each(|handle| handle.set_master(false));
 }
 
 /// It goes on where it was, and so do its functions.
+#[inline(never)]
 pub fn resume(core: u32, task: usize) {
     Handle::of_task(core, task)
         .filter(|handle| handle.function().is_active)
@@ -252,6 +254,7 @@ pub fn resume(core: u32, task: usize) {
 }
 
 /// It begins anew; its functions wait for it.
+#[inline(never)]
 pub fn forget(core: u32, task: usize) {
     Handle::of_task(core, task).for_each(|handle| handle.function().is_active = false);
 }

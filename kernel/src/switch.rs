@@ -131,12 +131,14 @@ impl Core {
         let (task, global) = (usize::from(thread.task), usize::from(thread.global));
         let word = shared().thread(global);
         let words = shared().task(task);
-        let (index, is_first) =
-            (self.index, usize::from(words.first.load(Ordering::Relaxed)) == global);
+        let index = self.index;
+        let has_functions = shared().cores[index as usize].functions.load(Ordering::Relaxed) != 0;
+        // Its task's first thread on a core that has functions of some task.
+        let leads = has_functions && usize::from(words.first.load(Ordering::Relaxed)) == global;
         let thread = self.thread(rank);
         // The functions come before the count: who sees all threads parked sees them quiet.
         let quiet = || {
-            if is_first {
+            if leads {
                 device::park(index, task)
             }
         };
@@ -145,10 +147,10 @@ impl Core {
             thread.flags = RESET;
             self.forget(word, global);
         }
-        if is_first && act.reset {
+        if leads && act.reset {
             device::forget(index, task);
         }
-        if is_first && act.step == Step::Run {
+        if leads && act.step == Step::Run {
             device::resume(index, task);
         }
         let thread = self.thread(rank);
