@@ -86,9 +86,10 @@ impl Qmp {
         self.command("inject-nmi", json!({}))
     }
 
-    /// Asks for the processors' registers; the answer is an event.
-    pub fn ask_registers(&mut self) -> Result<()> {
-        self.command("human-monitor-command", json!({ "command-line": "info registers -a" }))
+    /// Asks what QEMU tells people of something; the answer is an event.
+    pub fn ask(&mut self, about: &str) -> Result<()> {
+        let line = format!("info {about}");
+        self.command("human-monitor-command", json!({ "command-line": line }))
     }
 
     /// Asks QEMU to end.

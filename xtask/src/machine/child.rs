@@ -116,18 +116,18 @@ impl Child {
         }
     }
 
-    /// Where each processor is, for people; empty if QEMU does not say.
-    pub fn places(&mut self) -> Vec<String> {
-        if self.qmp.as_mut().is_none_or(|qmp| qmp.ask_registers().is_err()) {
-            return Vec::new();
+    /// What QEMU tells people of something; empty if it does not.
+    pub fn ask(&mut self, about: &str) -> String {
+        if self.qmp.as_mut().is_none_or(|qmp| qmp.ask(about).is_err()) {
+            return String::new();
         }
         let end = Instant::now() + START_PATIENCE;
         while let Ok(message) = self.messages.recv_timeout(end - Instant::now().min(end)) {
             if let Message::Control(Event::Answer(text)) = message {
-                return places(&text);
+                return text;
             }
         }
-        Vec::new()
+        String::new()
     }
 
     /// Asks QEMU to end; [`Self::kill`] follows if it does not.
@@ -178,23 +178,6 @@ impl Drop for Child {
     }
 }
 
-/// From QEMU's registers of all processors a line each: number, pointer, flags, address space.
-fn places(registers: &str) -> Vec<String> {
-    let words = registers.split_whitespace();
-    let mut lines: Vec<String> = Vec::new();
-    for word in words {
-        if word.starts_with("CPU#") {
-            lines.push(word.to_owned());
-        } else if ["RIP=", "RFL=", "CR3=", "CPL=", "HLT="].iter().any(|key| word.starts_with(key))
-            && let Some(line) = lines.last_mut()
-        {
-            line.push(' ');
-            line.push_str(word);
-        }
-    }
-    lines
-}
-
 /// The program, behind `setpriv --pdeathsig` where that exists. The signal follows the thread
 /// that starts the process, which is the one that also waits for it.
 pub fn leashed(qemu: &Qemu) -> Command {
@@ -227,17 +210,4 @@ pub fn pump(mut stdout: impl Read, sender: &Sender<Message>) {
         }
     }
     let _ = sender.send(Message::SerialEnded);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::places;
-
-    #[test]
-    fn a_processor_is_told_by_a_line() {
-        let text = "\r\nCPU#0\r\nRAX=00 RBX=01\r\nRIP=0b RFL=02 [-------] CPL=0 II=0 A20=1 SMM=0 \
-                    HLT=1\r\nCR0=80 CR2=00 CR3=0c CR4=06\r\n\r\nCPU#1\r\nRIP=0d RFL=02\r\n";
-        assert_eq!(places(text), ["CPU#0 RIP=0b RFL=02 CPL=0 HLT=1 CR3=0c", "CPU#1 RIP=0d RFL=02"]);
-        assert!(places("unknown command").is_empty());
-    }
 }

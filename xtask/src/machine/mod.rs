@@ -9,6 +9,7 @@ mod arguments;
 mod bochs;
 mod child;
 mod disks;
+mod stuck;
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -87,6 +88,11 @@ pub enum End {
     GuestReset,
     /// The time limit was reached.
     Timeout,
+    /// It was reached because the emulator has lost an interrupt (docs/caveats.md).
+    LostInterrupt {
+        /// The processor that did not get it.
+        processor: usize,
+    },
     /// The callback or the keyboard ended it.
     Stopped,
     /// QEMU ended for a reason of its own.
@@ -136,6 +142,10 @@ impl Outcome {
                     "the machine reset itself after {seconds:.1} s (a reboot or a triple fault)"
                 )
             }
+            End::LostInterrupt { processor } => format!(
+                "the time limit was reached after {seconds:.1} s: the emulator has lost an \
+                 interrupt of processor {processor}"
+            ),
             End::Timeout => format!("the time limit was reached after {seconds:.1} s"),
             End::Stopped => format!("stopped from outside after {seconds:.1} s"),
             End::EmulatorFailed { status, stderr } => {
@@ -316,12 +326,12 @@ impl Watch {
         if self.deadline.is_none_or(|at| at > now) {
             return None;
         }
-        if self.shutdown.is_none() && !self.stopping {
-            for place in child.places() {
-                crate::install::say(&format!("note: at the time limit {place}"));
-            }
-        }
+        let lost =
+            if self.shutdown.is_none() && !self.stopping { stuck::look(child) } else { None };
         child.kill();
+        if let Some(processor) = lost {
+            return Some(End::LostInterrupt { processor });
+        }
         Some(match (&self.shutdown, self.stopping) {
             (Some(reason), _) => end_of(reason).unwrap_or(End::Timeout),
             (None, true) => End::Stopped,

@@ -25,7 +25,7 @@ use crate::disk::file::MachineFile;
 use crate::disk::make::{self, Keep, Made};
 use crate::emulators::{self, BOCHS, Emulator, Wanted};
 use crate::install::{Install, say};
-use crate::machine::{Flow, Machine};
+use crate::machine::{End, Flow, Machine};
 use crate::paths;
 
 /// The versions of QEMU that CI insists on.
@@ -33,6 +33,9 @@ const EMULATORS: &[Wanted] = &[Wanted::V7_2, Wanted::V10_0];
 
 /// How many of its last lines a failed test shows.
 const SHOWN_LINES: usize = 40;
+
+/// Runs of a test that are made again because the emulator has lost an interrupt.
+const AGAIN_MAX: u32 = 2;
 
 /// One test.
 struct Test {
@@ -177,7 +180,9 @@ fn repeat(
     let start = Instant::now();
     let rounds = test.expect.flips.map_or(test.expect.repeat.max(1), |flips| flips.count);
     let mut so_far = SoFar::default();
-    for round in 1..=rounds {
+    let (mut round, mut again) = (1, 0);
+    while round <= rounds {
+        let counted = so_far.counted.clone();
         so_far.last.clear();
         so_far.is_last_round = round == rounds;
         let result = match test.expect.flips {
@@ -192,7 +197,15 @@ fn repeat(
             }
         };
         let failure = match result {
-            Ok(Ok(())) => continue,
+            Ok(Ok(())) => {
+                round += 1;
+                continue;
+            }
+            Ok(Err(why)) if so_far.is_emulators_fault && again < AGAIN_MAX => {
+                println!("again   {name}, round {round}: {why}");
+                (again, so_far.counted) = (again + 1, counted);
+                continue;
+            }
             Ok(Err(why)) => why,
             Err(failure) => format!("{failure:#}"),
         };
@@ -239,6 +252,8 @@ struct SoFar {
     counted: Counted,
     /// The latest is the last, so the counts have to suffice.
     is_last_round: bool,
+    /// The latest says nothing, because the emulator has lost an interrupt.
+    is_emulators_fault: bool,
 }
 
 /// One run: nothing, or why it is not what was expected.
@@ -262,7 +277,7 @@ fn once(
         extra: expect.extra.clone(),
         ..appliance.machine.clone()
     };
-    let SoFar { last, counted, is_last_round } = so_far;
+    let SoFar { last, counted, is_last_round, is_emulators_fault } = so_far;
     let mut matcher = Matcher::new(expect, std::mem::take(counted))?;
     let mut decoder = appliance.decoder(false)?;
     let (mut typist, keys) = Typist::new(&expect.keys)?;
@@ -287,6 +302,7 @@ fn once(
     let outcome =
         machine.run_in(emulator, Some(keys), |bytes| take(decoder.feed(bytes), &mut matcher))?;
     take(decoder.finish(), &mut matcher);
+    *is_emulators_fault = matches!(outcome.end, End::LostInterrupt { .. });
     let mut judged = matcher.judge(&outcome);
     if *is_last_round {
         judged = judged.and_then(|()| matcher.judge_counts());
