@@ -30,7 +30,7 @@ pub struct Part {
 pub const KERNEL: Part = Part {
     name: "kernel",
     aim: 6000,
-    ceiling: 7208,
+    ceiling: 7212,
     folders: KERNEL_FOLDERS,
     without: &[
         "kernel/src/arch/x86_64/virt/vmx.rs",
