@@ -15,7 +15,7 @@ use cloister_rt::{Duration, Instant, PciFunction, clock, generation, grants, sle
 cloister_rt::entry!(main);
 
 /// How long the others may work.
-const WHILE: Duration = Duration::from_millis(1_500);
+const WHILE: Duration = Duration::from_millis(2_500);
 /// What life 0 leaves with, so that there is another one.
 const AGAIN: u32 = 7;
 
