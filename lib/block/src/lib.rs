@@ -4,8 +4,8 @@
 //! is here. A [`Client`] is one guest's device, the [`Server`] has all of them take turns. [`Engine`]
 //! cuts requests into commands, holds back writes that overlap, and puts results together;
 //! [`Rate`] bounds what a client may do in a second; [`Sharing`] says how much each of them may have
-//! in flight; [`Bounce`] is for memory that the disk cannot use, and [`Seal`] encrypts there. The drivers' cores and `lib/virtio`
-//! are the neighbours.
+//! in flight; [`Bounce`] is for memory that the disk cannot use, and [`Seal`] encrypts there; a core
+//! that has to wait does so by [`wait_for`]. The drivers' cores and `lib/virtio` are the neighbours.
 //!
 //! Invariant: a request ends once, and only when the disk will touch none of its memory any more.
 
@@ -32,6 +32,7 @@ mod request;
 mod seal;
 mod server;
 mod share;
+mod wait;
 
 pub use bounce::Bounce;
 pub use buffers::Buffers;
@@ -43,3 +44,4 @@ pub use request::{Request, SEGMENTS_MAX};
 pub use seal::{BLOCK, Plain, Seal};
 pub use server::{Next, Server};
 pub use share::Sharing;
+pub use wait::{Pause, ms, wait_for};

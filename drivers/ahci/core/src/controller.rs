@@ -7,7 +7,7 @@
 //! disk is no longer connected, is *lost*: every command fails then, at once.
 //! Invariant: see [`Disk`]; after [`Controller::stop`] the controller touches no memory.
 
-use cloister_block::{Busy, Command, Disk, Limits, Outcome, Tag};
+use cloister_block::{Busy, Command, Disk, Limits, Outcome, Pause, Tag};
 use cloister_dma::Memory;
 
 use crate::fault::{Failure, Fault, Sick};
@@ -17,7 +17,7 @@ use crate::limits::{self, limits};
 use crate::plan::{MEMORY_MIN, Plan};
 use crate::port::{Events, Port};
 use crate::recovery;
-use crate::registers::{Pause, Registers};
+use crate::registers::Registers;
 use crate::slots::Slots;
 
 /// Ticks that a command may take before the controller is reset.

@@ -35,8 +35,9 @@ mod registers;
 mod slots;
 mod table;
 
+pub use cloister_block::Pause;
 pub use controller::{Controller, Health, State};
 pub use fault::{Failure, Fault, Sick};
 pub use identify::Identity;
 pub use plan::{MEMORY_MIN, Plan};
-pub use registers::{Pause, Registers};
+pub use registers::Registers;

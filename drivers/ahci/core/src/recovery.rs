@@ -6,7 +6,7 @@
 //! one by one, each outside of its queue: an error is then that command's. Invariant: only a command
 //! to which an error was traced is blamed.
 
-use cloister_block::Segment;
+use cloister_block::{Pause, Segment, ms, wait_for};
 use cloister_dma::Memory;
 
 use crate::fault::Failure;
@@ -14,7 +14,7 @@ use crate::identify;
 use crate::log::{self, Blame};
 use crate::plan::Plan;
 use crate::port::Port;
-use crate::registers::{GONE, Pause, Registers, ms, wait_for};
+use crate::registers::{GONE, Registers};
 use crate::slots::Slots;
 use crate::table::{self, Order, code};
 

@@ -6,7 +6,7 @@
 //! longer there, is *lost*: every command fails then, at once.
 //! Invariant: see [`Disk`]; after [`Controller::stop`] the controller touches no memory.
 
-use cloister_block::{Busy, Command, Disk, Fit, Limits, Outcome, PAGE, SEGMENTS_MAX, Tag};
+use cloister_block::{Busy, Command, Disk, Fit, Limits, Outcome, PAGE, Pause, SEGMENTS_MAX, Tag};
 use cloister_dma::Memory;
 
 use crate::admin;
@@ -15,7 +15,7 @@ use crate::identify::{Identity, Namespace};
 use crate::pair::Pair;
 use crate::plan::{ENTRIES_MAX, PAIRS_MAX, Plan};
 use crate::prp;
-use crate::registers::{self, Capabilities, Pause, Registers};
+use crate::registers::{self, Capabilities, Registers};
 
 /// Ticks that a command may take before the controller is reset.
 const PATIENCE: u32 = 30;

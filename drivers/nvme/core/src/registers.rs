@@ -1,5 +1,7 @@
 //! A controller's registers ("Controller Properties"): [`Registers`], and what they mean.
 
+use cloister_block::{Pause, ms, wait_for};
+
 use crate::fault::Failure;
 
 /// Controller capabilities, low and high half.
@@ -22,11 +24,6 @@ const CSTS_FATAL: u32 = 2;
 /// What a device that is not there reads as.
 const GONE: u32 = u32::MAX;
 
-const NS_PER_MS: u64 = 1_000_000;
-/// Sleeps between two looks grow from the first to the second.
-const PAUSE_MIN_NS: u64 = 2_000;
-const PAUSE_MAX_NS: u64 = NS_PER_MS;
-
 /// The registers of a controller. `None` is an offset that they do not have.
 pub trait Registers {
     /// Reads 32 bits.
@@ -34,36 +31,6 @@ pub trait Registers {
 
     /// Writes 32 bits.
     fn write(&self, offset: u64, value: u32) -> Option<()>;
-}
-
-/// Time for a driver that has to wait.
-pub trait Pause {
-    /// Nanoseconds of a clock that never goes back.
-    fn now(&self) -> u64;
-
-    /// Sleeps for so many nanoseconds.
-    fn sleep(&self, ns: u64);
-}
-
-/// Sleeps until `look` finds something, for at most `ns`. The sleeps grow, so that a quick answer
-/// is seen soon and a slow one costs little.
-pub(crate) fn wait_for<T>(
-    pause: &impl Pause,
-    ns: u64,
-    mut look: impl FnMut() -> Option<T>,
-) -> Option<T> {
-    let end = pause.now().saturating_add(ns);
-    let mut step = PAUSE_MIN_NS;
-    loop {
-        if let Some(found) = look() {
-            return Some(found);
-        }
-        if pause.now() >= end {
-            return None;
-        }
-        pause.sleep(step);
-        step = step.saturating_mul(2).min(PAUSE_MAX_NS);
-    }
 }
 
 /// What a controller can do ("Controller Capabilities").
@@ -93,7 +60,7 @@ impl Capabilities {
         let units = u64::from(low >> 24).max(1);
         Ok(Capabilities {
             entries_max,
-            timeout_ns: units.saturating_mul(500).saturating_mul(NS_PER_MS),
+            timeout_ns: ms(units.saturating_mul(500)),
             stride: 4u64 << (high & 0xf),
         })
     }

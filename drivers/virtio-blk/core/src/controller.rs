@@ -6,7 +6,7 @@
 //! longer there, is *lost*: every request fails then, at once.
 //! Invariant: see [`Disk`]; after [`Controller::stop`] the device touches no memory.
 
-use cloister_block::{Busy, Command, Disk, Limits, Outcome, Tag};
+use cloister_block::{Busy, Command, Disk, Limits, Outcome, Pause, Tag};
 use cloister_dma::{Memory, Region};
 use cloister_dma_queue::{Error, Lengths, Queue, RINGS_BYTES, Transport};
 
@@ -14,7 +14,7 @@ use crate::device::{Condition, Device};
 use crate::fault::{Failure, Sick};
 use crate::identity::{Identity, NO_LIMITS, WANTED};
 use crate::plan::MEMORY_MIN;
-use crate::registers::{Pause, Registers};
+use crate::registers::Registers;
 use crate::slots::Slots;
 
 /// The queue; there may be more, which are not used.

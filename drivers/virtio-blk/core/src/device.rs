@@ -5,11 +5,12 @@
 //! (`structures`), so an access that misses is a bug; it reads as what is not there.
 //! Invariant: after [`Device::reset`] the device touches no memory until it is told of a queue.
 
+use cloister_block::{Pause, ms, wait_for};
 use cloister_dma_queue::{DeviceStatus, DeviceType, Error, InterruptStatus, PhysAddr, Transport};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::fault::Failure;
-use crate::registers::{Pause, Registers, ms, wait_for};
+use crate::registers::Registers;
 use crate::structures::{Place, Structures};
 
 /// What registers of a device that is not there read as.

@@ -33,8 +33,9 @@ mod request;
 mod slots;
 mod structures;
 
+pub use cloister_block::Pause;
 pub use controller::{Controller, Health, State};
 pub use fault::{Failure, Fault, Sick};
 pub use identity::Identity;
 pub use plan::{LENGTHS_BYTES, MEMORY_MIN, Plan};
-pub use registers::{Pause, Registers};
+pub use registers::Registers;
