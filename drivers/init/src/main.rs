@@ -50,7 +50,6 @@ fn bring_up(grants: Grants) -> Result<core::convert::Infallible, Failure> {
     let mut boot = Boot::begin();
     let table = SystemTable::read(grants)?;
     let tables = firmware::find(&mut boot)?;
-    let cores = processors::ask(&mut boot, &tables, table.cores)?;
     let ecam = iommu::ecam(&mut boot, &tables)?;
     let mut config = ConfigSpace::open(grants, &table, ecam);
     let functions = config.as_mut().map(Functions::enumerate);
@@ -61,6 +60,8 @@ fn bring_up(grants: Grants) -> Result<core::convert::Infallible, Failure> {
     let century = firmware::hand_over(&mut boot, &tables, &iommu)?;
     iommu.hand_over(&boot, ecam)?;
     devices::bind(&boot, &table, functions.as_ref().zip(config.as_mut()), &iommu)?;
+    // Not before devices are confined. The clock and the entropy below take the time that they take.
+    let cores = processors::ask(&mut boot, &tables, table.cores)?;
     let unix_seconds = clock::read(grants, century);
     let entropy = entropy(table.flags)?;
     cores.wait(&boot)?;
