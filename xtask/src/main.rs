@@ -66,9 +66,34 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            let causes: Vec<String> = failure.chain().map(ToString::to_string).collect();
-            eprintln!("error: {}", causes.join(": "));
+            eprintln!("error: {}", report(&failure));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A failure with its causes, and behind all of them what to type next.
+fn report(failure: &anyhow::Error) -> String {
+    let causes: Vec<String> = failure.chain().map(ToString::to_string).collect();
+    let (said, next): (Vec<_>, Vec<_>) = causes
+        .iter()
+        .map(|cause| cause.split_at(cause.find("\n  next: ").unwrap_or(cause.len())))
+        .unzip();
+    said.join(": ") + &next.concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::report;
+
+    #[test]
+    fn what_to_type_next_comes_last() {
+        let plain = anyhow!("no such file").context("cannot read the image").context("disk.img");
+        assert_eq!(report(&plain), "disk.img: cannot read the image: no such file");
+        let helpful = anyhow!("no such file").context("cannot read it\n  next: make it");
+        let helpful = helpful.context("disk.img");
+        assert_eq!(report(&helpful), "disk.img: cannot read it: no such file\n  next: make it");
     }
 }

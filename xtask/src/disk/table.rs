@@ -217,7 +217,10 @@ pub fn read(file: &File) -> Result<Table> {
             .any(|at| file.read_exact_at(&mut found, at).is_ok_and(|()| &found == SIGNATURE))
     };
     let Some(sector) = [512, 4096].into_iter().find(has_table) else {
-        bail!("there is no partition table in it (neither for sectors of 512 nor of 4096 bytes)");
+        bail!(
+            "there is no partition table in it (neither for sectors of 512 nor of 4096 bytes)\n  \
+             next: cargo xtask volume create FILE web=4GiB makes a new file that has one"
+        );
     };
     let disk = GptConfig::new()
         .logical_block_size(size_of_sector(sector)?)
