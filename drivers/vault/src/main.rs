@@ -6,7 +6,9 @@
 //! has no device. What it decides is in `cloister-vault-core`; docs/notes/0012-keys.md is the
 //! protocol.
 //!
-//! One passphrase is asked for at a time; other drivers wait meanwhile, in their mailboxes.
+//! One passphrase is asked for at a time; other drivers wait meanwhile, in their mailboxes. Between
+//! them the line takes orders to erase a volume, which its driver is told in each of its lives until
+//! it has done it.
 
 #![no_std]
 #![no_main]
@@ -15,8 +17,9 @@
 mod prompt;
 
 use cloister_keyslot::WrappingKey;
+use cloister_keyslot::release::Reply;
 use cloister_ring::{Link, Lost, Message, Side};
-use cloister_rt::{Bits, Deadline, Grants, Mailbox, Shared, generation, grants, wait};
+use cloister_rt::{Bits, Deadline, Grants, Instant, Mailbox, Shared, generation, grants, wait};
 use cloister_vault_core::{Answer, Keeper};
 
 use prompt::Prompt;
@@ -35,6 +38,8 @@ struct Kept {
     mailbox: Mailbox,
     link: Link<'static>,
     keeper: Keeper,
+    /// The life that was told what its volume is to become.
+    told: Option<u32>,
 }
 
 fn main() -> u32 {
@@ -45,11 +50,32 @@ fn main() -> u32 {
         defmt::error!("no driver may have a key of this task; grant one an export");
         return STATUS_NO_CLIENT;
     }
+    let bits = bits | prompt.as_ref().map_or(Bits::NONE, Prompt::bits);
     loop {
         for kept in all.iter_mut().flatten() {
             kept.serve(prompt.as_mut());
         }
+        if let Some(prompt) = &mut prompt {
+            hear(prompt, &mut all);
+        }
         wait(bits, Deadline::Never);
+    }
+}
+
+/// Gives the orders of whoever is at the console.
+fn hear(prompt: &mut Prompt, all: &mut [Option<Kept>; KEYS_MAX]) {
+    loop {
+        let keys = all.iter().enumerate();
+        let keys = keys.filter_map(|(number, kept)| {
+            kept.as_ref().map(|kept| (number, kept.name, kept.client))
+        });
+        let Some(number) = prompt.order(keys) else { return };
+        if let Some(Some(kept)) = all.get_mut(number) {
+            defmt::warn!("key {=str}: {=str} is told to erase its volume", kept.name, kept.client);
+            kept.keeper.erase(Instant::now().tsc());
+            kept.told = None;
+            kept.order();
+        }
     }
 }
 
@@ -59,7 +85,7 @@ impl Kept {
         loop {
             match self.link.receive(|| self.mailbox.peer.wake()) {
                 Ok(Some(message)) => self.answer(&message, prompt.as_deref_mut()),
-                Ok(None) => return,
+                Ok(None) => return self.order(),
                 Err(Lost::Gone) => {
                     defmt::info!("key {=str}: driver {=str} begins anew", self.name, self.client);
                 }
@@ -68,6 +94,19 @@ impl Kept {
                     return;
                 }
             }
+        }
+    }
+
+    /// Tells the driver, once in each life, that its volume is to be erased.
+    fn order(&mut self) {
+        let Some(order) = self.keeper.order() else { return };
+        if !self.link.meet(|| self.mailbox.peer.wake()) || self.told == self.link.peer_life() {
+            return;
+        }
+        let words = Message(order.to_words());
+        // A driver that takes no message is asked again when it signals.
+        if self.link.send(&words, || self.mailbox.peer.wake()).is_ok() {
+            self.told = self.link.peer_life();
         }
     }
 
@@ -81,12 +120,20 @@ impl Kept {
                 self.keeper.typed(wanted, key)
             }
             (Answer::Type(wanted), None) => self.keeper.typed(wanted, None),
+            (Answer::Nothing, _) => return,
+            (Answer::Erased(is_erased), prompt) => {
+                self.report(is_erased);
+                if let Some(prompt) = prompt {
+                    prompt.tell(self.name, is_erased);
+                }
+                return;
+            }
         };
         match &reply {
-            cloister_keyslot::release::Reply::Key { .. } => {
+            Reply::Key { .. } => {
                 defmt::info!("key {=str} goes to {=str}", self.name, self.client);
             }
-            cloister_keyslot::release::Reply::Refused { reason, .. } => {
+            Reply::Refused { reason, .. } => {
                 defmt::warn!(
                     "key {=str} is refused to {=str}: {=str}",
                     self.name,
@@ -99,6 +146,19 @@ impl Kept {
         if self.link.send(&Message(*words), || self.mailbox.peer.wake()).is_err() {
             // It was restarted while somebody typed: its next life asks again.
             defmt::warn!("key {=str}: {=str} took no reply", self.name, self.client);
+        }
+    }
+
+    fn report(&self, is_erased: bool) {
+        if is_erased {
+            defmt::warn!("key {=str}: the volume of {=str} is erased", self.name, self.client);
+        } else {
+            defmt::error!(
+                "key {=str}: {=str} could not erase its volume; its next life is told again, and \
+                gets no key",
+                self.name,
+                self.client
+            );
         }
     }
 }
@@ -120,7 +180,7 @@ fn open(grants: Grants, can_type: bool, all: &mut [Option<Kept>; KEYS_MAX]) -> B
             continue;
         };
         bits |= mailbox.bits;
-        *place = Some(Kept { name, client, mailbox, link, keeper });
+        *place = Some(Kept { name, client, mailbox, link, keeper, told: None });
     }
     bits
 }

@@ -1,4 +1,4 @@
-//! Asking for a passphrase at the console.
+//! The vault's line at the console: asking for a passphrase, and hearing what is to be erased.
 //!
 //! The console shows what this task writes and sends what is typed while the task's line is the
 //! chosen one; it shows nothing of its own accord, so a passphrase is not seen.
@@ -6,8 +6,8 @@
 use cloister_keyslot::WrappingKey;
 use cloister_keyslot::passphrase::{self, Block, MEMORY_KIB_MAX};
 use cloister_ring::{Side, Stream};
-use cloister_rt::{Deadline, Duration, Grants, Mailbox, Woken, generation, wait};
-use cloister_vault_core::{Line, Typed, Wanted};
+use cloister_rt::{Bits, Deadline, Duration, Grants, Mailbox, Woken, generation, wait};
+use cloister_vault_core::{Desk, Line, SURE, Said, Typed, Wanted};
 use static_cell::ConstStaticCell;
 
 /// How long somebody may take to type.
@@ -22,6 +22,7 @@ static MEMORY: ConstStaticCell<[Block; BLOCKS]> =
 pub struct Prompt {
     mailbox: Mailbox,
     stream: Stream<'static>,
+    desk: Desk,
     memory: &'static mut [Block],
 }
 
@@ -36,11 +37,73 @@ impl Prompt {
         };
         stream.discard();
         let memory = MEMORY.try_take()?;
-        Some(Prompt { mailbox, stream, memory })
+        Some(Prompt { mailbox, stream, desk: Desk::default(), memory })
+    }
+
+    /// What tells of keys.
+    pub fn bits(&self) -> Bits {
+        self.mailbox.bits
+    }
+
+    /// Takes the keys that were typed while no passphrase is asked for. The number of the key whose
+    /// volume is to be erased; `all` are the keys' names and drivers with their numbers.
+    pub fn order<'a>(
+        &mut self,
+        all: impl Iterator<Item = (usize, &'a str, &'a str)> + Clone,
+    ) -> Option<usize> {
+        let mut keys = [0];
+        while self.stream.read(&mut keys) > 0 {
+            self.mailbox.peer.wake();
+            let [key] = keys;
+            let mut named = all.clone();
+            let find = |name: &[u8]| {
+                all.clone().find(|(_, key, _)| key.as_bytes() == name).map(|(number, ..)| number)
+            };
+            match self.desk.key(key, find) {
+                Said::Nothing => {}
+                Said::Echo(byte) => self.write(str::from_utf8(&[byte]).unwrap_or_default()),
+                Said::Rub(count) => (0..count).for_each(|_| self.write("\x08 \x08")),
+                Said::Early => {
+                    self.write(
+                        "\r\nnobody asks for a passphrase; Enter shows what can be done\r\n",
+                    );
+                }
+                Said::Unknown => self.write("\r\nthere is no such key\r\n"),
+                Said::Kept => self.write("\r\nnothing was erased\r\n"),
+                Said::Menu => {
+                    self.write("\r\nkeys:");
+                    for (_, key, client) in named {
+                        [" ", key, " (", client, ")"].into_iter().for_each(|text| self.write(text));
+                    }
+                    self.write("\r\nerase the volume of key: ");
+                }
+                Said::Sure(number) => {
+                    if let Some((_, key, client)) = named.find(|(other, ..)| *other == number) {
+                        let text =
+                            ["\r\nnothing brings back what ", client, " has under key ", key];
+                        text.into_iter().for_each(|text| self.write(text));
+                        let text = ["; type ", SURE, " to go on: "];
+                        text.into_iter().for_each(|text| self.write(text));
+                    }
+                }
+                Said::Erase(number) => {
+                    self.write("\r\n");
+                    return Some(number);
+                }
+            }
+        }
+        None
+    }
+
+    /// Says what became of an order.
+    pub fn tell(&mut self, name: &str, is_erased: bool) {
+        let outcome = if is_erased { " is erased\r\n" } else { " is NOT erased: see the log\r\n" };
+        ["\r\nthe volume of key ", name, outcome].into_iter().for_each(|text| self.write(text));
     }
 
     /// Asks until Enter; the key that what was typed makes. `None` if nobody wants to type.
     pub fn passphrase(&mut self, name: &str, client: &str, wanted: &Wanted) -> Option<WrappingKey> {
+        self.desk.clear();
         for text in ["\r\npassphrase of ", name, " for ", client, ": "] {
             self.write(text);
         }

@@ -193,6 +193,11 @@ impl<T> Engine<T> {
         self.used == 0
     }
 
+    /// Whether no command is with the disk. Requests that are held may be left.
+    pub fn is_settled(&self) -> bool {
+        self.slots.iter().all(|slot| slot.outstanding == 0)
+    }
+
     /// Begins the request that was drafted. Without a draft, nothing is done and nothing finished.
     pub fn begin<D: Disk, B: Bounce>(
         &mut self,

@@ -83,6 +83,12 @@ impl<'a, M: Ram> Server<'a, M> {
         self.engine.is_empty()
     }
 
+    /// Ends what the disk has done, and begins nothing. Whether the disk has nothing of anybody.
+    pub fn settle<D: Disk, B: Bounce>(&mut self, disk: &mut D, bounce: &mut B) -> bool {
+        self.collect(disk, bounce);
+        self.engine.is_settled()
+    }
+
     /// Whether any client has a rate, so that rounds need the time.
     pub fn is_bounded(&self) -> bool {
         self.is_bounded

@@ -3,6 +3,7 @@
 //!
 //! The loop asks with the volume's first block, and steps what was asked whenever the task wakes,
 //! so that nobody waits while somebody types a passphrase. Neighbour: `lib/seal` asks the vault.
+//! It may also want a volume erased that is in use.
 //! Invariant: whoever is asked answers each volume once, after a bounded time, and says in the log
 //! why a volume stays closed.
 
@@ -26,6 +27,10 @@ pub enum Answer<S> {
     Open(S),
     /// It stays closed.
     Closed(Refused),
+    /// There is nothing new of a volume that had its answer.
+    Known,
+    /// It is to be erased, open or not.
+    Erase,
 }
 
 /// Keys of encrypted volumes. Volumes are known by the number of their client.
@@ -43,8 +48,14 @@ pub trait Keys {
         header: &[u8; HEADER],
     ) -> Result<Bits, Refused>;
 
-    /// What came of it.
+    /// What came of it, and what is wanted since.
     fn step(&mut self, number: u8) -> Answer<Self::Seal>;
+
+    /// What replaces a volume's header when it is erased.
+    fn blank(&self, number: u8) -> Option<[u8; HEADER]>;
+
+    /// Tells whoever wanted a volume erased what became of that.
+    fn erased(&mut self, number: u8, is_erased: bool);
 }
 
 /// The keys of a driver that cannot decrypt.
@@ -71,4 +82,10 @@ impl Keys for NoKeys {
     fn step(&mut self, _: u8) -> Answer<Plain> {
         Answer::Closed(Refused)
     }
+
+    fn blank(&self, _: u8) -> Option<[u8; HEADER]> {
+        None
+    }
+
+    fn erased(&mut self, _: u8, _: bool) {}
 }

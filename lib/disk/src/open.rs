@@ -50,19 +50,21 @@ impl Span {
 
 /// A sealed volume whose key was asked for.
 #[derive(Clone, Copy)]
-pub(crate) struct Asked {
+pub(crate) struct Sealed {
     pub(crate) number: u8,
-    /// Where on the disk its data begin.
-    pub(crate) data: u64,
+    /// Where on the disk it begins, with its header.
+    pub(crate) first: u64,
 }
 
 /// All clients that can be served.
 pub(crate) struct Opened {
     pub(crate) owners: [Option<Owner>; CLIENTS_MAX],
     pub(crate) bits: Bits,
-    /// Those whose keys are not here yet.
-    pub(crate) asked: [Option<Asked>; CLIENTS_MAX],
-    /// There may be one.
+    /// Those that are encrypted.
+    pub(crate) sealed: [Option<Sealed>; CLIENTS_MAX],
+    /// What tells of news about their keys.
+    pub(crate) news: Bits,
+    /// There may be such news, or some keys are not here yet.
     pub(crate) is_waiting: bool,
     /// Some client has a volume.
     pub(crate) is_any_served: bool,
@@ -77,9 +79,9 @@ pub(crate) fn open<H: Hardware, K: Keys>(
     server: &mut Server<'static, GuestMemory>,
 ) -> Opened {
     let owners = [const { None }; CLIENTS_MAX];
-    let (bits, asked) = (Bits::NONE, [None; CLIENTS_MAX]);
+    let (bits, news, sealed) = (Bits::NONE, Bits::NONE, [None; CLIENTS_MAX]);
     let (is_waiting, is_any_served) = (true, false);
-    let mut opened = Opened { owners, bits, asked, is_waiting, is_any_served };
+    let mut opened = Opened { owners, bits, sealed, news, is_waiting, is_any_served };
     let mut spans = [const { None::<Span> }; CLIENTS_MAX];
     let mut numbers = 0u8..;
     for export in grants.device_exports() {
@@ -121,10 +123,9 @@ pub(crate) fn open<H: Hardware, K: Keys>(
         }
         match ask(number, record, span, hardware, (memory, keys)) {
             Some(bits) => {
-                opened.bits |= bits;
-                if let Some(asked) = opened.asked.get_mut(place) {
-                    let data = span.first.saturating_add(DATA_OFFSET);
-                    *asked = Some(Asked { number, data });
+                opened.news |= bits;
+                if let Some(sealed) = opened.sealed.get_mut(place) {
+                    *sealed = Some(Sealed { number, first: span.first });
                 }
             }
             None => server.close(number, hardware, memory),

@@ -1,20 +1,18 @@
 //! What is read before anybody is served: the disk's [`partitions`], an encrypted volume's
 //! [`header`].
 
-use cloister_block::{Bounce, Command, Operation, Outcome, Tag};
-use cloister_rt::{Deadline, Duration, Instant, grants, wait};
+use cloister_rt::grants;
 use cloister_volume::{Broken, Scan};
 
 use crate::keys::HEADER;
-use crate::serve::{Hardware, Pulse, TICK};
+use crate::own::{Accessible, Blocks, read};
+use crate::serve::{Hardware, Pulse};
 
-/// How long a block may take. The controller is reset meanwhile, if it has to be.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// The largest block.
 const BLOCK_MAX: usize = 4096;
 
 /// Scans the disk for its table, and says in the log what is wrong with it.
-pub(crate) fn partitions<H: Hardware, B: Bounce + ReadBuffer>(
+pub(crate) fn partitions<H: Hardware, B: Accessible>(
     hardware: &mut H,
     bounce: &mut B,
     pulse: &Pulse,
@@ -44,66 +42,23 @@ pub(crate) fn partitions<H: Hardware, B: Bounce + ReadBuffer>(
     scan
 }
 
-/// A buffer whose bytes can be read.
-pub(crate) trait ReadBuffer {
-    /// Copies the first bytes of a buffer.
-    fn copy(&self, buffer: u8, bytes: &mut [u8]) -> Option<()>;
-}
-
 /// Reads the header of the encrypted volume that begins at this byte.
-pub(crate) fn header<H: Hardware, B: Bounce + ReadBuffer>(
+pub(crate) fn header<H: Hardware, B: Accessible>(
     hardware: &mut H,
     bounce: &mut B,
     first: u64,
 ) -> Option<[u8; HEADER]> {
-    let block_size = u64::from(hardware.limits().block_size);
-    let blocks = u64::try_from(HEADER).ok()?.checked_div(block_size)?;
-    let place = (first.checked_div(block_size)?, u32::try_from(blocks).ok()?);
     let mut bytes = [0; HEADER];
+    let place = place(hardware, first)?;
     read(hardware, bounce, &Pulse::find(grants()), place, &mut bytes)?;
     Some(bytes)
 }
 
-/// Reads a few blocks, and sleeps until they are there.
-fn read<H: Hardware, B: Bounce + ReadBuffer>(
-    hardware: &mut H,
-    bounce: &mut B,
-    pulse: &Pulse,
-    (block, blocks): (u64, u32),
-    bytes: &mut [u8],
-) -> Option<()> {
-    let len = u64::try_from(bytes.len()).ok()?;
-    let (buffer, mut segment) = bounce.take(len)?;
-    segment.len = len;
-    let segments = &[segment];
-    let tag = Tag { slot: u8::MAX, generation: 0, client: 0 };
-    let command = Command { operation: Operation::Read, block, blocks, segments };
-    let end = Instant::now() + PATIENCE;
-    let mut taken = hardware.submit(tag, &command).is_ok();
-    let mut next_tick = Instant::now() + TICK;
-    loop {
-        pulse.beat();
-        hardware.ring();
-        if let Some((found, outcome)) = hardware.poll()
-            && found == tag
-        {
-            let is_read = outcome == Outcome::Done;
-            let copied = is_read.then(|| bounce.copy(buffer, bytes)).flatten();
-            bounce.release(buffer);
-            return copied;
-        }
-        if Instant::now() >= end {
-            // The buffer stays taken: the disk may still write to it.
-            return None;
-        }
-        let woken = wait(hardware.bits() | pulse.bits(), Deadline::At(next_tick)).bits();
-        hardware.acknowledge(woken & hardware.bits());
-        if Instant::now() >= next_tick {
-            hardware.tick();
-            next_tick = Instant::now() + TICK;
-            taken = taken || hardware.submit(tag, &command).is_ok();
-        }
-    }
+/// Where on the disk the header is that begins at this byte.
+pub(crate) fn place<H: Hardware>(hardware: &H, first: u64) -> Option<Blocks> {
+    let block_size = u64::from(hardware.limits().block_size);
+    let blocks = u64::try_from(HEADER).ok()?.checked_div(block_size)?;
+    Some((first.checked_div(block_size)?, u32::try_from(blocks).ok()?))
 }
 
 /// What is wrong, for a log.

@@ -9,9 +9,11 @@ use cloister_ring::pulse::Heart;
 use cloister_rt::{Bits, Deadline, Duration, Grants, Instant, grants, wait};
 use static_cell::ConstStaticCell;
 
-use crate::keys::{Answer, Keys, NoKeys, Refused};
+use crate::erase::erase;
+use crate::keys::{Answer, DATA_OFFSET, Keys, NoKeys, Refused};
 use crate::open::{Opened, Owner, open};
-use crate::scan::{ReadBuffer, partitions};
+use crate::own::Accessible;
+use crate::scan::partitions;
 
 /// Exit status: the manifest gives this task no client that it can serve.
 pub const STATUS_NO_CLIENT: u32 = 1;
@@ -84,11 +86,20 @@ impl<'m, S: Seal> Memory<'m, S> {
     pub(crate) fn introduce(&mut self, client: u8, ram: GuestMemory, base: u64) {
         self.buffers.introduce(client, ram, base);
     }
+
+    /// Forgets a client's cipher.
+    pub(crate) fn unseal(&mut self, client: u8) {
+        self.buffers.unseal(client);
+    }
 }
 
-impl<S: Seal> ReadBuffer for Memory<'_, S> {
+impl<S: Seal> Accessible for Memory<'_, S> {
     fn copy(&self, buffer: u8, bytes: &mut [u8]) -> Option<()> {
         self.region.read(self.buffers.place(buffer), bytes)
+    }
+
+    fn paste(&self, buffer: u8, bytes: &[u8]) -> Option<()> {
+        self.region.write(self.buffers.place(buffer), bytes)
     }
 }
 
@@ -146,12 +157,16 @@ pub fn serve_sealed<H: Hardware, K: Keys>(
         defmt::error!("no client has a volume of this task; grant one an export");
         return STATUS_NO_CLIENT;
     }
-    let mask = opened.bits | hardware.bits() | pulse.bits();
+    let mask = opened.bits | opened.news | hardware.bits() | pulse.bits();
     let mut next_tick = Instant::now() + TICK;
     let mut owed = Bits::NONE;
     loop {
         pulse.beat();
-        let is_waiting = unlock(hardware, (memory, keys), &mut server, &mut opened);
+        if opened.is_waiting {
+            // What an interrupt tells may have to be waited for.
+            hardware.acknowledge(core::mem::replace(&mut owed, Bits::NONE));
+            unlock(hardware, (memory, keys), &mut server, &mut opened, &pulse);
+        }
         let now = if server.is_bounded() { Nanoseconds::now() } else { 0 };
         let next = server.round(hardware, memory, now);
         if server.has_news() {
@@ -161,7 +176,7 @@ pub fn serve_sealed<H: Hardware, K: Keys>(
             continue;
         }
         // While others keep the disk busy there may be no quiet second: the clock decides.
-        let is_idle = server.is_idle() && !is_waiting;
+        let is_idle = server.is_idle() && !opened.is_waiting;
         if hardware.is_sick() || (!is_idle && Instant::now() >= next_tick) {
             hardware.tick();
             next_tick = Instant::now() + TICK;
@@ -180,43 +195,43 @@ pub fn serve_sealed<H: Hardware, K: Keys>(
         if !owed.is_empty() {
             hardware.acknowledge(owed);
         }
-        owed = wait(mask, deadline).bits() & hardware.bits();
+        let woken = wait(mask, deadline).bits();
+        opened.is_waiting |= woken.intersects(opened.news);
+        owed = woken & hardware.bits();
         if !owed.is_empty() {
             hardware.heard(owed);
         }
     }
 }
 
-/// Opens the volumes whose keys have come, and closes those that have none. Whether some wait.
+/// Opens the volumes whose keys have come, closes those that have none, and erases those that are to
+/// be.
 fn unlock<H: Hardware, K: Keys>(
     hardware: &mut H,
     (memory, keys): (&mut Memory<'_, K::Seal>, &mut K),
     server: &mut Server<'static, GuestMemory>,
     opened: &mut Opened,
-) -> bool {
-    if !opened.is_waiting {
-        return false;
-    }
-    let mut is_waiting = false;
-    for place in &mut opened.asked {
-        let Some(asked) = *place else { continue };
-        match keys.step(asked.number) {
-            Answer::Wait => {
-                is_waiting = true;
-                continue;
-            }
+    pulse: &Pulse,
+) {
+    opened.is_waiting = false;
+    for volume in opened.sealed.iter().flatten() {
+        let number = volume.number;
+        match keys.step(number) {
+            Answer::Known => {}
+            Answer::Wait => opened.is_waiting = true,
             Answer::Open(seal) => {
-                memory.buffers.seal(asked.number, seal, asked.data);
-                if let Some(client) = server.client(asked.number) {
+                memory.buffers.seal(number, seal, volume.first.saturating_add(DATA_OFFSET));
+                if let Some(client) = server.client(number) {
                     client.open();
                 }
             }
-            Answer::Closed(Refused) => server.close(asked.number, hardware, memory),
+            Answer::Closed(Refused) => server.close(number, hardware, memory),
+            Answer::Erase => {
+                let is_erased = erase(hardware, (memory, keys), server, volume, pulse).is_some();
+                keys.erased(number, is_erased);
+            }
         }
-        *place = None;
     }
-    opened.is_waiting = is_waiting;
-    is_waiting
 }
 
 /// Tells monitors and log what is new.

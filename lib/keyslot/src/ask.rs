@@ -2,12 +2,14 @@
 //!
 //! [`Asker`] is stepped each time the vault has signalled. It asks for the kind of key that the
 //! first slot wants, goes on to the next slot when the vault has no such key, and asks anew when
-//! the vault was restarted or a passphrase was mistyped. Every message that may hold a key is
+//! the vault was restarted or a passphrase was mistyped. [`Asker::listen`] is for a volume that has
+//! its answer. Every message that may hold a key is
 //! wiped from the mailbox as it is taken. Invariant: a step never waits.
 
 use cloister_ring::{Link, Lost, Message, Rule, Unsent};
 use zeroize::Zeroize;
 
+use crate::erase::{Order, Outcome};
 use crate::header::Header;
 use crate::key::VolumeKey;
 use crate::release::{Reason, Reply, Request};
@@ -22,6 +24,8 @@ pub enum Step {
     Key(VolumeKey),
     /// It stays closed.
     Failed(Failure),
+    /// The vault wants it erased, and waits for [`Asker::report`].
+    Erase(Order),
 }
 
 /// Why a volume stays closed.
@@ -72,12 +76,37 @@ impl<'a> Asker<'a> {
                 }
                 Err(Lost::Retired(rule)) => return Step::Failed(Failure::BadVault(rule)),
             };
+            if let Some(order) = Order::from_words(&message.0) {
+                return Step::Erase(order);
+            }
             let reply = Reply::from_words(&message.0, self.nonce);
             message.0.zeroize();
             if let Some(step) = reply.and_then(|reply| self.answered(header, kind, reply)) {
                 return step;
             }
         }
+    }
+
+    /// Looks for an order when there is nothing to ask any more. A key that comes late is wiped.
+    pub fn listen(&mut self, wake: impl Fn()) -> Option<Order> {
+        loop {
+            match self.link.receive_secret(&wake) {
+                Ok(Some(mut message)) => {
+                    let order = Order::from_words(&message.0);
+                    message.0.zeroize();
+                    if order.is_some() {
+                        return order;
+                    }
+                }
+                Ok(None) | Err(Lost::Retired(_)) => return None,
+                Err(Lost::Gone) => {}
+            }
+        }
+    }
+
+    /// Tells the vault what became of its order. One that was restarted meanwhile does not hear it.
+    pub fn report(&mut self, outcome: Outcome, wake: impl Fn()) -> Result<(), Unsent> {
+        self.link.send(&Message(outcome.to_words()), wake)
     }
 
     /// The kind of the slot that is being tried, or of the next one that there is.

@@ -7,7 +7,8 @@
 //! [`Header::unlock`] on the key's. [`passphrase`] makes a wrapping key of what somebody types,
 //! [`release`] is the conversation in which the vault hands one to a driver (docs/notes/0012-keys.md).
 //! To erase a volume is to overwrite its header with [`Header::erased`] and flush: the time does
-//! not depend on the volume's size. [`Asker`] is the driver's side of that conversation.
+//! not depend on the volume's size; [`erase`] is the vault's order to do that to a volume in use.
+//! [`Asker`] is the driver's side of these conversations.
 //!
 //! Neighbours: `drivers/vault` answers, drivers of disks ask and hand the volume key to
 //! `lib/cipher`, xtask makes headers on the host. Invariant: no byte of a header or a message makes
@@ -23,6 +24,7 @@
 )]
 
 mod ask;
+pub mod erase;
 mod header;
 mod key;
 pub mod passphrase;

@@ -19,7 +19,7 @@ use crate::slot::{Kind, SALT};
 /// Words of a message.
 pub type Words = [u64; 8];
 
-const VERSION: u64 = 1 << 32;
+pub(crate) const VERSION: u64 = 1 << 32;
 const ASK: u64 = VERSION | 1;
 const WRONG: u64 = VERSION | 2;
 const KEY: u64 = VERSION | 1;

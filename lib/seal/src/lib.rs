@@ -3,10 +3,11 @@
 //!
 //! A driver's `main` gives a [`Vault`] to `cloister_disk::serve_sealed`, which brings each volume's
 //! header; `lib/keyslot` has the conversation with the vault's task, by the grant that the manifest
-//! names, and unwraps the volume's key; `lib/cipher` keeps it expanded until the task ends. A program
+//! names, and unwraps the volume's key; `lib/cipher` keeps it expanded until the task ends or the
+//! volume is erased. A program
 //! that uses this crate is compiled with AES instructions (`[package.metadata.cloister] fpu`).
 //! Invariant: a key is asked for once in a life of the task, and every volume has an answer: a vault
-//! that says nothing is given up after a while.
+//! that says nothing is given up after a while. A volume that was erased has no cipher any more.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -18,6 +19,7 @@ use core::slice::IterMut;
 use cloister_block::{BLOCK, Seal};
 use cloister_cipher::Cipher;
 use cloister_disk::{Answer, DATA_OFFSET, HEADER, Keys, Refused};
+use cloister_keyslot::erase::{Order, Outcome};
 use cloister_keyslot::{Asker, Header, Kind, Step};
 use cloister_ring::{Link, Side};
 use cloister_rt::proto::volume::Volume as Record;
@@ -51,27 +53,36 @@ impl Patience {
 static CIPHERS: ConstStaticCell<[Option<Cipher>; VOLUMES_MAX]> =
     ConstStaticCell::new([const { None }; VOLUMES_MAX]);
 
-/// The cipher of an open volume.
-pub struct Sealed(&'static Cipher);
+/// The cipher of an open volume, wiped when it is dropped.
+pub struct Sealed(&'static mut Option<Cipher>);
 
-impl Seal for Sealed {
-    fn encrypt(&self, number: u64, block: &mut [u8; BLOCK]) {
-        // A whole block is no odd length.
-        let _ = self.0.encrypt_blocks(number, block);
-    }
-
-    fn decrypt(&self, number: u64, block: &mut [u8; BLOCK]) {
-        let _ = self.0.decrypt_blocks(number, block);
+impl Drop for Sealed {
+    fn drop(&mut self) {
+        *self.0 = None;
     }
 }
 
-/// A volume whose key was asked for.
+impl Seal for Sealed {
+    fn encrypt(&self, number: u64, block: &mut [u8; BLOCK]) {
+        // A whole block is no odd length, and the cipher is here as long as this value is.
+        let _ = self.0.as_ref().map(|cipher| cipher.encrypt_blocks(number, block));
+    }
+
+    fn decrypt(&self, number: u64, block: &mut [u8; BLOCK]) {
+        let _ = self.0.as_ref().map(|cipher| cipher.decrypt_blocks(number, block));
+    }
+}
+
+/// A volume whose key was asked for, and what the vault wants of it since.
 struct Asked {
     name: &'static str,
     header: Header,
     asker: Asker<'static>,
     mailbox: Mailbox,
     end: Instant,
+    /// It is open or closed; the vault has nothing more to say but an order.
+    is_known: bool,
+    order: Option<Order>,
 }
 
 /// The vault, as this task knows it.
@@ -113,7 +124,8 @@ impl Keys for Vault {
         let place = self.asked.get_mut(usize::from(number)).ok_or(Refused)?;
         let asker = Asker::new(link, Instant::now().tsc());
         let (bits, end) = (mailbox.bits, Instant::now() + Patience::of(&header));
-        *place = Some(Asked { name, header, asker, mailbox, end });
+        let (is_known, order) = (false, None);
+        *place = Some(Asked { name, header, asker, mailbox, end, is_known, order });
         Ok(bits)
     }
 
@@ -122,21 +134,51 @@ impl Keys for Vault {
             return Answer::Closed(Refused);
         };
         let Some(asked) = place else { return Answer::Closed(Refused) };
-        let Asked { name, header, asker, mailbox, end } = asked;
-        let answer = match asker.step(header, || mailbox.peer.wake()) {
+        let Asked { name, header, asker, mailbox, end, is_known, order } = asked;
+        let wake = || mailbox.peer.wake();
+        if *is_known {
+            *order = asker.listen(wake);
+            return if order.is_some() { Answer::Erase } else { Answer::Known };
+        }
+        let answer = match asker.step(header, wake) {
             Step::Wait if Instant::now() < *end => return Answer::Wait,
             Step::Wait => Answer::Closed(text::silent(name)),
             // There is a place for each client's volume, which is opened once.
             Step::Key(key) => match self.ciphers.next() {
                 Some(place) => {
                     defmt::info!("volume {=str} is open", *name);
-                    Answer::Open(Sealed(place.insert(Cipher::new(key.bytes()))))
+                    *place = Some(Cipher::new(key.bytes()));
+                    Answer::Open(Sealed(place))
                 }
                 None => Answer::Closed(Refused),
             },
             Step::Failed(failure) => Answer::Closed(text::failed(name, failure)),
+            Step::Erase(wanted) => {
+                *order = Some(wanted);
+                Answer::Erase
+            }
         };
-        *place = None;
+        *is_known = true;
         answer
+    }
+
+    fn blank(&self, number: u8) -> Option<[u8; HEADER]> {
+        let asked = self.asked.get(usize::from(number))?.as_ref()?;
+        Some(Header::erased(asked.header.id))
+    }
+
+    fn erased(&mut self, number: u8, is_erased: bool) {
+        let Some(Some(asked)) = self.asked.get_mut(usize::from(number)) else { return };
+        let Some(Order { number }) = asked.order.take() else { return };
+        if is_erased {
+            defmt::warn!("volume {=str} is erased; nothing brings its data back", asked.name);
+        } else {
+            defmt::error!("volume {=str} is closed, and could not be erased", asked.name);
+        }
+        let outcome = Outcome { number, is_erased };
+        if asked.asker.report(outcome, || asked.mailbox.peer.wake()).is_err() {
+            // It was restarted meanwhile, and has forgotten its order.
+            defmt::warn!("volume {=str}: the vault takes no message", asked.name);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The keys of one export and whom they were given to.
 
+use cloister_keyslot::erase::{Order, Outcome};
 use cloister_keyslot::passphrase::Cost;
 use cloister_keyslot::release::{Reason, Reply, Request, Words};
 use cloister_keyslot::{Kind, WrappingKey};
@@ -14,6 +15,10 @@ pub enum Answer {
     Reply(Reply),
     /// A passphrase is to be typed first; [`Keeper::typed`] goes on from there.
     Type(Wanted),
+    /// The driver has tried to erase the volume; whether it is.
+    Erased(bool),
+    /// Nothing is to be done.
+    Nothing,
 }
 
 /// A key that has to be made of a passphrase.
@@ -38,6 +43,8 @@ pub struct Keeper {
     served: u32,
     /// How often that life said that it was wrong.
     wrong: u32,
+    /// The volume is to be erased, and no driver has said yet that it is.
+    erasing: Option<Order>,
 }
 
 impl Keeper {
@@ -48,6 +55,13 @@ impl Keeper {
 
     /// Judges a message from this life of the driver.
     pub fn ask(&mut self, words: &Words, life: u32) -> Answer {
+        if let Some(outcome) = Outcome::from_words(words) {
+            return self.erased(outcome);
+        }
+        if self.erasing.is_some() {
+            // The order, which each life is given, is all the answer that it gets.
+            return Answer::Nothing;
+        }
         let [_, nonce, ..] = *words;
         let refused = |reason| Answer::Reply(Reply::Refused { nonce, reason });
         match Request::from_words(words) {
@@ -92,6 +106,27 @@ impl Keeper {
         self.typed = Some((cost, salt, key.clone()));
         self.serve(life);
         Reply::Key { nonce, key }
+    }
+
+    /// Wants the volume erased. From now on no key is released until a driver says that it is done.
+    pub fn erase(&mut self, number: u64) {
+        self.erasing = Some(Order { number });
+    }
+
+    /// What each life of the driver is to be told.
+    pub fn order(&self) -> Option<Order> {
+        self.erasing
+    }
+
+    /// A driver says what became of an order.
+    fn erased(&mut self, outcome: Outcome) -> Answer {
+        if self.erasing.is_none_or(|order| order.number != outcome.number) {
+            return Answer::Nothing;
+        }
+        if outcome.is_erased {
+            (self.erasing, self.typed) = (None, None);
+        }
+        Answer::Erased(outcome.is_erased)
     }
 
     fn serve(&mut self, life: u32) {

@@ -67,12 +67,14 @@ fn steps(
             Step::Wait => {}
             Step::Key(key) => return Ok(key),
             Step::Failed(failure) => return Err(failure),
+            Step::Erase(order) => panic!("{order:?}"),
         }
         while let Ok(Some(message)) = vault.receive(|| {}) {
             let peer = vault.peer_life().unwrap();
             let reply = match keeper.ask(&message.0, peer) {
                 Answer::Reply(reply) => reply,
                 Answer::Type(wanted) => keeper.typed(wanted, typed.remove(0)),
+                other => panic!("{other:?}"),
             };
             vault.send(&Message(*reply.to_words()), || {}).unwrap();
         }
