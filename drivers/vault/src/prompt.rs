@@ -61,33 +61,35 @@ impl Prompt {
             };
             match self.desk.key(key, find) {
                 Said::Nothing => {}
-                Said::Echo(byte) => self.write(str::from_utf8(&[byte]).unwrap_or_default()),
-                Said::Rub(count) => (0..count).for_each(|_| self.write("\x08 \x08")),
+                Said::Echo(byte) => self.write(&[str::from_utf8(&[byte]).unwrap_or_default()]),
+                Said::Rub(count) => (0..count).for_each(|_| self.write(&["\x08 \x08"])),
                 Said::Early => {
-                    self.write(
+                    self.write(&[
                         "\r\nnobody asks for a passphrase; Enter shows what can be done\r\n",
-                    );
+                    ]);
                 }
-                Said::Unknown => self.write("\r\nthere is no such key\r\n"),
-                Said::Kept => self.write("\r\nnothing was erased\r\n"),
+                Said::Unknown => self.write(&["\r\nthere is no such key\r\n"]),
+                Said::Kept => self.write(&["\r\nnothing was erased\r\n"]),
                 Said::Menu => {
-                    self.write("\r\nkeys:");
+                    self.write(&["\r\nkeys:"]);
                     for (_, key, client) in named {
-                        [" ", key, " (", client, ")"].into_iter().for_each(|text| self.write(text));
+                        self.write(&[" ", key, " (", client, ")"]);
                     }
-                    self.write("\r\nerase the volume of key: ");
+                    self.write(&["\r\nerase the volume of key: "]);
                 }
                 Said::Sure(number) => {
                     if let Some((_, key, client)) = named.find(|(other, ..)| *other == number) {
-                        let text =
-                            ["\r\nnothing brings back what ", client, " has under key ", key];
-                        text.into_iter().for_each(|text| self.write(text));
-                        let text = ["; type ", SURE, " to go on: "];
-                        text.into_iter().for_each(|text| self.write(text));
+                        self.write(&[
+                            "\r\nnothing brings back what ",
+                            client,
+                            " has under key ",
+                            key,
+                        ]);
+                        self.write(&["; type ", SURE, " to go on: "]);
                     }
                 }
                 Said::Erase(number) => {
-                    self.write("\r\n");
+                    self.write(&["\r\n"]);
                     return Some(number);
                 }
             }
@@ -98,19 +100,17 @@ impl Prompt {
     /// Says what became of an order.
     pub fn tell(&mut self, name: &str, is_erased: bool) {
         let outcome = if is_erased { " is erased\r\n" } else { " is NOT erased: see the log\r\n" };
-        ["\r\nthe volume of key ", name, outcome].into_iter().for_each(|text| self.write(text));
+        self.write(&["\r\nthe volume of key ", name, outcome]);
     }
 
     /// Asks until Enter; the key that what was typed makes. `None` if nobody wants to type.
     pub fn passphrase(&mut self, name: &str, client: &str, wanted: &Wanted) -> Option<WrappingKey> {
         self.desk.clear();
-        for text in ["\r\npassphrase of ", name, " for ", client, ": "] {
-            self.write(text);
-        }
+        self.write(&["\r\npassphrase of ", name, " for ", client, ": "]);
         defmt::info!("key {=str}: {=str} waits for its passphrase", name, client);
         let mut line = Line::default();
         let outcome = self.line(&mut line);
-        self.write("\r\n");
+        self.write(&["\r\n"]);
         if outcome != Typed::Whole {
             return None;
         }
@@ -136,9 +136,11 @@ impl Prompt {
         }
     }
 
-    /// Shows text; what does not fit while the console is away is lost.
-    fn write(&mut self, text: &str) {
-        self.stream.write(text.as_bytes());
+    /// Shows texts as one; what does not fit while the console is away is lost.
+    fn write(&mut self, texts: &[&str]) {
+        for text in texts {
+            self.stream.write(text.as_bytes());
+        }
         self.mailbox.peer.wake();
     }
 }

@@ -413,6 +413,40 @@ fn a_reset_is_answered_when_the_disk_is_done_and_not_before() {
 }
 
 #[test]
+fn what_is_left_of_a_closed_client_ends_and_nothing_begins() {
+    let benches = [Bench::new(), Bench::new()];
+    let mut server = Server::new(engine());
+    for (number, bench) in (0u8..).zip(&benches) {
+        server.add(number, bench.client(number, Rate::UNBOUNDED, false)).unwrap();
+    }
+    // Shallow, so that requests of both are held.
+    let mut disk = TestDisk::new(benches.iter().map(|bench| &bench.ram).collect(), 8);
+    let mut guests = [Guest::new(&benches[0]), Guest::new(&benches[1])];
+    settle(&mut server, &mut disk, 0);
+    for guest in &mut guests {
+        guest.go_live();
+        for number in 0..40 {
+            guest.read(number % 4, number as u64 % BLOCKS, number as u64 % 16).unwrap();
+        }
+    }
+    settle(&mut server, &mut disk, 0);
+    server.close(0, &mut disk, &mut None_);
+    let mut left = disk.out.len();
+    assert_eq!(left, 8);
+    while !server.settle(&mut disk, &mut None_) {
+        assert_eq!(disk.out.len(), left, "something was begun");
+        assert!(disk.end_one(), "nothing is in flight, and it does not settle");
+        left -= 1;
+    }
+    assert!(disk.out.is_empty() && disk.ended.is_empty() && !server.is_idle());
+    let [lost, kept] = &mut guests;
+    finish(&mut server, &mut disk, kept);
+    lost.collect();
+    assert_eq!((lost.done, kept.done), (0, 40));
+    assert!(server.is_idle());
+}
+
+#[test]
 fn a_read_only_volume_stays_what_it_is() {
     let bench = Bench::new();
     let mut server = Server::new(engine());

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::cipher::{self, Secret};
 use super::e2fs::Tools;
-use super::file::Volume;
+use super::file::{Erased, Volume};
 use super::make::Made;
 use super::{extent, table};
 use crate::install::Install;
@@ -39,12 +39,18 @@ fn disk(made: &Made, install: Install, findings: &mut Vec<String>) -> Result<()>
     for volume in volumes {
         let name = &volume.wanted.name;
         let place = table.volume(name)?.place.clone();
-        if volume.root.is_none() && volume.blocks.is_none() {
+        let is_erased = volume.erased == Some(Erased::ByRun);
+        if volume.root.is_none() && volume.blocks.is_none() && !is_erased {
             continue;
         }
         if let (Some(seed), Some(_)) = (volume.blocks, &volume.key) {
             let data = place.start + cipher::DATA_OFFSET..place.end;
             hidden(&file, data, seed).with_context(|| format!("volume `{name}`"))?;
+        }
+        if is_erased {
+            erased(&file, &place).with_context(|| format!("volume `{name}`"))?;
+            findings.push(format!("{}/{name}: its header has no key", made.disk.name));
+            continue;
         }
         let folder = tempfile::Builder::new().prefix("cloister-volume-").tempdir()?;
         let image = folder.path().join("volume");
@@ -124,6 +130,15 @@ fn hidden(disk: &File, data: Range<u64>, seed: u64) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Looks whether a volume's header has no slots any more.
+fn erased(disk: &File, place: &Range<u64>) -> Result<()> {
+    let header = cipher::header(disk, place)?.context("it has no header any more")?;
+    if !header.is_erased() {
+        bail!("its header still has a key");
+    }
+    Ok(())
 }
 
 /// Compares files with a list of their sums, all in one file system. Returns how many there are.

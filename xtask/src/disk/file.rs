@@ -62,8 +62,7 @@ struct RawVolume {
     blocks: Option<u64>,
     key: Option<Spanned<String>>,
     passphrase: Option<Spanned<String>>,
-    #[serde(default)]
-    erased: bool,
+    erased: Option<Erased>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -71,6 +70,16 @@ struct RawVolume {
 struct RawThrottle {
     iops: Option<u64>,
     bandwidth: Option<Spanned<Written>>,
+}
+
+/// When an encrypted volume is erased.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Erased {
+    /// Before the run.
+    Before,
+    /// By the run: afterwards the host looks whether it is.
+    ByRun,
 }
 
 /// An error that the emulator makes when the disk is used.
@@ -173,8 +182,8 @@ pub struct Volume {
     pub blocks: Option<u64>,
     /// The volume is encrypted, and this opens it.
     pub key: Option<Secret>,
-    /// It is encrypted, and was erased then.
-    pub is_erased: bool,
+    /// It is encrypted, and is erased at that time.
+    pub erased: Option<Erased>,
 }
 
 /// A file that was read.
@@ -369,7 +378,7 @@ impl Reader {
             return Err(self.wrong(sums.span(), message, "write `root` too, or remove `sums`"));
         }
         let key = self.secret(raw)?;
-        if raw.erased && key.is_none() {
+        if raw.erased.is_some() && key.is_none() {
             let message = "`erased` is for an encrypted volume, and there is no `key`";
             return Err(self.wrong(
                 raw.name.span(),
@@ -379,14 +388,7 @@ impl Reader {
         }
         let text = |key: &Option<Spanned<String>>| key.as_ref().map(|key| key.get_ref().clone());
         let (root, sums, blocks) = (text(&raw.root), text(&raw.sums), raw.blocks);
-        Ok(Volume {
-            wanted: Wanted { name, bytes },
-            root,
-            sums,
-            blocks,
-            key,
-            is_erased: raw.erased,
-        })
+        Ok(Volume { wanted: Wanted { name, bytes }, root, sums, blocks, key, erased: raw.erased })
     }
 
     /// What opens a volume that is encrypted.

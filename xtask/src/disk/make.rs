@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use super::cipher::{self, DATA_OFFSET};
 use super::e2fs::Tools;
 use super::extent;
-use super::file::{Disk, Volume};
+use super::file::{Disk, Erased, Volume};
 use super::root::Root;
 use super::table::{self, Wanted, guid};
 use crate::install::{Install, say};
@@ -113,7 +113,7 @@ fn content(file: &File, volume: &Volume, install: Install) -> Result<()> {
         Some(key) => {
             let place = table::read(file)?.volume(name)?.place.clone();
             cipher::encrypt(file, &place, key)?;
-            if volume.is_erased { cipher::erase(file, &place) } else { Ok(()) }
+            if volume.erased == Some(Erased::Before) { cipher::erase(file, &place) } else { Ok(()) }
         }
         None => Ok(()),
     }
@@ -139,9 +139,9 @@ fn describe(disk: &Disk) -> String {
             "volume {} of {} bytes with {content}{}\n",
             volume.wanted.name,
             volume.wanted.bytes,
-            match (volume.key.is_some(), volume.is_erased) {
-                (true, true) => ", encrypted and erased",
-                (true, false) => ", encrypted",
+            match (volume.key.is_some(), volume.erased) {
+                (true, Some(Erased::Before)) => ", encrypted and erased",
+                (true, _) => ", encrypted",
                 (false, _) => "",
             }
         ));
@@ -171,7 +171,7 @@ mod tests {
                 sums: None,
                 blocks: None,
                 key: None,
-                is_erased: false,
+                erased: None,
             }]),
             faults: Vec::new(),
             throttle: Throttle::default(),

@@ -40,7 +40,7 @@ fn main() -> u32 {
         match asker.step(&header, || mailbox.peer.wake()) {
             Step::Wait => drop(wait(mailbox.bits, Deadline::Never)),
             Step::Key(key) => break key,
-            Step::Failed(_) => {
+            Step::Failed(_) | Step::Erase(_) => {
                 defmt::error!("FAILED, the volume stays closed");
                 return 3;
             }
