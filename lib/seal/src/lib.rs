@@ -15,9 +15,10 @@ mod text;
 
 use core::slice::IterMut;
 
-use cloister_block::{BLOCK, Seal};
+use cloister_block::{BLOCK, GROUPS, Seal};
 use cloister_cipher::Cipher;
 use cloister_disk::{Answer, DATA_OFFSET, HEADER, Keys, Refused};
+use cloister_dma::View;
 use cloister_keyslot::{Asker, Header, Kind, Step};
 use cloister_ring::{Link, Side};
 use cloister_rt::proto::volume::Volume as Record;
@@ -26,6 +27,7 @@ use static_cell::ConstStaticCell;
 
 const _: () = assert!(DATA_OFFSET == cloister_keyslot::DATA_OFFSET);
 const _: () = assert!(HEADER == cloister_keyslot::HEADER && BLOCK == cloister_cipher::BLOCK);
+const _: () = assert!(GROUPS == cloister_cipher::GROUPS);
 
 /// Most volumes: as many as clients of a driver.
 const VOLUMES_MAX: usize = cloister_block::CLIENTS_MAX;
@@ -55,13 +57,14 @@ static CIPHERS: ConstStaticCell<[Option<Cipher>; VOLUMES_MAX]> =
 pub struct Sealed(&'static Cipher);
 
 impl Seal for Sealed {
-    fn encrypt(&self, number: u64, block: &mut [u8; BLOCK]) {
-        // A whole block is no odd length.
-        let _ = self.0.encrypt_blocks(number, block);
+    fn encrypt(&self, number: u64, from: &View<'_, GROUPS>, to: &View<'_, GROUPS>) {
+        let ways = from.spots().zip(to.spots());
+        self.0.encrypt(number, ways, |(from, _)| from.load(), |(_, to), group| to.store(group));
     }
 
-    fn decrypt(&self, number: u64, block: &mut [u8; BLOCK]) {
-        let _ = self.0.decrypt_blocks(number, block);
+    fn decrypt(&self, number: u64, from: &View<'_, GROUPS>, to: &View<'_, GROUPS>) {
+        let ways = from.spots().zip(to.spots());
+        self.0.decrypt(number, ways, |(from, _)| from.load(), |(_, to), group| to.store(group));
     }
 }
 
