@@ -98,7 +98,7 @@ impl<M: Memory, R: Ram, S: Seal> Buffers<M, R, S> {
                 None => shelf.insert(Shelf::ZEROS).view(),
             };
             block.seal.decrypt(block.number, &from, &to);
-            shelf.map_or(Some(()), |shelf| block.scatter(pieces, shelf.bytes()))
+            shelf.as_ref().map_or(Some(()), |shelf| block.scatter(pieces, shelf.bytes()))
         })
     }
 }

@@ -16,18 +16,22 @@ pub const LANES: usize = 8;
 /// What is loaded or stored at once.
 pub type Group = [[u8; LANE]; LANES];
 
-/// What one instruction moves, or two where a program has no vector registers.
+/// What one instruction moves.
 #[cfg(target_feature = "sse2")]
-type Lane = core::arch::x86_64::__m128i;
+type Word = core::arch::x86_64::__m128i;
 #[cfg(not(target_feature = "sse2"))]
-type Lane = [u64; 2];
+type Word = u64;
 
-const _: () = assert!(size_of::<Lane>() == LANE && LANE.is_multiple_of(align_of::<Lane>()));
+/// Bytes of a word, and words of a group.
+const WORD: usize = size_of::<Word>();
+const WORDS: usize = size_of::<Group>() / WORD;
+
+const _: () = assert!(LANE.is_multiple_of(WORD) && LANE.is_multiple_of(align_of::<Word>()));
 
 /// So many groups of a memory that lives for `'m`.
 #[derive(Debug)]
 pub struct View<'m, const GROUPS: usize> {
-    lanes: *mut Lane,
+    words: *mut Word,
     memory: PhantomData<&'m ()>,
 }
 
@@ -43,31 +47,31 @@ impl<'m, const GROUPS: usize> View<'m, GROUPS> {
     /// no reference to any of them but to atomics. Others may change them at any time.
     pub unsafe fn at(place: *mut u8) -> Option<View<'m, GROUPS>> {
         let is_aligned = place.addr().is_multiple_of(LANE);
-        is_aligned.then_some(View { lanes: place.cast(), memory: PhantomData })
+        is_aligned.then_some(View { words: place.cast(), memory: PhantomData })
     }
 
     /// Its groups, one after the other.
     #[inline(always)]
     pub fn spots(&self) -> impl Iterator<Item = Spot<'m>> + use<'m, GROUPS> {
-        let lanes = self.lanes;
+        let words = self.words;
         (0..GROUPS).map(move |nth| Spot {
-            lanes: lanes.wrapping_add(nth.wrapping_mul(LANES)),
+            words: words.wrapping_add(nth.wrapping_mul(WORDS)),
             memory: PhantomData,
         })
     }
 
     /// Copies all of it, each byte once.
     pub fn copy_to(&self, target: &View<'_, GROUPS>) {
-        let (mut from, mut to) = (self.lanes, target.lanes);
-        for _ in 0..GROUPS.saturating_mul(LANES) {
-            // SAFETY: (1) either view has as many lanes as there are turns: whoever made it vouched
-            // for the bytes, and a lane is as long as `LANE` says. (2) `View::at` checked the
-            // alignment, and each step is a lane. (3) The access is volatile, so that somebody who
-            // changes the bytes meanwhile changes what is read and nothing else; every pattern is
-            // a lane.
-            let lane = unsafe { from.read_volatile() };
+        let (mut from, mut to) = (self.words, target.words);
+        for _ in 0..GROUPS.saturating_mul(WORDS) {
+            // SAFETY: (1) either view has as many words as there are turns: whoever made it vouched
+            // for the bytes of its groups. (2) `View::at` checked that they begin at a multiple of
+            // `LANE`, which suffices for a word, and each step is one. (3) The access is volatile,
+            // so that somebody who changes the bytes meanwhile changes what is read and nothing
+            // else; every pattern is a word.
+            let word = unsafe { from.read_volatile() };
             // SAFETY: as for the line before, and the bytes are writable.
-            unsafe { to.write_volatile(lane) };
+            unsafe { to.write_volatile(word) };
             (from, to) = (from.wrapping_add(1), to.wrapping_add(1));
         }
     }
@@ -96,14 +100,14 @@ impl<const GROUPS: usize> Shelf<GROUPS> {
     pub const fn view(&mut self) -> View<'_, GROUPS> {
         // The groups are mapped, writable and at a multiple of sixteen; the view borrows them for
         // as long as it lives, so the program has no other reference to them.
-        View { lanes: (&raw mut self.0).cast(), memory: PhantomData }
+        View { words: (&raw mut self.0).cast(), memory: PhantomData }
     }
 }
 
 /// The place of one group in a [`View`].
 #[derive(Debug)]
 pub struct Spot<'m> {
-    lanes: *mut Lane,
+    words: *mut Word,
     memory: PhantomData<&'m ()>,
 }
 
@@ -112,14 +116,14 @@ impl Spot<'_> {
     #[inline(always)]
     pub fn load(&self) -> Group {
         let mut group = [[0; LANE]; LANES];
-        let mut place = self.lanes;
-        for bytes in &mut group {
-            // SAFETY: (1) the next of the eight lanes of a group of the view: only `View::spots`
-            // makes spots, below the view's number of groups, and for as long as its memory lives.
-            // (2) and (3) as in `View::copy_to`.
-            let lane = unsafe { place.read_volatile() };
-            // SAFETY: sixteen bytes without padding become sixteen bytes.
-            *bytes = unsafe { core::mem::transmute::<Lane, [u8; LANE]>(lane) };
+        let mut place = self.words;
+        for bytes in group.as_flattened_mut().as_chunks_mut::<WORD>().0 {
+            // SAFETY: (1) the next of the words of a group of the view: only `View::spots` makes
+            // spots, below the view's number of groups, and for as long as its memory lives. (2)
+            // and (3) as in `View::copy_to`.
+            let word = unsafe { place.read_volatile() };
+            // SAFETY: a word is as many bytes without padding.
+            *bytes = unsafe { core::mem::transmute::<Word, [u8; WORD]>(word) };
             place = place.wrapping_add(1);
         }
         group
@@ -128,12 +132,12 @@ impl Spot<'_> {
     /// Puts this there.
     #[inline(always)]
     pub fn store(&self, group: Group) {
-        let mut place = self.lanes;
-        for bytes in group {
-            // SAFETY: sixteen bytes become sixteen bytes without padding; every pattern is a lane.
-            let lane = unsafe { core::mem::transmute::<[u8; LANE], Lane>(bytes) };
+        let mut place = self.words;
+        for bytes in group.as_flattened().as_chunks::<WORD>().0 {
+            // SAFETY: a word is as many bytes without padding; every pattern is one.
+            let word = unsafe { core::mem::transmute::<[u8; WORD], Word>(*bytes) };
             // SAFETY: as in `load`, and the bytes are writable.
-            unsafe { place.write_volatile(lane) };
+            unsafe { place.write_volatile(word) };
             place = place.wrapping_add(1);
         }
     }
