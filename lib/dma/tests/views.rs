@@ -85,6 +85,18 @@ fn every_view_is_exact_or_refused() {
 
 #[test]
 fn a_copy_is_of_all_groups_and_of_nothing_else() {
+    let (source, target) = (Bench::new(), Bench::new());
+    let (from, to) = (source.region(), target.region());
+    let (from, to) = (from.view::<2>(16).unwrap(), to.view::<2>(96).unwrap());
+    from.copy_to(&to);
+    let mut expected = numbered();
+    expected[BEGIN + 96..][..2 * BYTES].copy_from_slice(&numbered()[BEGIN + 16..][..2 * BYTES]);
+    assert_eq!(target.bytes(), expected);
+    assert_eq!(source.bytes(), numbered());
+}
+
+#[test]
+fn a_shelf_is_memory_like_any_other() {
     let bench = Bench::new();
     let (region, mut shelf) = (bench.region(), Shelf::<2>::ZEROS);
     let view = region.view(16).unwrap();
