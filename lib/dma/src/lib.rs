@@ -28,6 +28,7 @@
 
 mod region;
 mod view;
+mod word;
 
 use core::sync::atomic::{Ordering, fence};
 

@@ -9,18 +9,14 @@
 
 use core::marker::PhantomData;
 
+use crate::word::{Word, from_bytes, to_bytes};
+
 /// Bytes of a lane; every view begins at a multiple.
 pub const LANE: usize = 16;
 /// Lanes of a group: as many as a cipher works side by side.
 pub const LANES: usize = 8;
 /// What is loaded or stored at once.
 pub type Group = [[u8; LANE]; LANES];
-
-/// What one instruction moves.
-#[cfg(target_feature = "sse2")]
-type Word = core::arch::x86_64::__m128i;
-#[cfg(not(target_feature = "sse2"))]
-type Word = u64;
 
 /// Bytes of a word, and words of a group.
 const WORD: usize = size_of::<Word>();
@@ -78,7 +74,6 @@ impl<'m, const GROUPS: usize> View<'m, GROUPS> {
 }
 
 /// So many groups of the program's own, which nobody else changes.
-#[derive(Clone, Debug)]
 #[repr(C, align(16))]
 pub struct Shelf<const GROUPS: usize>([Group; GROUPS]);
 
@@ -122,8 +117,7 @@ impl Spot<'_> {
             // spots, below the view's number of groups, and for as long as its memory lives. (2)
             // and (3) as in `View::copy_to`.
             let word = unsafe { place.read_volatile() };
-            // SAFETY: a word is as many bytes without padding.
-            *bytes = unsafe { core::mem::transmute::<Word, [u8; WORD]>(word) };
+            *bytes = to_bytes(word);
             place = place.wrapping_add(1);
         }
         group
@@ -134,10 +128,8 @@ impl Spot<'_> {
     pub fn store(&self, group: Group) {
         let mut place = self.words;
         for bytes in group.as_flattened().as_chunks::<WORD>().0 {
-            // SAFETY: a word is as many bytes without padding; every pattern is one.
-            let word = unsafe { core::mem::transmute::<[u8; WORD], Word>(*bytes) };
             // SAFETY: as in `load`, and the bytes are writable.
-            unsafe { place.write_volatile(word) };
+            unsafe { place.write_volatile(from_bytes(*bytes)) };
             place = place.wrapping_add(1);
         }
     }
