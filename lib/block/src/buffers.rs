@@ -1,20 +1,22 @@
 //! A driver's buffers in its own memory: [`Buffers`] is a [`Bounce`] for plain and sealed volumes.
 //!
-//! Payload goes through an array on the stack, from the client's memory into the driver's or back;
-//! that of a sealed volume is encrypted or decrypted there, block by block, by the client's
-//! [`Seal`]. Clients are known by number; each has its memory and the address at which the disk
-//! would have it. A buffer is a run of free pages, as many as the request has bytes for and as there
-//! are side by side. Invariant: see [`Bounce`]; bytes outside a client's memory fail the request;
-//! nothing of a sealed request is in a buffer in plain text.
+//! Payload goes from the client's memory into the driver's or back, page by page where the client's
+//! has a page in one piece, else through an array on the stack; that of a sealed volume is encrypted
+//! or decrypted on its way by the client's [`Seal`] (`sealed`). Clients are known by number; each
+//! has its memory and the address at which the disk would have it. A buffer is a run of free pages,
+//! as many as the request has bytes for and as there are side by side. Invariant: see [`Bounce`];
+//! bytes outside a client's memory fail the request; nothing of a sealed request is in a buffer in
+//! plain text.
 
-use cloister_dma::Memory;
+use cloister_dma::{Memory, View};
 use cloister_guestmem::{GuestPhys, Ram};
 
 use crate::bounce::Bounce;
-use crate::disk::{Operation, PAGE, Segment};
+use crate::disk::{PAGE, Segment};
 use crate::engine::CLIENTS_MAX;
+use crate::pieces::Pieces;
 use crate::request::Request;
-use crate::seal::{BLOCK, Plain, Seal};
+use crate::seal::{GROUPS, Plain, Seal};
 
 /// Most pages of a buffer. A larger request goes through one piece by piece.
 const BUFFER_PAGES: usize = 4;
@@ -24,17 +26,24 @@ const PAGES_MAX: usize = 64;
 const CHUNK: usize = 512;
 
 /// A client's memory.
-struct Client<R, S> {
-    ram: R,
+pub(crate) struct Client<R, S> {
+    pub(crate) ram: R,
     /// Address of its first byte for the disk.
-    base: u64,
+    pub(crate) base: u64,
     /// The cipher of a sealed volume, and where on the disk the data begin; once its key is here.
-    seal: Option<(S, u64)>,
+    pub(crate) seal: Option<(S, u64)>,
+}
+
+/// Which way a plain request's bytes go.
+#[derive(Clone, Copy)]
+enum Way {
+    IntoBuffer,
+    OutOfIt,
 }
 
 /// Buffers of a driver; `S` is what seals volumes.
 pub struct Buffers<M, R, S = Plain> {
-    memory: M,
+    pub(crate) memory: M,
     zeros: u64,
     /// Where the first page is.
     first: u64,
@@ -93,107 +102,71 @@ impl<M: Memory, R: Ram, S: Seal> Buffers<M, R, S> {
         })
     }
 
-    /// Blocks of a sealed request: `work` gets the client, the cipher, the block's number in the
-    /// volume, its place in the request, and its place in the memory.
-    fn sealed(
-        &self,
-        (buffer, client): (u8, u8),
-        request: &Request,
-        (at, len): (u64, u64),
-        mut work: impl FnMut(&Client<R, S>, &S, u64, u64, u64) -> Option<()>,
-    ) -> Option<()> {
-        let client = self.clients.get(usize::from(client))?.as_ref()?;
-        let (seal, from) = client.seal.as_ref()?;
-        let first = request.offset.checked_add(at)?.checked_sub(*from)?;
-        // A part of a block would be encrypted as something else.
-        if (first | len) % PAGE != 0 {
-            return None;
-        }
-        let mut done = 0u64;
-        while done < len {
-            let block = first.checked_add(done)?.checked_div(PAGE)?;
-            let to = self.place(buffer).checked_add(done)?;
-            work(client, seal, block, at.checked_add(done)?, to)?;
-            done = done.checked_add(PAGE)?;
-        }
-        Some(())
+    /// A client that was introduced.
+    pub(crate) fn client(&self, number: u8) -> Option<&Client<R, S>> {
+        self.clients.get(usize::from(number))?.as_ref()
     }
 
-    fn fill_sealed(&self, who: (u8, u8), request: &Request, range: (u64, u64)) -> Option<()> {
-        self.sealed(who, request, range, |client, seal, number, at, to| {
-            let mut block = [0; BLOCK];
-            if request.operation == Operation::Write {
-                let mut chunks = block.as_mut_slice();
-                client.each(request, (at, PAGE), BLOCK, |ram, from, len| {
-                    let (now, rest) = core::mem::take(&mut chunks).split_at_mut_checked(len)?;
-                    chunks = rest;
-                    ram.read_into(from, now).ok()
-                })?;
-            }
-            seal.encrypt(number, &mut block);
-            self.memory.write(to, &block)
-        })
-    }
-
-    fn drain_sealed(&self, who: (u8, u8), request: &Request, range: (u64, u64)) -> Option<()> {
-        self.sealed(who, request, range, |client, seal, number, at, from| {
-            let mut block = [0; BLOCK];
-            self.memory.read(from, &mut block)?;
-            seal.decrypt(number, &mut block);
-            let mut chunks = block.as_slice();
-            client.each(request, (at, PAGE), BLOCK, |ram, to, len| {
-                let (now, rest) = chunks.split_at_checked(len)?;
-                chunks = rest;
-                ram.write_from(to, now).ok()
-            })
-        })
-    }
-
-    /// Calls `copy` for each small piece of a plain request's memory that a buffer stands for, with
-    /// the client's memory, the place there, the place in the buffer and room for as many bytes.
+    /// Copies the bytes of a plain request that a buffer stands for.
     fn plain(
         &self,
         (buffer, client): (u8, u8),
         request: &Request,
-        range: (u64, u64),
-        mut copy: impl FnMut(&R, GuestPhys, u64, &mut [u8]) -> Option<()>,
+        (at, len): (u64, u64),
+        way: Way,
     ) -> Option<()> {
-        let client = self.clients.get(usize::from(client))?.as_ref()?;
+        let client = self.client(client)?;
+        let mut pieces = Pieces::new(request, at, client.base)?;
+        let (mut place, mut left) = (self.place(buffer), len);
+        while left != 0 {
+            let now = left.min(PAGE);
+            let (at, here) = pieces.next(now)?;
+            if here == PAGE && self.page(&client.ram, at, place, way).is_some() {
+                pieces.pass(PAGE)?;
+            } else {
+                self.chunks(&client.ram, &mut pieces, (place, now), way)?;
+            }
+            place = place.checked_add(now)?;
+            left = left.saturating_sub(now);
+        }
+        Some(())
+    }
+
+    /// Copies a page that lies in one piece; `None` if that cannot be done at once.
+    fn page(&self, ram: &R, at: GuestPhys, place: u64, way: Way) -> Option<()> {
+        let theirs: View<'_, GROUPS> = ram.view(at)?;
+        let ours = self.memory.view(place)?;
+        match way {
+            Way::IntoBuffer => theirs.copy_to(&ours),
+            Way::OutOfIt => ours.copy_to(&theirs),
+        }
+        Some(())
+    }
+
+    /// Copies so many bytes by way of the stack.
+    fn chunks(
+        &self,
+        ram: &R,
+        pieces: &mut Pieces<'_>,
+        (mut place, len): (u64, u64),
+        way: Way,
+    ) -> Option<()> {
         let mut chunk = [0; CHUNK];
-        let mut to = self.place(buffer);
-        client.each(request, range, CHUNK, |ram, at, len| {
-            copy(ram, at, to, chunk.get_mut(..len)?)?;
-            to = to.checked_add(u64::try_from(len).ok()?)?;
+        pieces.each(len, CHUNK, |at, len| {
+            let chunk = chunk.get_mut(..len)?;
+            match way {
+                Way::IntoBuffer => {
+                    ram.read_into(at, chunk).ok()?;
+                    self.memory.write(place, chunk)?;
+                }
+                Way::OutOfIt => {
+                    self.memory.read(place, chunk)?;
+                    ram.write_from(at, chunk).ok()?;
+                }
+            }
+            place = place.checked_add(u64::try_from(len).ok()?)?;
             Some(())
         })
-    }
-}
-
-impl<R, S> Client<R, S> {
-    /// Calls `copy` for each piece of at most `most` bytes of so many bytes of a request's memory
-    /// behind the first `skip`, with the client's memory, the place there and the piece's length.
-    fn each(
-        &self,
-        request: &Request,
-        (mut skip, mut left): (u64, u64),
-        most: usize,
-        mut copy: impl FnMut(&R, GuestPhys, usize) -> Option<()>,
-    ) -> Option<()> {
-        for segment in request.segments() {
-            let begin = skip.min(segment.len);
-            skip = skip.saturating_sub(begin);
-            let mut at = segment.address.checked_sub(self.base)?.checked_add(begin)?;
-            let mut here = segment.len.saturating_sub(begin).min(left);
-            left = left.saturating_sub(here);
-            while here != 0 {
-                let now = usize::try_from(here).unwrap_or(usize::MAX).min(most);
-                copy(&self.ram, GuestPhys::new(at), now)?;
-                let now = u64::try_from(now).ok()?;
-                at = at.checked_add(now)?;
-                here = here.saturating_sub(now);
-            }
-        }
-        (left == 0).then_some(())
     }
 }
 
@@ -217,22 +190,14 @@ impl<M: Memory, R: Ram, S: Seal> Bounce for Buffers<M, R, S> {
         if request.is_sealed {
             return self.fill_sealed((buffer, client), request, (at, len)).is_some();
         }
-        let copied = self.plain((buffer, client), request, (at, len), |ram, from, to, chunk| {
-            ram.read_into(from, chunk).ok()?;
-            self.memory.write(to, chunk)
-        });
-        copied.is_some()
+        self.plain((buffer, client), request, (at, len), Way::IntoBuffer).is_some()
     }
 
     fn drain(&mut self, buffer: u8, client: u8, request: &Request, at: u64, len: u64) -> bool {
         if request.is_sealed {
             return self.drain_sealed((buffer, client), request, (at, len)).is_some();
         }
-        let copied = self.plain((buffer, client), request, (at, len), |ram, to, from, chunk| {
-            self.memory.read(from, chunk)?;
-            ram.write_from(to, chunk).ok()
-        });
-        copied.is_some()
+        self.plain((buffer, client), request, (at, len), Way::OutOfIt).is_some()
     }
 
     fn release(&mut self, buffer: u8) {

@@ -409,10 +409,11 @@ fn submit<T, D: Disk, B: Bounce>(
         slot.failed = true;
         return Ok(());
     }
-    let segments = match &part {
-        _ if plan.is_whole => slot.request.segments(),
-        Some(part) => part.segments(),
-        None => &[],
+    let segments = match (&plan.memory, &part) {
+        (Memory::Request, _) => slot.request.segments(),
+        (Memory::Buffer(segment), _) => segment.as_slice(),
+        (Memory::Part, Some(part)) => part.segments(),
+        (Memory::Part, None) => &[],
     };
     let tag = Tag { slot: number, generation: slot.generation, client: slot.place.client };
     disk.submit(tag, &Command { operation: plan.operation, block, blocks, segments })?;
@@ -425,8 +426,27 @@ fn submit<T, D: Disk, B: Bounce>(
 struct Plan {
     operation: Operation,
     bytes: u64,
-    /// Its memory is the request's, as it is; else that of the part.
-    is_whole: bool,
+    memory: Memory,
+}
+
+/// The memory of a command.
+enum Memory {
+    /// The request's, as it is.
+    Request,
+    /// The part of it, or of something else, that was cut; none if nothing was.
+    Part,
+    /// A buffer.
+    Buffer([Segment; 1]),
+}
+
+impl Plan {
+    /// A command whose memory is a buffer, as much of it as the disk takes.
+    fn buffered(operation: Operation, buffer: Segment, limits: &Limits) -> Plan {
+        let bytes = buffer.len.min(limits.bytes_max);
+        let odd = bytes & u64::from(limits.block_size).wrapping_sub(1);
+        let bytes = bytes.saturating_sub(odd);
+        Plan { operation, bytes, memory: Memory::Buffer([Segment { len: bytes, ..buffer }]) }
+    }
 }
 
 /// What the next command of a request is, with the memory in `part`; `None` if the disk has nothing
@@ -438,7 +458,7 @@ fn plan<T, B: Bounce>(
     part: &mut Option<Cut>,
 ) -> Result<Option<Plan>, Busy> {
     let left = slot.request.len.saturating_sub(slot.next);
-    let plan = |operation, bytes| Ok(Some(Plan { operation, bytes, is_whole: false }));
+    let plan = |operation, bytes| Ok(Some(Plan { operation, bytes, memory: Memory::Part }));
     match slot.request.operation {
         Operation::Flush if !limits.write_cache => Ok(None),
         Operation::Flush => plan(Operation::Flush, 0),
@@ -450,8 +470,7 @@ fn plan<T, B: Bounce>(
         }
         Operation::Zero if slot.request.is_sealed => {
             let segment = bounced(bounce, slot, left)?;
-            let part = part.insert(Cut::repeat(segment, segment.len, limits));
-            plan(Operation::Write, part.bytes)
+            Ok(Some(Plan::buffered(Operation::Write, segment, limits)))
         }
         Operation::Zero if limits.zero_blocks_max != 0 => {
             plan(Operation::Zero, most(left, limits.zero_blocks_max, limits))
@@ -463,11 +482,10 @@ fn plan<T, B: Bounce>(
         }
         operation if slot.bounced.is_some() || needs_bounce(slot, limits, part) => {
             let segment = bounced(bounce, slot, left)?;
-            let part = part.insert(Cut::repeat(segment, segment.len, limits));
-            plan(operation, part.bytes)
+            Ok(Some(Plan::buffered(operation, segment, limits)))
         }
         operation => match part {
-            None => Ok(Some(Plan { operation, bytes: left, is_whole: true })),
+            None => Ok(Some(Plan { operation, bytes: left, memory: Memory::Request })),
             Some(part) => plan(operation, part.bytes),
         },
     }

@@ -5,6 +5,9 @@
 //! "XTS-AES encryption procedure"), so that a volume may move on its disk. XTS hides what a block
 //! holds; it does not tell whether a block was changed or is an old one.
 //!
+//! A block is worked group by group ([`Group`]), each of which is loaded, and stored, by whoever
+//! calls: in place, or on its way from one memory to another.
+//!
 //! Neighbours: `lib/keyslot` unwraps the key that [`Cipher::new`] takes, `lib/block` encrypts
 //! between guest and bounce pages. The AES instructions are those of crate `aes`; on the bare
 //! machine it uses them only in programs that are compiled for SSE and AES, see docs/hacking.md.
@@ -20,9 +23,16 @@
     clippy::unwrap_used
 )]
 
+mod tweak;
+
+use core::hint::black_box;
+use core::slice::IterMut;
+
 use aes::cipher::consts::{U32, U64};
 use aes::cipher::{Array, BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
 use aes::{Aes256Dec, Aes256Enc, Block};
+
+use crate::tweak::Tweaks;
 
 /// Bytes of a data unit.
 pub const BLOCK: usize = 4096;
@@ -32,10 +42,11 @@ pub const KEY: usize = 64;
 /// Bytes of an AES block.
 const AES_BLOCK: usize = 16;
 /// AES blocks that are worked side by side: as many as the registers hold.
-const LANES: usize = 8;
-/// x^128 in terms of lower powers: the polynomial of IEEE 1619, "Multiplication by a primitive
-/// element".
-const REDUCTION: u128 = 0x87;
+pub const LANES: usize = 8;
+/// What is worked at once.
+pub type Group = [[u8; AES_BLOCK]; LANES];
+/// Groups of a data unit.
+pub const GROUPS: usize = BLOCK / (LANES * AES_BLOCK);
 
 /// A length that is no whole number of blocks. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,82 +77,91 @@ impl Cipher {
 
     /// Encrypts whole blocks in place; the first has this number within the volume.
     pub fn encrypt_blocks(&self, first_block: u64, data: &mut [u8]) -> Result<(), OddLength> {
-        self.each_block(first_block, data, |lanes| self.encrypt.encrypt_blocks(lanes))
+        each_block(first_block, data, |number, groups| {
+            self.encrypt(number, groups, |group| **group, |group, worked| *group = worked);
+        })
     }
 
     /// Decrypts whole blocks in place; the first has this number within the volume.
     pub fn decrypt_blocks(&self, first_block: u64, data: &mut [u8]) -> Result<(), OddLength> {
-        self.each_block(first_block, data, |lanes| self.decrypt.decrypt_blocks(lanes))
+        each_block(first_block, data, |number, groups| {
+            self.decrypt(number, groups, |group| **group, |group, worked| *group = worked);
+        })
     }
 
+    /// Encrypts the block of this number on its way from one place to another. `groups` are the
+    /// [`GROUPS`] places of its groups in their order, each of which is loaded and stored once.
     #[inline(always)]
-    fn each_block(
+    pub fn encrypt<P>(
         &self,
-        first_block: u64,
-        data: &mut [u8],
-        cipher: impl Fn(&mut [Block]),
-    ) -> Result<(), OddLength> {
-        let bytes = data.len();
-        let (blocks, []) = data.as_chunks_mut::<BLOCK>() else {
-            return Err(OddLength { bytes });
-        };
-        let mut number = first_block;
-        for block in blocks {
-            let mut tweak = self.first_tweak(number);
-            let (units, _) = block.as_chunks_mut::<AES_BLOCK>();
-            let (groups, _) = units.as_chunks_mut::<LANES>();
-            for group in groups {
-                tweak = work(group, tweak, &cipher);
-            }
-            number = number.wrapping_add(1);
-        }
-        Ok(())
+        number: u64,
+        groups: impl Iterator<Item = P>,
+        load: impl Fn(&P) -> Group,
+        store: impl Fn(P, Group),
+    ) {
+        let tweaks = self.tweaks(number);
+        work(tweaks, groups, load, store, |lanes| black_box(&self.encrypt).encrypt_blocks(lanes));
     }
 
-    /// The tweak of a block's first 16 bytes.
-    fn first_tweak(&self, number: u64) -> u128 {
+    /// Decrypts it.
+    #[inline(always)]
+    pub fn decrypt<P>(
+        &self,
+        number: u64,
+        groups: impl Iterator<Item = P>,
+        load: impl Fn(&P) -> Group,
+        store: impl Fn(P, Group),
+    ) {
+        let tweaks = self.tweaks(number);
+        work(tweaks, groups, load, store, |lanes| black_box(&self.decrypt).decrypt_blocks(lanes));
+    }
+
+    /// The tweaks of a block.
+    #[inline(always)]
+    fn tweaks(&self, number: u64) -> Tweaks {
         let mut block = Array(u128::from(number).to_le_bytes());
         self.tweak.encrypt_block(&mut block);
-        u128::from_le_bytes(block.0)
+        Tweaks::from(&block.0)
     }
 }
 
-/// Works a group of AES blocks whose first has this tweak; returns the tweak behind the group.
+/// Calls `work` for each block in place, with its number and its groups.
 #[inline(always)]
-fn work(group: &mut [[u8; AES_BLOCK]; LANES], first: u128, cipher: impl Fn(&mut [Block])) -> u128 {
-    let mut tweaks = [[0; AES_BLOCK]; LANES];
-    let next = fill(&mut tweaks, first);
-    let mut lanes = *group;
-    mix(&mut lanes, &tweaks);
-    cipher(Array::cast_slice_from_core_mut(&mut lanes));
-    mix(&mut lanes, &tweaks);
-    *group = lanes;
-    next
-}
-
-/// The tweaks of a group from its first; returns the next group's first. Not inlined, so that the
-/// tweaks come in memory: carried from general to vector registers twice, they would cost more.
-#[inline(never)]
-fn fill(tweaks: &mut [[u8; AES_BLOCK]; LANES], first: u128) -> u128 {
-    let mut next = first;
-    for tweak in tweaks {
-        *tweak = next.to_le_bytes();
-        next = double(next);
+fn each_block(
+    first_block: u64,
+    data: &mut [u8],
+    work: impl Fn(u64, IterMut<'_, Group>),
+) -> Result<(), OddLength> {
+    let bytes = data.len();
+    let (blocks, []) = data.as_chunks_mut::<BLOCK>() else {
+        return Err(OddLength { bytes });
+    };
+    let mut number = first_block;
+    for block in blocks {
+        let (units, _) = block.as_chunks_mut::<AES_BLOCK>();
+        let (groups, _) = units.as_chunks_mut::<LANES>();
+        work(number, groups.iter_mut());
+        number = number.wrapping_add(1);
     }
-    next
+    Ok(())
 }
 
-/// Adds each tweak to its AES block.
+/// Works a block's groups, whose tweaks these are.
 #[inline(always)]
-fn mix(group: &mut [[u8; AES_BLOCK]; LANES], tweaks: &[[u8; AES_BLOCK]; LANES]) {
-    for (byte, tweak) in group.as_flattened_mut().iter_mut().zip(tweaks.as_flattened()) {
-        *byte ^= tweak;
+fn work<P>(
+    mut tweaks: Tweaks,
+    groups: impl Iterator<Item = P>,
+    load: impl Fn(&P) -> Group,
+    store: impl Fn(P, Group),
+    cipher: impl Fn(&mut [Block]),
+) {
+    for place in groups {
+        // Before the load, so that no register is in use over the call.
+        tweaks.advance();
+        let mut group = load(&place);
+        tweaks.add_to(&mut group);
+        cipher(Array::cast_slice_from_core_mut(&mut group));
+        tweaks.add_to(&mut group);
+        store(place, group);
     }
-}
-
-/// A tweak times x. The reduction is masked, not branched on.
-#[inline(always)]
-fn double(tweak: u128) -> u128 {
-    let carry = 0_u128.wrapping_sub(tweak >> 127);
-    (tweak << 1) ^ (carry & REDUCTION)
 }

@@ -1,7 +1,10 @@
 //! Known answers, and the cipher against a slow model written from the standard.
 
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+
 use aes::cipher::{Array, BlockCipherEncrypt, KeyInit};
-use cloister_cipher::{BLOCK, Cipher, KEY, OddLength};
+use cloister_cipher::{BLOCK, Cipher, GROUPS, Group, KEY, OddLength};
 use proptest::prelude::*;
 
 /// Both keys of IEEE 1619, "Test vectors", vectors 10 to 14 (XTS-AES-256, 512 bytes each).
@@ -138,8 +141,51 @@ fn slow(key: &[u8; KEY], number: u64, data: &mut [u8]) {
     }
 }
 
+/// A block that goes from one place to another. Each group is loaded once and stored once, the
+/// first one first.
+fn on_its_way(
+    from: &[u8],
+    work: impl Fn(Range<usize>, &dyn Fn(&usize) -> Group, &dyn Fn(usize, Group)),
+) -> Vec<u8> {
+    let (lanes, _) = from.as_chunks::<16>();
+    let (groups, _) = lanes.as_chunks::<8>();
+    let (loaded, to) = (Cell::new(0), RefCell::new(Vec::new()));
+    let load = |nth: &usize| {
+        assert_eq!(loaded.replace(nth + 1), *nth);
+        groups[*nth]
+    };
+    let store = |nth, group: Group| {
+        assert_eq!((loaded.get(), to.borrow().len()), (nth + 1, nth * BLOCK / GROUPS));
+        to.borrow_mut().extend_from_slice(group.as_flattened());
+    };
+    work(0..GROUPS, &load, &store);
+    to.into_inner()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_block_on_its_way_becomes_what_it_would_in_place(
+        seed in any::<[u8; KEY]>(),
+        number in any::<u64>(),
+        fill in any::<u64>(),
+    ) {
+        let cipher = Cipher::new(&seed);
+        let block: Vec<u8> =
+            (0..BLOCK).map(|at| (fill.wrapping_mul(at as u64 | 1) >> 24) as u8).collect();
+        let (mut encrypted, mut decrypted) = (block.clone(), block.clone());
+        cipher.encrypt_blocks(number, &mut encrypted).unwrap();
+        cipher.decrypt_blocks(number, &mut decrypted).unwrap();
+        let way = on_its_way(&block, |groups, load, store| {
+            cipher.encrypt(number, groups, load, store);
+        });
+        prop_assert!(way == encrypted);
+        let way = on_its_way(&block, |groups, load, store| {
+            cipher.decrypt(number, groups, load, store);
+        });
+        prop_assert!(way == decrypted);
+    }
 
     #[test]
     fn several_blocks_agree_with_the_slow_model_and_come_back(

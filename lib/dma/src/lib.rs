@@ -1,5 +1,5 @@
 //! Memory that a task and its devices share: the trait [`Memory`], and [`Region`], which is a piece
-//! of it.
+//! of it; and [`View`], which is a block of it that was looked up once.
 //!
 //! A device address is the task's own address (the region is mapped with `MAP_DMA`), so
 //! [`Memory::address`] is all that a driver puts into a descriptor. The device writes whenever it
@@ -27,10 +27,13 @@
 )]
 
 mod region;
+mod view;
+mod word;
 
 use core::sync::atomic::{Ordering, fence};
 
 pub use region::Region;
+pub use view::{Group, LANE, LANES, Shelf, Spot, View};
 
 /// What may be done with memory that a device reaches. Places are offsets in bytes. `None` is an
 /// access that is not wholly inside, or not aligned to its size; nothing was touched then.
@@ -58,6 +61,13 @@ pub trait Memory {
 
     /// Copies bytes in.
     fn write(&self, at: u64, bytes: &[u8]) -> Option<()>;
+
+    /// So many groups from a place on, to be loaded and stored group by group. `None` if they are
+    /// not wholly inside, if the place's address is no multiple of [`LANE`], or if the memory has no
+    /// views: there are copies then.
+    fn view<const GROUPS: usize>(&self, _: u64) -> Option<View<'_, GROUPS>> {
+        None
+    }
 
     /// Whether there are no bytes.
     fn is_empty(&self) -> bool {
@@ -106,6 +116,10 @@ impl<M: Memory + ?Sized> Memory for &M {
 
     fn write(&self, at: u64, bytes: &[u8]) -> Option<()> {
         (**self).write(at, bytes)
+    }
+
+    fn view<const GROUPS: usize>(&self, at: u64) -> Option<View<'_, GROUPS>> {
+        (**self).view(at)
     }
 }
 

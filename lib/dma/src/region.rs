@@ -3,7 +3,7 @@
 //! Neighbours: `lib/rt` makes one for each grant that the manifest gives. Invariant: see the crate;
 //! every bound is checked before the first access.
 
-use crate::Memory;
+use crate::{Memory, View};
 
 /// A region, mapped for as long as the task lives.
 #[derive(Debug)]
@@ -125,6 +125,14 @@ impl Memory for Region {
             place = place.wrapping_add(1);
         }
         Some(())
+    }
+
+    fn view<const GROUPS: usize>(&self, at: u64) -> Option<View<'_, GROUPS>> {
+        let place = self.place(at, View::<GROUPS>::BYTES)?;
+        // SAFETY: (1) `place` checked that the mapping has as many bytes there, and the maker of
+        // this value, which the view borrows, vouched for the mapping. (2) He vouched for that
+        // nothing else refers to it, and this crate makes no references.
+        unsafe { View::at(place) }
     }
 }
 

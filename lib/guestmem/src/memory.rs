@@ -7,6 +7,8 @@
 
 use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
+use cloister_dma::View;
+
 use crate::address::{GuestPhys, Range};
 
 /// Why an access was not made. Nothing was read or written.
@@ -59,6 +61,13 @@ pub trait Ram {
         copy_pieces(self, from, to, target)
     }
 
+    /// So many groups at an address, to be loaded and stored group by group. `None` if they are not
+    /// all RAM, do not lie at a multiple of sixteen bytes, or if this memory has no views: there are
+    /// copies then.
+    fn view<const GROUPS: usize>(&self, _: GuestPhys) -> Option<View<'_, GROUPS>> {
+        None
+    }
+
     /// Whether all of a range is RAM.
     fn holds(&self, range: Range) -> bool {
         range.end().get() <= self.size()
@@ -102,6 +111,10 @@ impl<M: Ram + ?Sized> Ram for &M {
 
     fn read_pair(&self, at: GuestPhys) -> Result<[u64; 2], BadAddress> {
         (**self).read_pair(at)
+    }
+
+    fn view<const GROUPS: usize>(&self, at: GuestPhys) -> Option<View<'_, GROUPS>> {
+        (**self).view(at)
     }
 
     fn write_from(&self, at: GuestPhys, bytes: &[u8]) -> Result<(), BadAddress> {
@@ -325,6 +338,14 @@ impl Ram for GuestMemory {
         // meanwhile changes what is read and nothing else.
         let [low, high] = unsafe { place.read_volatile() };
         Ok([u64::from_le(low), u64::from_le(high)])
+    }
+
+    fn view<const GROUPS: usize>(&self, at: GuestPhys) -> Option<View<'_, GROUPS>> {
+        let place = self.place(at, View::<GROUPS>::BYTES).ok()?;
+        // SAFETY: (1) `place` checked that the mapping has as many bytes there, and the maker of
+        // this value, which the view borrows, vouched for the mapping. (2) He vouched for that the
+        // program has no reference to them but to atomics.
+        unsafe { View::at(place) }
     }
 
     fn load_u16(&self, at: GuestPhys, order: Ordering) -> Result<u16, BadAddress> {

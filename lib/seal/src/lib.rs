@@ -16,9 +16,10 @@ mod text;
 
 use core::slice::IterMut;
 
-use cloister_block::{BLOCK, Seal};
+use cloister_block::{BLOCK, GROUPS, Seal};
 use cloister_cipher::Cipher;
 use cloister_disk::{Answer, DATA_OFFSET, HEADER, Keys, Refused};
+use cloister_dma::View;
 use cloister_keyslot::erase::{Order, Outcome};
 use cloister_keyslot::{Asker, Header, Kind, Step};
 use cloister_ring::{Link, Side};
@@ -28,6 +29,7 @@ use static_cell::ConstStaticCell;
 
 const _: () = assert!(DATA_OFFSET == cloister_keyslot::DATA_OFFSET);
 const _: () = assert!(HEADER == cloister_keyslot::HEADER && BLOCK == cloister_cipher::BLOCK);
+const _: () = assert!(GROUPS == cloister_cipher::GROUPS);
 
 /// Most volumes: as many as clients of a driver.
 const VOLUMES_MAX: usize = cloister_block::CLIENTS_MAX;
@@ -49,7 +51,7 @@ impl Patience {
     }
 }
 
-/// The ciphers of open volumes: large, and in use until the task ends.
+/// The ciphers of open volumes: large, so not in anybody's frame.
 static CIPHERS: ConstStaticCell<[Option<Cipher>; VOLUMES_MAX]> =
     ConstStaticCell::new([const { None }; VOLUMES_MAX]);
 
@@ -63,13 +65,17 @@ impl Drop for Sealed {
 }
 
 impl Seal for Sealed {
-    fn encrypt(&self, number: u64, block: &mut [u8; BLOCK]) {
-        // A whole block is no odd length, and the cipher is here as long as this value is.
-        let _ = self.0.as_ref().map(|cipher| cipher.encrypt_blocks(number, block));
+    fn encrypt(&self, number: u64, from: &View<'_, GROUPS>, to: &View<'_, GROUPS>) {
+        // It is there as long as this value is.
+        let Some(cipher) = &*self.0 else { return };
+        let ways = from.spots().zip(to.spots());
+        cipher.encrypt(number, ways, |(from, _)| from.load(), |(_, to), group| to.store(group));
     }
 
-    fn decrypt(&self, number: u64, block: &mut [u8; BLOCK]) {
-        let _ = self.0.as_ref().map(|cipher| cipher.decrypt_blocks(number, block));
+    fn decrypt(&self, number: u64, from: &View<'_, GROUPS>, to: &View<'_, GROUPS>) {
+        let Some(cipher) = &*self.0 else { return };
+        let ways = from.spots().zip(to.spots());
+        cipher.decrypt(number, ways, |(from, _)| from.load(), |(_, to), group| to.store(group));
     }
 }
 

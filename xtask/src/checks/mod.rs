@@ -7,6 +7,7 @@ pub mod ledger;
 pub mod licences;
 pub mod lines;
 pub mod links;
+pub mod merges;
 pub mod sizes;
 pub mod sources;
 

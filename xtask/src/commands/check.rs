@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 
 use crate::cargo_build;
-use crate::checks::{Verdict, arrows, ledger, licences, lines, links, sizes};
+use crate::checks::{Verdict, arrows, ledger, licences, lines, links, merges, sizes};
 
 /// Checks formatting, lints, imports, sizes, `unsafe`, links and the manifest corpus
 #[derive(clap::Args, Debug)]
@@ -19,6 +19,7 @@ type Check = (&'static str, fn() -> Result<Verdict>);
 const CHECKS: &[Check] = &[
     ("format", format),
     ("imports", arrows::check),
+    ("merges", merges::check),
     ("sizes", sizes::check),
     ("unsafe", ledger::check),
     ("lines", lines::check),
