@@ -7,7 +7,6 @@
 //! What the worker writes is read once, checked, and then used as a copy.
 
 use crate::sync::{AtomicU64, Ordering};
-use cloister_proto::policy;
 use cloister_virtio::wire;
 
 /// A queue as the worker is to see it: size, and addresses of its parts. Size 0: not used.
@@ -17,8 +16,7 @@ pub const CONFIG_BYTES: usize = wire::CONFIG_WORDS * 8;
 /// The largest ring there can be (virtio 1.3, "Split Virtqueues").
 const SIZE_MAX: u16 = 32768;
 
-const _: () = assert!(wire::GONE == policy::DEVICE_GONE && wire::ORDER == policy::DEVICE_ORDER);
-const _: () = assert!(wire::ANSWER == policy::DEVICE_ANSWER && wire::LIVE == policy::DEVICE_LIVE);
+const _: () = assert!(wire::GONE == cloister_proto::policy::DEVICE_GONE);
 
 /// One worker, as the monitor knows it.
 #[derive(Debug)]
