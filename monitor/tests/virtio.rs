@@ -7,6 +7,7 @@ mod transport;
 use std::sync::atomic::Ordering::Relaxed;
 
 use cloister_monitor::virtio::{Action, Virtio, VirtioError};
+use cloister_proto::policy;
 use cloister_virtio::{Offer, Order, Worker, wire};
 use proptest::prelude::*;
 use transport::{MEMORY, Rig, Seen, op, words};
@@ -372,6 +373,30 @@ fn a_worker_that_is_gone_for_good_breaks_its_device_and_holds_up_no_reset() {
     fill_queue(&mut rig, 1, [0x1000, 0x2000, 0x3000]);
     let _ = rig.write(0x14, 1, 0xf);
     assert_eq!(rig.read(0x14, 1), 0x4f);
+}
+
+/// The supervisor gives an order in a parked monitor's place (`drivers/supervisor/src/still.rs`).
+#[test]
+fn a_reset_that_was_ordered_for_a_stopped_monitor_is_not_the_last_one() {
+    const { assert!(policy::DEVICE_ORDER == wire::ORDER && policy::DEVICE_LIVE == wire::LIVE) };
+    const { assert!(policy::DEVICE_ANSWER == wire::ANSWER) };
+    let rig = live();
+    rig.answer();
+    let offer = Offer { features: 0, queue_size: 64, config: &[] };
+    let mut worker = Worker::adopt(rig.words, &[], 0, &offer).unwrap();
+    assert!(matches!(worker.order(), Some(Order::Live(_))));
+    let word = &rig.words[policy::DEVICE_ORDER];
+    let next = (word.load(Relaxed) | policy::DEVICE_LIVE).wrapping_add(1);
+    word.store(next, Relaxed);
+    assert_eq!(worker.order(), Some(Order::Reset));
+    worker.answer();
+    assert_eq!(rig.words[policy::DEVICE_ANSWER].load(Relaxed), next);
+    // What was answered for the life before does not let the next one in.
+    let mut device = Virtio::new(rig.words, 2, MEMORY).unwrap();
+    assert!(!device.is_ready() && rig.words[wire::ORDER].load(Relaxed) > next);
+    assert_eq!(worker.order(), Some(Order::Reset));
+    worker.answer();
+    assert!(device.is_ready());
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! logged, then the machine powers off or reboots.
 //!
 //! A virtual machine is its monitor: it is paused by stopping that task, and its reset is that
-//! task's restart.
+//! task's restart. It is stopped when its devices are still as well.
 //!
 //! Its own death reboots the machine, so it does not link if a panic is reachable. It trusts no
 //! task: a signal bit is a hint, the fault record is the kernel's, and nothing is waited for
@@ -18,6 +18,7 @@
 
 mod console;
 mod ending;
+mod still;
 mod wards;
 mod watchdog;
 mod words;
@@ -71,6 +72,7 @@ fn main() -> u32 {
         if let Some(how) = asked.or(wanted).or(finished) {
             ending.begin(how, &console);
         }
+        wards.settle();
         wards.restart_due();
         wards.watch();
         wards.tell(&mut console);

@@ -18,6 +18,7 @@ use cloister_supervisor_core::{Act, Agenda, Cause, Limits, Look, Next, Then, Wat
 
 use crate::console::Console;
 use crate::ending::How;
+use crate::still;
 use crate::words;
 
 /// Most tasks: each needs a signal bit.
@@ -25,6 +26,9 @@ pub const MAX: usize = CLIENT_BITS as usize;
 
 /// The least time between two lines about what a task's devices were refused.
 const BETWEEN_REFUSALS: Duration = Duration::from_millis(500);
+
+/// How often the devices of a machine that was stopped are looked at.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// How a task is asked whether it lives.
 struct Watched {
@@ -92,7 +96,24 @@ impl Wards {
     /// When the next restart is due, or the next look at a task that is watched.
     pub fn next_due(&self) -> Option<Instant> {
         let looks = self.watched.iter().flatten().map(|watched| watched.watch.due());
-        self.agenda.next_due().into_iter().chain(looks).min().map(Instant::from_tsc)
+        let next = self.agenda.next_due().into_iter().chain(looks).min().map(Instant::from_tsc);
+        let is_stilling = (0..MAX).any(|index| self.agenda.is_stilling(index));
+        let look = is_stilling.then(|| Instant::now() + LOOK);
+        next.into_iter().chain(look).min()
+    }
+
+    /// Looks whether the devices of machines that were stopped are still.
+    pub fn settle(&mut self) {
+        for (index, task) in self.tasks.iter().enumerate() {
+            let Some(task) = task.as_ref().filter(|_| self.agenda.is_stilling(index)) else {
+                continue;
+            };
+            let name = name_of(task.policy);
+            if still::is_still(name) {
+                self.agenda.stilled(index);
+                defmt::info!("vm {=str}: stopped, and its devices are still", name);
+            }
+        }
     }
 
     /// Asks the tasks that are watched whether they live, and has those parked that hang.
@@ -155,6 +176,9 @@ impl Wards {
         };
         let act = self.agenda.command(index, Instant::now().tsc(), operation)?;
         let name = name_of(task.policy);
+        if self.agenda.is_stilling(index) {
+            still::order(name);
+        }
         let done = match act {
             Act::Nothing => Ok(()),
             Act::Stop => task.control.stop(),
@@ -236,6 +260,9 @@ fn stopped(agenda: &mut Agenda<MAX>, index: usize, task: &Supervised) -> Option<
         TaskState::Running | TaskState::Parking => return None,
         TaskState::Stopped => {
             let next = agenda.parked(index, now);
+            if agenda.is_stilling(index) {
+                still::order(name);
+            }
             follow(name, next, task.policy.tries);
             bury(name, next);
             return machine(next);
@@ -244,6 +271,9 @@ fn stopped(agenda: &mut Agenda<MAX>, index: usize, task: &Supervised) -> Option<
     }
     let cause = words::cause(&report);
     let next = agenda.ended(index, now, cause.ended(is_vm(task.policy)));
+    if next == Next::Stopped && agenda.is_stilling(index) {
+        still::order(name);
+    }
     if next == Next::Nothing {
         return None;
     }

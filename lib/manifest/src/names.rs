@@ -7,7 +7,7 @@ pub const NAME_MAX: usize = 15;
 /// Names that the build gives to grants and files of its own.
 pub const RESERVED: &[&str] = &[
     "policy", "power", "table", "firmware", "main", "log", "task", "thread", "kernel", "stub",
-    "watch", "gone", "watchdog", "ram", "volumes", "sealed",
+    "watch", "gone", "halted", "watchdog", "ram", "volumes", "sealed",
 ];
 
 /// True for a lower-case letter followed by lower-case letters, digits and dashes.

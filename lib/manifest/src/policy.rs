@@ -151,9 +151,11 @@ fn memory(region: &Region, found: &mut Vec<String>) {
     if region.kind == GUEST_RAM {
         return;
     }
-    // By a name that only the build gives, the supervisor tells a monitor in the page of a device
-    // that its worker is gone. Both ends distrust that page anyway.
-    let maps = region.maps.iter().filter(|map| !map.name.starts_with("gone/"));
+    // By names that only the build gives, the supervisor tells a monitor in the page of a device that
+    // its worker is gone, and a worker that the machine was stopped. Both ends distrust that page
+    // anyway.
+    let is_supervisors = |name: &str| name.starts_with("gone/") || name.starts_with("halted/");
+    let maps = region.maps.iter().filter(|map| !is_supervisors(&map.name));
     let tasks: BTreeSet<&str> = maps.clone().map(|map| map.task.as_str()).collect();
     let Some(writer) = maps.clone().find(|map| map.writable) else {
         return;

@@ -294,7 +294,7 @@ fn the_printed_graph_tells_of_virtual_machines() {
         "  sees      r-x 0xc0000000 8KiB of payload",
         "  sees      r-- 0xfed00000 4KiB of ram",
         "  sees      r-- 0xfed01000 4KiB of ram",
-        "  device 0  rng: virtio entropy, served by host, doorbells 0x10c0 set its bit 1",
+        "  device 0  rng: virtio entropy, served by host, doorbells 0x10c0 set its bit 2",
         "  device 1  tty: virtio console, served by host, doorbells 0x11c0, 0x11c2 set its bit 0",
     ];
     assert_eq!(vm, wanted, "{text}");

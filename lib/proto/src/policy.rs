@@ -7,6 +7,13 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// Word of a virtio device's page that the supervisor sets when the device's worker is gone for
 /// good: `wire::GONE` of `lib/virtio`, which holds this equal.
 pub const DEVICE_GONE: usize = 70;
+/// Word of such a page with the order, which the supervisor gives in a stopped monitor's place:
+/// `wire::ORDER`.
+pub const DEVICE_ORDER: usize = 0;
+/// Word with the last order that the worker has followed: `wire::ANSWER`.
+pub const DEVICE_ANSWER: usize = 64;
+/// What an order to reset has not set: `wire::LIVE`.
+pub const DEVICE_LIVE: u64 = 1;
 
 /// When the tries run out: leave the task stopped and go on.
 pub const THEN_STOP: u8 = 0;

@@ -179,7 +179,10 @@ impl Grants {
 
     /// The bit that somebody may set in this task's signal word.
     pub fn bit(&self, name: &'static str) -> Result<Bits, Missing> {
-        self.find(name, GRANT_BIT, What::Bit).map(|entry| Bits::single(entry.bit))
+        self.find(name, GRANT_BIT, What::Bit)?;
+        let of_name = |entry: &&Grant| entry.kind == GRANT_BIT && name_str(&entry.name) == name;
+        let bits = self.entries.iter().filter(of_name);
+        Ok(bits.fold(Bits::NONE, |all, entry| all | Bits::single(entry.bit)))
     }
 
     /// A number from the manifest.
@@ -304,8 +307,22 @@ impl Grants {
     /// The pages of the virtio devices that a task works, each with the right to signal the monitor
     /// at the other end: for the supervisor, when the task is gone for good.
     pub fn devices_of(&self, task: &'static str) -> impl Iterator<Item = (Shared, Signal)> + use<> {
+        self.pages("gone/", task)
+    }
+
+    /// The pages of the virtio devices of a virtual machine, each with the right to signal the worker
+    /// in the monitor's place: for the supervisor, when the monitor was stopped.
+    pub fn devices_for(&self, vm: &'static str) -> impl Iterator<Item = (Shared, Signal)> + use<> {
+        self.pages("halted/", vm)
+    }
+
+    fn pages(
+        &self,
+        prefix: &'static str,
+        task: &'static str,
+    ) -> impl Iterator<Item = (Shared, Signal)> + use<> {
         let is_it = move |entry: &&Grant| {
-            name_str(&entry.name).strip_prefix("gone/").is_some_and(|of| of == task)
+            name_str(&entry.name).strip_prefix(prefix).is_some_and(|of| of == task)
         };
         let of = |kind| self.entries.iter().filter(move |entry| entry.kind == kind).filter(is_it);
         let pages = of(GRANT_MEMORY).map(shared);

@@ -213,6 +213,8 @@ fn cipher_of(key: &VolumeKey) -> Cipher {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     const VOLUME: Range<u64> = 1 << 20..5 << 20;
@@ -274,6 +276,32 @@ mod tests {
         erase(&disk, &VOLUME).expect("again");
         disk.write_all_at(b"x", VOLUME.start + 99).expect("damaged");
         erase(&disk, &VOLUME).expect("a damaged one");
+    }
+
+    /// A thousand times the size is the same block: nothing else of the file gets room, and the next
+    /// volume is opened by its key.
+    #[test]
+    fn erasing_takes_one_block_whatever_the_size() {
+        let key = Secret::Key([7; 32]);
+        for mib in [4, 4096] {
+            let volume = 1 << 20..(1 + mib) << 20;
+            let next = volume.end..volume.end + (4 << 20);
+            let disk = tempfile::tempfile().expect("a file");
+            disk.set_len(next.end).expect("a size");
+            encrypt(&disk, &next, &key).expect("encrypted");
+            // As encrypted, but nobody waits for four gigabytes: the data stays a hole.
+            let mut header = [0; HEADER];
+            disk.read_exact_at(&mut header, next.start).expect("read");
+            disk.write_all_at(&header, volume.start).expect("written");
+            assert!(Header::read(&header).is_ok_and(|header| !header.is_erased()));
+            let room = || disk.metadata().expect("a file").blocks();
+            let before = room();
+            erase(&disk, &volume).expect("erased");
+            assert_eq!(room(), before, "{mib} MiB");
+            assert!(super::header(&disk, &volume).expect("read").expect("one").is_erased());
+            let out = tempfile::tempfile().expect("a file");
+            decrypted(&disk, &next, &key, &out).expect("the next one opens");
+        }
     }
 
     #[test]

@@ -34,6 +34,10 @@ pub fn look(child: &mut Child) -> Option<usize> {
     for (processor, _) in looks.iter().flatten() {
         say(&format!("note: at the time limit {}", processor.line));
     }
+    if looks.iter().all(Vec::is_empty) {
+        say("note: at the time limit the emulator answers nobody");
+        return None;
+    }
     while looks.len() < LOOKS {
         std::thread::sleep(BETWEEN);
         looks.push(waiting(child));

@@ -7,7 +7,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A machine that a test looks into.
 pub struct Session {
     process: Child,
+    keyboard: ChildStdin,
     commands: UnixStream,
     answers: BufReader<UnixStream>,
     serial: Receiver<Vec<u8>>,
@@ -61,10 +62,11 @@ impl Session {
         let folder = tempfile::Builder::new().prefix("cloister-").tempdir()?;
         let socket = folder.path().join("qmp");
         let mut command = machine.controlled(qemu, &socket);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process =
             command.spawn().with_context(|| format!("cannot start {}", qemu.program.display()))?;
         let stdout = process.stdout.take().context("QEMU has no standard output")?;
+        let keyboard = process.stdin.take().context("QEMU has no standard input")?;
         let (sender, serial) = channel();
         thread::spawn(move || {
             let (mut stdout, mut buffer) = (stdout, [0; 16 * 1024]);
@@ -79,7 +81,7 @@ impl Session {
         };
         commands.set_read_timeout(Some(PATIENCE))?;
         let answers = BufReader::new(commands.try_clone()?);
-        let mut session = Self { process, commands, answers, serial, folder };
+        let mut session = Self { process, keyboard, commands, answers, serial, folder };
         // QEMU loads the image between its greeting and its first answer.
         let greeted = session.message();
         if greeted.and_then(|_| session.command("qmp_capabilities", json!({}))).is_err() {
@@ -131,7 +133,7 @@ impl Session {
         parse_registers(answer.as_str().unwrap_or_default())
     }
 
-    /// Physical memory; the machine is stopped.
+    /// Physical memory: of a moment, if the machine is stopped.
     pub fn memory(&mut self, start: u64, len: u64) -> Result<Vec<u8>> {
         let file = self.folder.path().join("memory");
         let arguments = json!({ "val": start, "size": len, "filename": file });
@@ -141,6 +143,12 @@ impl Session {
             bail!("QEMU saved {} of {len} bytes", bytes.len());
         }
         Ok(bytes)
+    }
+
+    /// Types at the serial port.
+    pub fn type_keys(&mut self, keys: &str) -> Result<()> {
+        self.keyboard.write_all(keys.as_bytes()).context("cannot type to QEMU")?;
+        Ok(self.keyboard.flush()?)
     }
 
     /// The next bytes of the serial port; none when the time is over or QEMU has ended.

@@ -2,7 +2,8 @@
 //!
 //! A task comes to rest by itself ([`Agenda::ended`]) or because it was told to
 //! ([`Agenda::command`], then [`Agenda::parked`]); what a task may be told depends on its
-//! [`Phase`]. Only monitors are told anything: pausing a virtual machine is stopping its monitor.
+//! [`Phase`]. Only monitors are told anything: pausing a virtual machine is stopping its monitor. One
+//! that is stopped for good has stopped when its devices are still ([`Agenda::stilled`]).
 //!
 //! Invariant: a task is restarted at most once for each time that it came to rest, and due tasks
 //! take turns, so that one that faults without end cannot keep another one waiting.
@@ -26,11 +27,13 @@ enum Phase {
     Running,
     /// The kernel was asked to park it.
     Stopping(Wish),
+    /// At rest for good, as a person wants, but its devices may still write to its memory.
+    Stilling,
     /// Parked, and can go on where it was.
     Paused,
     Due(u64),
     Done,
-    /// Parked for good, by a person.
+    /// At rest for good, as a person wants, and so are its devices.
     Stopped,
     GivenUp,
 }
@@ -139,7 +142,7 @@ impl<const N: usize> Agenda<N> {
                 Next::Done
             }
             (_, Some(Wish::Stop)) => {
-                ward.phase = Phase::Stopped;
+                ward.phase = Phase::Stilling;
                 Next::Stopped
             }
             (Ended::Reset, _) => match ward.restarts.after_reset(now) {
@@ -160,12 +163,27 @@ impl<const N: usize> Agenda<N> {
         {
             ward.phase = match wish {
                 Wish::Pause => Phase::Paused,
-                Wish::Stop => Phase::Stopped,
+                Wish::Stop => Phase::Stilling,
                 Wish::Reset => Phase::Due(now),
                 Wish::Hung => return ward.failed(now),
             };
         }
         Next::Nothing
+    }
+
+    /// Whether a task was stopped by a person, and those that work for it are still at it.
+    pub fn is_stilling(&self, index: usize) -> bool {
+        let ward = self.wards.get(index).and_then(Option::as_ref);
+        ward.is_some_and(|ward| ward.phase == Phase::Stilling)
+    }
+
+    /// Nobody works any more for a task that was stopped.
+    pub fn stilled(&mut self, index: usize) {
+        if let Some(ward) = self.ward(index)
+            && ward.phase == Phase::Stilling
+        {
+            ward.phase = Phase::Stopped;
+        }
     }
 
     /// A task does not take turns any more. Whether the kernel is to be asked to park it.
@@ -196,11 +214,13 @@ impl<const N: usize> Agenda<N> {
             (Operation::Stop, Phase::Stopping(_)) => (Phase::Stopping(Wish::Stop), Act::Nothing),
             (Operation::Reset, Phase::Stopping(_)) => (Phase::Stopping(Wish::Reset), Act::Nothing),
             (Operation::Resume, Phase::Paused) => (Phase::Running, Act::Resume),
-            (Operation::Stop, Phase::Paused | Phase::Due(_)) => (Phase::Stopped, Act::Nothing),
+            (Operation::Stop, Phase::Paused | Phase::Due(_) | Phase::Stilling) => {
+                (Phase::Stilling, Act::Nothing)
+            }
             (Operation::Reset, Phase::Paused) => (Phase::Due(now), Act::Nothing),
             (
                 Operation::Reset | Operation::Start,
-                Phase::Due(_) | Phase::Done | Phase::Stopped | Phase::GivenUp,
+                Phase::Due(_) | Phase::Done | Phase::Stilling | Phase::Stopped | Phase::GivenUp,
             ) => {
                 // Whoever starts it by hand has looked at it: all tries are there again.
                 ward.restarts = Restarts::new(ward.restarts.limits());
@@ -274,7 +294,7 @@ impl Ward {
 fn state_of(phase: Phase) -> VmState {
     match phase {
         Phase::Running => VmState::Running,
-        Phase::Stopping(_) => VmState::Stopping,
+        Phase::Stopping(_) | Phase::Stilling => VmState::Stopping,
         Phase::Paused => VmState::Paused,
         Phase::Due(_) => VmState::Waiting,
         Phase::Done => VmState::PoweredOff,

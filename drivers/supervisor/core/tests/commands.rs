@@ -29,6 +29,7 @@ fn in_state(state: VmState) -> Agenda<1> {
                 if state == VmState::Paused { Operation::Pause } else { Operation::Stop };
             assert_eq!(agenda.command(0, 0, operation), Ok(Act::Stop));
             agenda.parked(0, 0);
+            agenda.stilled(0);
         }
         VmState::Waiting => drop(agenda.ended(0, 0, Ended::Failed)),
         VmState::PoweredOff => drop(agenda.ended(0, 0, Ended::Done)),
@@ -56,12 +57,12 @@ fn each_state_allows_what_makes_sense_and_refuses_the_rest() {
         (Paused, Pause, None),
         (Paused, Resume, Some((Act::Resume, Running))),
         (Paused, Reset, Some((Act::Nothing, Waiting))),
-        (Paused, Stop, Some((Act::Nothing, Stopped))),
+        (Paused, Stop, Some((Act::Nothing, Stopping))),
         (Paused, Start, None),
         (Waiting, Pause, None),
         (Waiting, Resume, None),
         (Waiting, Reset, Some((Act::Nothing, Waiting))),
-        (Waiting, Stop, Some((Act::Nothing, Stopped))),
+        (Waiting, Stop, Some((Act::Nothing, Stopping))),
         (Waiting, Start, Some((Act::Nothing, Waiting))),
     ];
     for (state, operation, expected) in table {
@@ -103,6 +104,7 @@ fn the_last_wish_of_a_stop_under_way_counts() {
         let mut agenda = in_state(VmState::Stopping);
         assert_eq!(agenda.command(0, 1, operation), Ok(Act::Nothing));
         agenda.parked(0, 2);
+        agenda.stilled(0);
         assert_eq!(agenda.state(0), Some(expected));
         // A second signal of the same park changes nothing.
         agenda.parked(0, 3);
@@ -115,7 +117,9 @@ fn who_ends_by_itself_while_it_is_being_stopped_is_not_restarted_against_the_wis
     let ended = |operation, how| {
         let mut agenda = one();
         agenda.command(0, 0, operation).unwrap();
-        (agenda.ended(0, 1, how), agenda.state(0).unwrap())
+        let next = agenda.ended(0, 1, how);
+        agenda.stilled(0);
+        (next, agenda.state(0).unwrap())
     };
     let stopped = (Next::Stopped, VmState::Stopped);
     assert_eq!(ended(Operation::Stop, Ended::Failed), stopped);
@@ -127,6 +131,29 @@ fn who_ends_by_itself_while_it_is_being_stopped_is_not_restarted_against_the_wis
     assert_eq!(ended(Operation::Pause, Ended::Done), (Next::Done, VmState::PoweredOff));
     let restart = Next::Restart { delay: 10, nth: 1 };
     assert_eq!(ended(Operation::Pause, Ended::Failed), (restart, VmState::Waiting));
+}
+
+#[test]
+fn a_machine_has_stopped_when_its_devices_are_still() {
+    for before in [VmState::Running, VmState::Paused, VmState::Waiting] {
+        let mut agenda = in_state(before);
+        agenda.stilled(0);
+        assert_eq!(agenda.state(0), Some(before), "nobody wants it to stop");
+        agenda.command(0, 1, Operation::Stop).unwrap();
+        assert_eq!(agenda.is_stilling(0), before != VmState::Running, "it is parked first");
+        agenda.parked(0, 2);
+        assert!(agenda.is_stilling(0));
+        assert_eq!(agenda.state(0), Some(VmState::Stopping));
+        agenda.stilled(0);
+        assert_eq!((agenda.is_stilling(0), agenda.state(0)), (false, Some(VmState::Stopped)));
+    }
+    // Its next life does not wait for that: its monitor does.
+    let mut agenda = in_state(VmState::Paused);
+    agenda.command(0, 1, Operation::Stop).unwrap();
+    assert_eq!(agenda.command(0, 2, Operation::Reset), Ok(Act::Nothing));
+    assert_eq!((agenda.is_stilling(0), agenda.take_due(2)), (false, Some(0)));
+    agenda.stilled(0);
+    assert_eq!(agenda.state(0), Some(VmState::Running));
 }
 
 #[test]
@@ -166,6 +193,7 @@ fn a_guest_that_a_person_stopped_does_not_end_the_appliance() {
     assert_eq!(agenda.ended(0, 0, Ended::Done), Next::Done);
     assert_eq!(agenda.command(1, 0, Operation::Stop), Ok(Act::Stop));
     agenda.parked(1, 0);
+    agenda.stilled(1);
     assert!(!agenda.is_finished());
     assert_eq!(agenda.command(1, 0, Operation::Start), Ok(Act::Nothing));
     assert_eq!(agenda.take_due(0), Some(1));
@@ -178,6 +206,7 @@ enum Step {
     Command(usize, usize),
     End(usize, usize),
     Park(usize),
+    Still(usize),
     Due,
 }
 
@@ -186,6 +215,7 @@ fn step() -> impl Strategy<Value = Step> {
         (0usize..2, 0usize..5).prop_map(|(task, what)| Step::Command(task, what)),
         (0usize..2, 0usize..3).prop_map(|(task, how)| Step::End(task, how)),
         (0usize..2).prop_map(Step::Park),
+        (0usize..2).prop_map(Step::Still),
         Just(Step::Due),
     ]
 }
@@ -238,6 +268,10 @@ proptest! {
                     agenda.parked(at, now);
                     at
                 }
+                Step::Still(at) => {
+                    agenda.stilled(at);
+                    at
+                }
                 Step::Due => match agenda.take_due(now) {
                     Some(at) => {
                         prop_assert!(matches!(real[at], Real::Stopped | Real::Faulted));
@@ -252,7 +286,9 @@ proptest! {
             let is_running = agenda.state(at) == Some(VmState::Running);
             prop_assert_eq!(is_running, real[at] == Real::Running);
             let is_stopping = agenda.state(at) == Some(VmState::Stopping);
-            prop_assert_eq!(is_stopping, real[at] == Real::Parking);
+            prop_assert_eq!(is_stopping, real[at] == Real::Parking || agenda.is_stilling(at));
+            let is_at_rest = matches!(real[at], Real::Stopped | Real::Faulted);
+            prop_assert!(is_at_rest || !agenda.is_stilling(at));
         }
     }
 }

@@ -146,6 +146,8 @@ struct Builder<'a> {
     volumes: Vec<(usize, Volume)>,
     /// The bit with which a client wakes its server, by client and place of the grant.
     wire_bits: BTreeMap<(usize, usize), u8>,
+    /// By worker of devices: the supervisor's bit at it, and the slot of the right to set it.
+    still_signals: BTreeMap<usize, (u8, u32)>,
     /// The supervisor's bit for each task.
     supervisor_bits: Vec<Option<u8>>,
     /// The log ring of each task.
@@ -207,6 +209,7 @@ impl<'a> Builder<'a> {
             configs: Vec::new(),
             volumes: Vec::new(),
             wire_bits: BTreeMap::new(),
+            still_signals: BTreeMap::new(),
             supervisor_bits: vec![None; system.tasks.len()],
             log_regions: Vec::new(),
             system_page: 0,

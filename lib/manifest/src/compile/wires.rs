@@ -82,6 +82,7 @@ impl<'a> Builder<'a> {
                 self.tell_bit(grant.server, &there, to_server);
                 if export.device.is_some() {
                     self.obituary(client, grant.server, region)?;
+                    self.stillness(client, grant.server, region, &there)?;
                 }
             }
             self.windows(client)?;
@@ -100,6 +101,36 @@ impl<'a> Builder<'a> {
         self.share(supervisor, &name, page, MAP_WRITE, None)?;
         let bit = self.wake(supervisor, &name, (client, 0))?;
         self.tell_bit(client, "gone", bit);
+        Ok(())
+    }
+
+    /// The supervisor's means to have a stopped machine's memory left alone: the page of the device,
+    /// in which it gives an order in the monitor's place, and a signal, one for all devices of a
+    /// worker. To the worker it is one more bit of the mailbox `there`.
+    fn stillness(
+        &mut self,
+        client: usize,
+        worker: usize,
+        page: u16,
+        there: &str,
+    ) -> Result<(), CompileError> {
+        let Ok(supervisor) = self.supervisor() else {
+            return Ok(());
+        };
+        let name = format!("halted/{}", self.system.tasks[client].name());
+        self.share(supervisor, &name, page, MAP_WRITE, None)?;
+        let (bit, slot) = match self.still_signals.get(&worker) {
+            Some(signal) => *signal,
+            None => {
+                let bit = self.bit(worker, 0)?;
+                let object = self.thread_index[worker][0].into();
+                let slot = self.cap(supervisor, CapKind::Thread, RIGHT_SIGNAL, bit, object);
+                self.still_signals.insert(worker, (bit, slot));
+                (bit, slot)
+            }
+        };
+        self.tell_cap(supervisor, &name, CapKind::Thread, RIGHT_SIGNAL, slot);
+        self.tell_bit(worker, there, bit);
         Ok(())
     }
 

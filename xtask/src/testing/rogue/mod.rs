@@ -8,7 +8,7 @@
 
 mod edu;
 mod nvme;
-mod said;
+pub mod said;
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -68,6 +68,11 @@ impl Log {
 }
 
 impl Said {
+    /// Whether a line has a text in it.
+    pub fn has(&self, text: &str) -> bool {
+        self.lines.iter().any(|line| line.contains(text))
+    }
+
     /// The batches; `source` is the rogue's function as the supervisor writes it.
     pub fn batches(&self, source: &str) -> Vec<Batch> {
         let refused = format!("rogue: its device {source} may not ");

@@ -5,13 +5,14 @@
 //! in memory. The last time, physical memory is copied and [`rules::judge`] looks at every space,
 //! [`domains::judge`] at what PCI functions reach, and [`remaps::judge`] at what they raise.
 //! Then the copy is spoiled in every way that matters, and each way must be noticed: a walk that
-//! finds nothing wrong proves nothing unless it can.
+//! finds nothing wrong proves nothing unless it can. [`stopped`] looks at one virtual machine's memory.
 
 mod domains;
 mod guests;
 mod remaps;
 mod rules;
 mod spaces;
+mod stopped;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -30,6 +31,7 @@ use super::Options;
 use super::inspect::{Registers, Session};
 use super::tally::{Tally, Verdict};
 use crate::appliance::Appliance;
+use crate::disk::file::MachineFile;
 use crate::disk::make::Keep;
 use crate::emulators::Qemu;
 use crate::image::elf::Elf;
@@ -92,20 +94,18 @@ pub fn run(options: &Options, place: &str, qemu: &Qemu, tally: &mut Tally) {
         let appliance = walked.appliance;
         let name = format!("walk: every address space of {appliance} after the seal, on {place}");
         if options.wants(&name) {
-            one(options, (place, qemu), &name, walked, tally);
+            one(&name, place, tally, || walk(options, qemu, walked));
         }
+    }
+    let name = format!("{}, on {place}", stopped::NAME);
+    if options.wants(&name) {
+        one(&name, place, tally, || stopped::walk(options, qemu));
     }
 }
 
-fn one(
-    options: &Options,
-    (place, qemu): (&str, &Qemu),
-    name: &str,
-    walked: &Walked,
-    tally: &mut Tally,
-) {
+fn one(name: &str, place: &str, tally: &mut Tally, walk: impl FnOnce() -> Result<String>) {
     let start = Instant::now();
-    let verdict = match walk(options, qemu, walked) {
+    let verdict = match walk() {
         Ok(summary) => {
             println!("ok      {name}: {summary} ({:.1} s)", start.elapsed().as_secs_f32());
             Verdict::Passed
@@ -118,40 +118,80 @@ fn one(
     tally.add(place, verdict);
 }
 
-fn walk(options: &Options, qemu: &Qemu, walked: &Walked) -> Result<String> {
-    let mut appliance = Appliance::build(walked.appliance, options.install)?;
-    if let Some(mib) = walked.memory_mib {
-        appliance.machine.memory_mib = mib;
-    }
-    appliance.attach_disks("walk-disks", Keep::Fresh, options.install)?;
-    let elf = Elf::read(&appliance.machine.image)?;
-    let loaded = elf.segments.iter().find(|segment| segment.pa == PAYLOAD_BASE);
-    let payload = &loaded.context("the image has no payload segment")?.bytes;
-    let header = match payload::check(payload) {
-        Ok(header) => header,
-        Err(damage) => bail!("the image as it was built is refused: {damage}"),
-    };
-    let words = table_words(payload, &header)?;
-    let bytes = &words.as_bytes()[..header.system_table_len as usize];
-    let table = Table::new(bytes, (payload.len() as u64 / PAGE) as u32)
-        .map_err(|error| anyhow::anyhow!("the system table breaks {:?}", error.rule))?;
-    let system = System { header: &header, table };
+/// An appliance, and what the kernel is told of it.
+struct Built {
+    appliance: Appliance,
+    header: Header,
+    /// The system table.
+    words: Vec<u64>,
+    /// Pages of the payload.
+    pages: u32,
+}
 
-    let mut session = match Session::start(&appliance.machine, qemu)? {
-        Ok(session) => session,
-        Err(refused) => bail!("QEMU does not start: {}", refused.0),
-    };
-    until_started(&appliance, &mut session, walked.started)?;
+impl Built {
+    /// Builds it, and makes its disks as `change` wants them.
+    fn new(
+        options: &Options,
+        name: &str,
+        memory_mib: Option<u32>,
+        change: impl FnOnce(&mut MachineFile),
+    ) -> Result<Built> {
+        let mut appliance = Appliance::build(name, options.install)?;
+        if let Some(mib) = memory_mib {
+            appliance.machine.memory_mib = mib;
+        }
+        change(&mut appliance.file);
+        appliance.attach_disks("walk-disks", Keep::Fresh, options.install)?;
+        let elf = Elf::read(&appliance.machine.image)?;
+        let loaded = elf.segments.iter().find(|segment| segment.pa == PAYLOAD_BASE);
+        let payload = &loaded.context("the image has no payload segment")?.bytes;
+        let header = match payload::check(payload) {
+            Ok(header) => header,
+            Err(damage) => bail!("the image as it was built is refused: {damage}"),
+        };
+        let words = table_words(payload, &header)?;
+        Ok(Built { appliance, header, words, pages: (payload.len() as u64 / PAGE) as u32 })
+    }
+
+    fn system(&self) -> Result<System<'_>> {
+        let bytes = &self.words.as_bytes()[..self.header.system_table_len as usize];
+        let table = Table::new(bytes, self.pages)
+            .map_err(|error| anyhow::anyhow!("the system table breaks {:?}", error.rule))?;
+        Ok(System { header: &self.header, table })
+    }
+
+    fn start(&self, qemu: &Qemu) -> Result<Session> {
+        match Session::start(&self.appliance.machine, qemu)? {
+            Ok(session) => Ok(session),
+            Err(refused) => bail!("QEMU does not start: {}", refused.0),
+        }
+    }
+
+    /// Bytes of the machine's memory.
+    fn memory(&self) -> u64 {
+        u64::from(self.appliance.machine.memory_mib) << 20
+    }
+}
+
+/// The top tables of all spaces, and the stub's own, which leads to the kernel too and on which no
+/// processor may be any more.
+fn all_roots(memory: &Memory, samples: &[Registers]) -> Result<(Vec<u64>, Vec<u64>)> {
+    let ours = samples.iter().find(|sample| sample.rip >= KERNEL_BASE);
+    let found = roots(memory, ours.context("no processor was seen in the kernel")?.cr3);
+    Ok(found.into_iter().partition(|root| !(STUB_BASE..PAYLOAD_BASE).contains(root)))
+}
+
+fn walk(options: &Options, qemu: &Qemu, walked: &Walked) -> Result<String> {
+    let built = Built::new(options, walked.appliance, walked.memory_mib, |_| {})?;
+    let system = built.system()?;
+    let mut session = built.start(qemu)?;
+    until_started(&built.appliance, &mut session, walked.started)?;
     parallel_threads(&mut session)?;
     let cr4 = protections(&mut session)?;
-    let (samples, memory) = look(&mut session, u64::from(appliance.machine.memory_mib) << 20)?;
+    let (samples, memory) = look(&mut session, built.memory())?;
     let unit = Unit::read(&mut session)?;
     drop(session);
-    let ours = samples.iter().find(|sample| sample.rip >= KERNEL_BASE);
-    let found = roots(&memory, ours.context("no processor was seen in the kernel")?.cr3);
-    // The stub's own top table leads to the kernel too; no processor may be on it any more.
-    let (stub, found): (Vec<u64>, Vec<u64>) =
-        found.into_iter().partition(|root| (STUB_BASE..PAYLOAD_BASE).contains(root));
+    let (found, stub) = all_roots(&memory, &samples)?;
     let mut seen = BTreeSet::new();
     for sample in &samples {
         let root = sample.cr3;

@@ -1,49 +1,19 @@
-//! Test task: the driver of an NVMe controller's physical function. In its first life it brings the
+//! The driver of an NVMe controller's physical function. In its first life it brings the
 //! virtual functions up, lets their drivers work for a while, and takes the controller down with all
 //! of them. From then on it is the real driver, which finds that nothing runs and that a reset
 //! cannot be avoided.
 
-#![no_std]
-#![no_main]
-#![forbid(unsafe_code)]
-
 use cloister_disk::NoKeys;
 use cloister_dma::Region;
-use cloister_nvme_core::{Failure, Pause, Physical};
-use cloister_rt::{Duration, Instant, PciFunction, clock, generation, grants, sleep_until};
+use cloister_nvme_core::{Failure, Physical};
+use cloister_rt::{Duration, Instant, PciFunction, generation, grants, sleep_until};
 
-cloister_rt::entry!(main);
+use crate::{AGAIN, Clock, Registers};
 
 /// How long the others may work.
 const WHILE: Duration = Duration::from_millis(2_500);
-/// What life 0 leaves with, so that there is another one.
-const AGAIN: u32 = 7;
-
-struct Registers(cloister_rt::Registers);
-
-impl cloister_nvme_core::Registers for Registers {
-    fn read(&self, offset: u64) -> Option<u32> {
-        self.0.read(offset)
-    }
-
-    fn write(&self, offset: u64, value: u32) -> Option<()> {
-        self.0.write(offset, value)
-    }
-}
-
-struct Clock;
-
-impl Pause for Clock {
-    fn now(&self) -> u64 {
-        clock().duration(Instant::now().tsc()).as_nanos()
-    }
-
-    fn sleep(&self, ns: u64) {
-        sleep_until(Instant::now() + Duration::from_nanos(ns));
-    }
-}
-
-fn main() -> u32 {
+/// All lives.
+pub fn run() -> u32 {
     if generation() > 0 {
         return cloister_nvme::run(&mut NoKeys);
     }

@@ -1,18 +1,14 @@
-//! Test task: leaves an NVMe controller running, and resets its function in the next life (PCI Express
-//! Base Specification, "Function Level Reset (FLR)").
+//! Leaves an NVMe controller running, and resets its function in the next life (PCI Express Base
+//! Specification, "Function Level Reset (FLR)").
 //!
 //! A reset that only takes the function off the bus leaves the controller enabled; a function-level
 //! one does not, and takes the base address registers with it, which the kernel writes back. Of a
 //! physical function whose virtual ones are in use no function-level reset may begin.
 
-#![no_std]
-#![no_main]
-#![forbid(unsafe_code)]
+use cloister_nvme_core::{Controller, Failure};
+use cloister_rt::{Duration, Instant, PciDevice, generation, grants, sleep_until};
 
-use cloister_nvme_core::{Controller, Failure, Pause};
-use cloister_rt::{Duration, Instant, PciDevice, clock, generation, grants, sleep_until};
-
-cloister_rt::entry!(main);
+use crate::{AGAIN, Clock, Registers};
 
 /// Controller configuration (NVM Express Base Specification, "Controller Configuration"): enabled.
 const CONFIGURATION: u64 = 0x14;
@@ -20,32 +16,6 @@ const ENABLED: u32 = 1;
 /// A function may take so long for its reset; it may be refused for as long again.
 const RESET: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(2);
-/// What life 0 leaves with, so that there is another one.
-const AGAIN: u32 = 7;
-
-struct Registers(cloister_rt::Registers);
-
-impl cloister_nvme_core::Registers for Registers {
-    fn read(&self, offset: u64) -> Option<u32> {
-        self.0.read(offset)
-    }
-
-    fn write(&self, offset: u64, value: u32) -> Option<()> {
-        self.0.write(offset, value)
-    }
-}
-
-struct Clock;
-
-impl Pause for Clock {
-    fn now(&self) -> u64 {
-        clock().duration(Instant::now().tsc()).as_nanos()
-    }
-
-    fn sleep(&self, ns: u64) {
-        sleep_until(Instant::now() + Duration::from_nanos(ns));
-    }
-}
 
 fn say(what: &'static str, is_right: bool) -> bool {
     if is_right {
@@ -56,7 +26,8 @@ fn say(what: &'static str, is_right: bool) -> bool {
     is_right
 }
 
-fn main() -> u32 {
+/// Both lives.
+pub fn run() -> u32 {
     let Ok(memory) = grants().dma("queues") else { return 2 };
     let memory = memory.memory();
     let Ok(function) = grants().function() else { return 3 };
