@@ -4,7 +4,7 @@
 mod sim;
 
 use cloister_ahci_core::{Controller, Failure, Fault, Health, MEMORY_MIN, Plan, Sick, State};
-use cloister_block::{Busy, Command, Disk, Operation, Outcome, Segment, Tag};
+use cloister_block::{Busy, Command, Controller as _, Disk, Operation, Outcome, Segment, Tag};
 use proptest::prelude::*;
 use sim::{CLIENTS, Clock, Evil, Model, PORT, Sim, SimMemory};
 
@@ -67,7 +67,7 @@ fn finish(sim: &Sim, driver: &mut Driver) -> (Vec<(u8, Outcome)>, u32) {
         sim.end_all();
         ended.extend(all(driver));
         if driver.state() == State::Sick(Sick::Error) {
-            assert_eq!(driver.watch(), Health::Error);
+            assert_eq!(driver.watch(), Health::Sick(Sick::Error));
             driver.recover(&Clock::default()).unwrap();
             recoveries += 1;
         }
@@ -220,7 +220,7 @@ fn a_transfer_that_was_damaged_is_tried_again() {
     driver.ring();
     sim.end(0);
     assert!(all(&mut driver).is_empty());
-    assert_eq!(driver.watch(), Health::Error);
+    assert_eq!(driver.watch(), Health::Sick(Sick::Error));
     driver.recover(&Clock::default()).unwrap();
     sim.0.borrow_mut().bad_blocks.clear();
     assert_eq!(finish(&sim, &mut driver), (expected(1, &[]), 0));

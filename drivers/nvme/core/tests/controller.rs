@@ -3,7 +3,7 @@
 #[path = "sim/mod.rs"]
 mod sim;
 
-use cloister_block::{Busy, Command, Disk, Operation, Outcome, Segment, Tag};
+use cloister_block::{Busy, Command, Controller as _, Disk, Operation, Outcome, Segment, Tag};
 use cloister_nvme_core::{Controller, Failure, Fault, Health, Plan, Sick, State};
 use proptest::prelude::*;
 use sim::{CLIENTS, Clock, Evil, Model, Sim, SimMemory};

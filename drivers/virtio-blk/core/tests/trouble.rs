@@ -3,7 +3,7 @@
 #[path = "sim/mod.rs"]
 mod sim;
 
-use cloister_block::{Busy, Disk, Operation, Outcome, Segment, Tag};
+use cloister_block::{Busy, Controller as _, Disk, Operation, Outcome, Segment, Tag};
 use cloister_virtio_blk_core::{Failure, Fault, Health, Sick, State};
 use proptest::prelude::*;
 use sim::driver::{all, at, client_bytes, command, read, restart, tag, up};

@@ -9,8 +9,10 @@
 #![no_main]
 #![forbid(unsafe_code)]
 
-use cloister_nvme_core::{Controller, Failure, Pause};
-use cloister_rt::{Duration, Instant, PciDevice, clock, generation, grants, sleep_until};
+use cloister_block::Controller as _;
+use cloister_disk::{Clock, Registers};
+use cloister_nvme_core::{Controller, Failure};
+use cloister_rt::{Duration, Instant, PciDevice, generation, grants, sleep_until};
 
 cloister_rt::entry!(main);
 
@@ -22,30 +24,6 @@ const RESET: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// What life 0 leaves with, so that there is another one.
 const AGAIN: u32 = 7;
-
-struct Registers(cloister_rt::Registers);
-
-impl cloister_nvme_core::Registers for Registers {
-    fn read(&self, offset: u64) -> Option<u32> {
-        self.0.read(offset)
-    }
-
-    fn write(&self, offset: u64, value: u32) -> Option<()> {
-        self.0.write(offset, value)
-    }
-}
-
-struct Clock;
-
-impl Pause for Clock {
-    fn now(&self) -> u64 {
-        clock().duration(Instant::now().tsc()).as_nanos()
-    }
-
-    fn sleep(&self, ns: u64) {
-        sleep_until(Instant::now() + Duration::from_nanos(ns));
-    }
-}
 
 fn say(what: &'static str, is_right: bool) -> bool {
     if is_right {
@@ -100,9 +78,9 @@ fn start(
     controller: &mut Controller<Registers, &cloister_dma::Region>,
 ) -> Result<(), Failure> {
     device.begin_reset(false).map_err(|_| Failure::Gone)?;
-    controller.stop(&Clock)?;
+    controller.stop(&Clock::find(grants()))?;
     device.finish_reset().map_err(|_| Failure::Gone)?;
-    controller.start(&Clock)
+    controller.start(&Clock::find(grants()))
 }
 
 /// Puts the function back on the bus, as soon as it lets itself be written.

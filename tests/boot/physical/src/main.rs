@@ -7,10 +7,10 @@
 #![no_main]
 #![forbid(unsafe_code)]
 
-use cloister_disk::NoKeys;
+use cloister_disk::{Clock, NoKeys, Registers};
 use cloister_dma::Region;
-use cloister_nvme_core::{Failure, Pause, Physical};
-use cloister_rt::{Duration, Instant, PciFunction, clock, generation, grants, sleep_until};
+use cloister_nvme_core::{Failure, Physical};
+use cloister_rt::{Duration, Instant, PciFunction, generation, grants, sleep_until};
 
 cloister_rt::entry!(main);
 
@@ -18,30 +18,6 @@ cloister_rt::entry!(main);
 const WHILE: Duration = Duration::from_millis(2_500);
 /// What life 0 leaves with, so that there is another one.
 const AGAIN: u32 = 7;
-
-struct Registers(cloister_rt::Registers);
-
-impl cloister_nvme_core::Registers for Registers {
-    fn read(&self, offset: u64) -> Option<u32> {
-        self.0.read(offset)
-    }
-
-    fn write(&self, offset: u64, value: u32) -> Option<()> {
-        self.0.write(offset, value)
-    }
-}
-
-struct Clock;
-
-impl Pause for Clock {
-    fn now(&self) -> u64 {
-        clock().duration(Instant::now().tsc()).as_nanos()
-    }
-
-    fn sleep(&self, ns: u64) {
-        sleep_until(Instant::now() + Duration::from_nanos(ns));
-    }
-}
 
 fn main() -> u32 {
     if generation() > 0 {
@@ -63,13 +39,13 @@ fn once(memory: &Region, function: &PciFunction) -> Result<(), Failure> {
     let registers = Registers(function.registers(0).map_err(|_| Failure::Gone)?);
     let physical = Physical::new(registers, memory)?;
     function.device.begin_reset(false).map_err(|_| Failure::Gone)?;
-    physical.stop(&Clock)?;
+    physical.stop(&Clock::find(grants()))?;
     function.device.finish_reset().map_err(|_| Failure::Gone)?;
     let count = u16::try_from(function.virtual_functions()).unwrap_or(u16::MAX);
-    physical.start(&Clock, count)?;
+    physical.start(&Clock::find(grants()), count)?;
     defmt::info!("physical: {=u16} virtual functions are up", count);
     sleep_until(Instant::now() + WHILE);
-    physical.stop(&Clock)?;
+    physical.stop(&Clock::find(grants()))?;
     defmt::warn!("physical: the controller is down, with its virtual functions");
     Ok(())
 }

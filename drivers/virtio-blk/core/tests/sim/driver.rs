@@ -1,6 +1,6 @@
 //! The driver on top of the simulated device.
 
-use cloister_block::{Busy, Command, Disk, Operation, Outcome, Segment, Tag};
+use cloister_block::{Busy, Command, Controller as _, Disk, Operation, Outcome, Segment, Tag};
 use cloister_dma::{Memory, Region};
 use cloister_virtio_blk_core::{Controller, Failure, LENGTHS_BYTES};
 
