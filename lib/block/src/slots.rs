@@ -101,6 +101,7 @@ pub struct Slot<T> {
     tag: Tag,
     /// When it was issued.
     epoch: u32,
+    issues: u16,
     tries: u8,
     is_cancelled: bool,
 }
@@ -110,6 +111,13 @@ impl<T> Slot<T> {
     #[inline]
     pub const fn issue(&mut self, epoch: u32) {
         self.epoch = epoch;
+        self.issues = self.issues.wrapping_add(1);
+    }
+
+    /// How often commands in this slot were issued, which tells them apart.
+    #[inline]
+    pub const fn issues(&self) -> u16 {
+        self.issues
     }
 
     /// It was tried once more.
@@ -146,16 +154,16 @@ pub struct Slots<T, const N: usize> {
 }
 
 impl<T: Copy, const N: usize> Slots<T, N> {
-    /// So many slots without a command.
-    pub const fn new(count: u8, command: T) -> Slots<T, N> {
+    /// None yet: [`Slots::open`] says how many there are. What is in a slot without a command is the
+    /// core's to say.
+    pub const fn new(command: T) -> Slots<T, N> {
         const { assert!(N <= 64) };
         let tag = Tag { slot: 0, generation: 0, client: 0 };
-        let slot = Slot { command, tag, epoch: 0, tries: 0, is_cancelled: false };
-        let all = Set::of(count);
-        Slots { slots: [slot; N], all, free: all, failed: Set::EMPTY }
+        let slot = Slot { command, tag, epoch: 0, issues: 0, tries: 0, is_cancelled: false };
+        Slots { slots: [slot; N], all: Set::EMPTY, free: Set::EMPTY, failed: Set::EMPTY }
     }
 
-    /// There are so many slots, of which none is used yet.
+    /// There are so many slots, of which none is used.
     pub const fn open(&mut self, count: u8) {
         (self.all, self.free) = (Set::of(count), Set::of(count));
     }

@@ -1,7 +1,7 @@
 //! The PCI function of a disk's controller: [`Function`], and [`drive`], which is a driver's task.
 //!
-//! A driver has a [`Kind`] and makes its [`Controller`]; the order of a reset, and what is done with
-//! one that does not go on, are the same for all and here. A controller that cannot be used ends the
+//! A driver has a [`Kind`] of controllers and makes one; the order of a reset, and what is done with
+//! a controller that does not go on, are the same for all and here. A controller that cannot be used ends the
 //! task, whose supervisor decides; one that is lost fails every request from then on.
 //! Invariant: a controller is stopped and started only while its function is off the bus.
 
@@ -9,7 +9,7 @@ use cloister_block::{
     Busy, Command, Controller, Cure, Disk, Health, Limits, Outcome, Sickness, State, Tag,
 };
 use cloister_dma::Region;
-use cloister_rt::{Bits, Irq, Missing, PciDevice, PciFunction, grants};
+use cloister_rt::{Bits, Irq, Missing, PciFunction, grants};
 
 use crate::bus::{Clock, off_the_bus, on_the_bus};
 use crate::keys::Keys;
@@ -40,81 +40,22 @@ pub trait Kind<C: Controller> {
     fn places(controller: &C) -> [u64; 2];
 }
 
-/// Why there is nothing to drive.
-pub enum Unfit<F> {
-    /// The manifest grants too little.
-    Grants(Missing),
-    /// The controller cannot be used.
-    Disk(F),
-}
-
-impl<F> From<Missing> for Unfit<F> {
-    fn from(missing: Missing) -> Unfit<F> {
-        Unfit::Grants(missing)
-    }
-}
-
-/// The function that this task drives, and the memory for its controller.
-pub fn granted() -> Result<(PciFunction, Region), Missing> {
-    Ok((grants().function()?, grants().dma("queues")?.memory()))
-}
-
-/// A controller that is driven; it has up to `VECTORS` interrupts.
-struct Function<C, K, const VECTORS: usize> {
-    controller: C,
-    kind: K,
-    device: PciDevice,
+/// What a driver is granted: its function, with up to `VECTORS` interrupts, and the memory that its
+/// controller reads and writes.
+pub struct Granted<const VECTORS: usize> {
+    /// The function.
+    pub function: PciFunction,
+    /// How many interrupts it has.
+    pub vectors: u16,
     irqs: [Option<Irq>; VECTORS],
     bits: Bits,
-    clock: Clock,
 }
 
-/// Drives a controller with up to `VECTORS` interrupts, and serves the disk. `make` is given the
-/// function and the number of its interrupts. Returns a status for the supervisor if it cannot.
-pub fn drive<C: Controller, K: Kind<C>, const VECTORS: usize>(
-    kind: K,
-    (function, memory): (PciFunction, &Region),
-    keys: &mut impl Keys,
-    make: impl FnOnce(&PciFunction, u16) -> Result<C, Unfit<C::Failure>>,
-) -> u32 {
-    let name = function.name;
-    // What was found stays where it is: this frame lasts, and is to hold the controller once.
-    let mut found = Function::<C, K, VECTORS>::find(kind, function, make);
-    let disk = match &mut found {
-        Ok(disk) => disk,
-        Err(unfit) => return no_disk::<C, K>(unfit),
-    };
-    if let Err(failure) = disk.restart() {
-        return no_disk::<C, K>(&Unfit::Disk(failure));
-    }
-    disk.kind.greet(name, &disk.controller);
-    let [zeros, first] = K::places(&disk.controller);
-    let mut buffers = Memory::new(memory, zeros, first);
-    serve(disk, &mut buffers, keys)
-}
-
-/// Says why there is nothing to drive; the exit status for it.
-pub fn no_disk<C: Controller, K: Kind<C>>(unfit: &Unfit<C::Failure>) -> u32 {
-    match unfit {
-        Unfit::Grants(missing) => {
-            defmt::error!("{}: this task needs {=str}", missing, K::NEEDS);
-            STATUS_NO_GRANT
-        }
-        Unfit::Disk(failure) => {
-            defmt::error!("the {=str} cannot be used: {=str}", K::WHAT, K::text(*failure));
-            STATUS_NO_DISK
-        }
-    }
-}
-
-impl<C: Controller, K: Kind<C>, const VECTORS: usize> Function<C, K, VECTORS> {
-    /// Finds everything that belongs to the function. Not inlined, for the caller's frame.
-    #[inline(never)]
-    fn find(
-        kind: K,
-        function: PciFunction,
-        make: impl FnOnce(&PciFunction, u16) -> Result<C, Unfit<C::Failure>>,
-    ) -> Result<Self, Unfit<C::Failure>> {
+impl<const VECTORS: usize> Granted<VECTORS> {
+    /// Finds the function that this task drives, and its memory.
+    pub fn find() -> Result<(Granted<VECTORS>, Region), Missing> {
+        let function = grants().function()?;
+        let memory = grants().dma("queues")?.memory();
         let mut irqs = [const { None }; VECTORS];
         let (mut bits, mut vectors) = (Bits::NONE, 0u16);
         for (number, place) in (0..).zip(&mut irqs) {
@@ -123,22 +64,62 @@ impl<C: Controller, K: Kind<C>, const VECTORS: usize> Function<C, K, VECTORS> {
             vectors = vectors.saturating_add(1);
             *place = Some(irq);
         }
-        let controller = make(&function, vectors)?;
-        let clock = Clock::find(grants());
-        Ok(Function { controller, kind, device: function.device, irqs, bits, clock })
+        Ok((Granted { function, vectors, irqs, bits }, memory))
     }
+}
 
+/// A controller that is driven.
+struct Function<'c, C, K, const VECTORS: usize> {
+    controller: &'c mut C,
+    kind: K,
+    granted: Granted<VECTORS>,
+    clock: Clock,
+}
+
+/// Drives a controller that was made, and serves the disk for ever. Returns a status for the
+/// supervisor if it cannot.
+pub fn drive<C: Controller, K: Kind<C>, const VECTORS: usize>(
+    kind: K,
+    controller: &mut C,
+    granted: Granted<VECTORS>,
+    memory: &Region,
+    keys: &mut impl Keys,
+) -> u32 {
+    let (name, clock) = (granted.function.name, Clock::find(grants()));
+    let mut disk = Function { controller, kind, granted, clock };
+    if let Err(failure) = disk.restart() {
+        return no_disk::<C, K>(failure);
+    }
+    disk.kind.greet(name, disk.controller);
+    let [zeros, first] = K::places(disk.controller);
+    let mut buffers = Memory::new(memory, zeros, first);
+    serve(&mut disk, &mut buffers, keys)
+}
+
+/// Says what the manifest lacks; the exit status for it.
+pub fn no_grant<C: Controller, K: Kind<C>>(missing: Missing) -> u32 {
+    defmt::error!("{}: this task needs {=str}", missing, K::NEEDS);
+    STATUS_NO_GRANT
+}
+
+/// Says why a controller cannot be used; the exit status for it.
+pub fn no_disk<C: Controller, K: Kind<C>>(failure: C::Failure) -> u32 {
+    defmt::error!("the {=str} cannot be used: {=str}", K::WHAT, K::text(failure));
+    STATUS_NO_DISK
+}
+
+impl<C: Controller, K: Kind<C>, const VECTORS: usize> Function<'_, C, K, VECTORS> {
     /// Takes the function off the bus, resets the controller, puts the function back and starts the
     /// controller. What was in flight is issued again.
     fn restart(&mut self) -> Result<(), C::Failure> {
-        off_the_bus(&self.device);
+        off_the_bus(&self.granted.function.device);
         self.controller.stop(&self.clock)?;
-        if !on_the_bus(&self.device) {
+        if !on_the_bus(&self.granted.function.device) {
             return Err(C::GONE);
         }
         self.controller.start(&self.clock)?;
         // A function that was put on the bus has its interrupts masked.
-        self.acknowledge(self.bits);
+        self.acknowledge(self.granted.bits);
         Ok(())
     }
 
@@ -153,13 +134,13 @@ impl<C: Controller, K: Kind<C>, const VECTORS: usize> Function<C, K, VECTORS> {
     }
 
     fn give_up(&mut self) {
-        off_the_bus(&self.device);
+        off_the_bus(&self.granted.function.device);
         self.controller.lose();
         defmt::error!("the disk is lost; every request fails from now on");
     }
 }
 
-impl<C: Controller, K, const VECTORS: usize> Disk for Function<C, K, VECTORS> {
+impl<C: Controller, K, const VECTORS: usize> Disk for Function<'_, C, K, VECTORS> {
     fn limits(&self) -> &Limits {
         self.controller.limits()
     }
@@ -184,13 +165,13 @@ impl<C: Controller, K, const VECTORS: usize> Disk for Function<C, K, VECTORS> {
     }
 }
 
-impl<C: Controller, K: Kind<C>, const VECTORS: usize> Hardware for Function<C, K, VECTORS> {
+impl<C: Controller, K: Kind<C>, const VECTORS: usize> Hardware for Function<'_, C, K, VECTORS> {
     fn bits(&self) -> Bits {
-        self.bits
+        self.granted.bits
     }
 
     fn heard(&mut self, bits: Bits) {
-        for (number, irq) in self.irqs.iter().enumerate() {
+        for (number, irq) in self.granted.irqs.iter().enumerate() {
             if irq.as_ref().is_some_and(|irq| bits.intersects(irq.bits())) {
                 self.controller.heard(number);
             }
@@ -198,7 +179,7 @@ impl<C: Controller, K: Kind<C>, const VECTORS: usize> Hardware for Function<C, K
     }
 
     fn acknowledge(&mut self, bits: Bits) {
-        for irq in self.irqs.iter().flatten().filter(|irq| bits.intersects(irq.bits())) {
+        for irq in self.granted.irqs.iter().flatten().filter(|irq| bits.intersects(irq.bits())) {
             // It is refused in the midst of a reset alone, which unmasks as well.
             let _ = irq.ack();
         }

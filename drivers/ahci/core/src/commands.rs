@@ -61,7 +61,7 @@ pub(crate) struct Commands {
 impl Commands {
     pub(crate) fn new() -> Commands {
         Commands {
-            slots: Slots::new(0, Kept::NONE),
+            slots: Slots::new(Kept::NONE),
             done: Set::EMPTY,
             queued: Set::EMPTY,
             alone: Set::EMPTY,

@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 use cloister_ahci_core::{Controller, Failure, Fault, Plan, Sick};
-use cloister_disk::{Keys, Kind, Registers, Unfit, drive, granted, no_disk};
+use cloister_disk::{Granted, Keys, Kind, Registers, drive, no_disk, no_grant};
 use cloister_dma::Region;
 use cloister_rt::generation;
 
@@ -25,13 +25,18 @@ struct Ahci {
 
 /// Serves the disk. Returns a status for the supervisor if it cannot.
 pub fn run<K: Keys>(keys: &mut K) -> u32 {
-    let (function, memory) = match granted() {
-        Ok(granted) => granted,
-        Err(missing) => return no_disk::<Disk<'_>, Ahci>(&Unfit::Grants(missing)),
+    let found = Granted::<1>::find().and_then(|(granted, memory)| {
+        let registers = Registers(granted.function.registers(BAR)?);
+        Ok((granted, memory, registers))
+    });
+    let (granted, memory, registers) = match found {
+        Ok(found) => found,
+        Err(missing) => return no_grant::<Disk<'_>, Ahci>(missing),
     };
-    drive::<_, _, 1>(Ahci::default(), (function, &memory), keys, |function, _| {
-        Controller::new(Registers(function.registers(BAR)?), &memory).map_err(Unfit::Disk)
-    })
+    match &mut Controller::new(registers, &memory) {
+        Ok(controller) => drive(Ahci::default(), controller, granted, &memory, keys),
+        Err(failure) => no_disk::<Disk<'_>, Ahci>(*failure),
+    }
 }
 
 impl Kind<Disk<'_>> for Ahci {

@@ -7,7 +7,7 @@
 //!
 //! Invariant: each command that was taken is answered once.
 
-use cloister_block::{Busy, Command, Operation, Outcome, Registers, Set, Slots, Tag};
+use cloister_block::{Busy, Command, Operation, Outcome, Registers, Set, Slot, Slots, Tag};
 use cloister_dma::Memory;
 
 use crate::command::{Completion, Entry, opcode};
@@ -21,31 +21,17 @@ const SLOTS: usize = 64;
 /// Bits of an identifier that are the slot.
 const SLOT_BITS: u32 = 6;
 const SLOT_MASK: u16 = (1 << SLOT_BITS) - 1;
-/// Uses of a slot that identifiers tell apart.
-const USES_MASK: u16 = u16::MAX >> SLOT_BITS;
 /// Of a range that *Dataset Management* gets: deallocate it.
 const DEALLOCATE: u64 = 1 << 2;
 
 const _: () = assert!(ENTRIES_MAX.ilog2() == SLOT_BITS);
 
-/// What is kept of a command.
-#[derive(Clone, Copy)]
-struct Kept {
-    entry: Entry,
-    /// How often its slot was used.
-    uses: u16,
-}
+/// A slot without a command.
+const FREE: Entry = Entry { opcode: 0, namespace: 0, prp: [0; 2], words_10: 0, word_12: 0 };
 
-impl Kept {
-    const NONE: Kept = Kept {
-        entry: Entry { opcode: 0, namespace: 0, prp: [0; 2], words_10: 0, word_12: 0 },
-        uses: 0,
-    };
-
-    /// The identifier of the command in this slot.
-    fn id(&self, slot: u8) -> u16 {
-        self.uses << SLOT_BITS | u16::from(slot)
-    }
+/// The identifier of the command in a slot.
+fn id(number: u8, slot: &Slot<Entry>) -> u16 {
+    slot.issues() << SLOT_BITS | u16::from(number)
 }
 
 /// One submission queue with its completion queue.
@@ -63,14 +49,14 @@ pub(crate) struct Pair {
     head: u16,
     told: u16,
     phase: bool,
-    slots: Slots<Kept, SLOTS>,
+    slots: Slots<Entry, SLOTS>,
 }
 
 impl Pair {
     /// Nothing in flight; `entries` are those of either side, from 2 to 64.
     pub(crate) fn new(id: u16, entries: u16, [submission, completion, lists]: [u64; 3]) -> Pair {
         let count = u8::try_from(entries.saturating_sub(1)).unwrap_or(u8::MAX);
-        Pair {
+        let mut pair = Pair {
             id,
             entries,
             submission,
@@ -81,8 +67,10 @@ impl Pair {
             head: 0,
             told: 0,
             phase: true,
-            slots: Slots::new(count, Kept::NONE),
-        }
+            slots: const { Slots::new(FREE) },
+        };
+        pair.slots.open(count);
+        pair
     }
 
     pub(crate) fn id(&self) -> u16 {
@@ -124,7 +112,7 @@ impl Pair {
         let entry = encode(memory, list, command, namespace);
         match (entry, self.slots.get_mut(number)) {
             (Some(entry), Some(slot)) => {
-                slot.command.entry = entry;
+                slot.command = entry;
                 self.push(memory, number, epoch);
             }
             // More memory than the limits allow.
@@ -140,10 +128,8 @@ impl Pair {
         };
         slot.issue(epoch);
         slot.count_try();
-        let kept = &mut slot.command;
-        kept.uses = kept.uses.wrapping_add(1) & USES_MASK;
         // The plan has room for every place.
-        let _ = kept.entry.put(memory, self.submission, self.tail, kept.id(number));
+        let _ = slot.command.put(memory, self.submission, self.tail, id(number, slot));
         self.tail = next(self.tail, self.entries);
     }
 
@@ -212,8 +198,8 @@ impl Pair {
         }
         let fault = Fault::NoSuchCommand { queue, id: found.id };
         let number = u8::try_from(found.id & SLOT_MASK).map_err(|_| fault)?;
-        let id = self.slots.get(number).map(|slot| slot.command.id(number));
-        let is_it = self.slots.live().has(number) && id == Some(found.id);
+        let named = self.slots.get(number).map(|slot| id(number, slot));
+        let is_it = self.slots.live().has(number) && named == Some(found.id);
         if is_it { Ok(number) } else { Err(fault) }
     }
 
@@ -225,7 +211,7 @@ impl Pair {
     /// The identifier of a command that was submitted too long ago, if there is one.
     pub(crate) fn overdue(&self, epoch: u32) -> Option<u16> {
         let number = self.slots.overdue(self.slots.live(), epoch)?;
-        Some(self.slots.get(number)?.command.id(number))
+        Some(id(number, self.slots.get(number)?))
     }
 
     /// After a reset: submits again what is wanted and was not tried too often; the rest fails.

@@ -10,7 +10,7 @@
 
 mod physical;
 
-use cloister_disk::{Clock, Keys, Kind, Registers, Unfit, drive, granted, no_disk};
+use cloister_disk::{Clock, Granted, Keys, Kind, Registers, drive, no_disk, no_grant};
 use cloister_dma::Region;
 use cloister_nvme_core::{Controller, Failure, Fault, PAIRS_MAX, Plan, Sick, wait_for_physical};
 use cloister_rt::{generation, grants};
@@ -21,19 +21,24 @@ struct Nvme;
 
 /// Serves the disk. Returns a status for the supervisor if it cannot.
 pub fn run<K: Keys>(keys: &mut K) -> u32 {
-    let (function, memory) = match granted() {
-        Ok(granted) => granted,
-        Err(missing) => return no_disk::<Disk<'_>, Nvme>(&Unfit::Grants(missing)),
+    let found = Granted::<PAIRS_MAX>::find().and_then(|(granted, memory)| {
+        let registers = Registers(granted.function.registers(0)?);
+        Ok((granted, memory, registers))
+    });
+    let (granted, memory, registers) = match found {
+        Ok(found) => found,
+        Err(missing) => return no_grant::<Disk<'_>, Nvme>(missing),
     };
-    let functions = function.virtual_functions();
+    let functions = granted.function.virtual_functions();
     if functions > 0 {
-        return physical::run(&function, &memory, functions);
+        return physical::run(&granted.function, registers, &memory, functions);
     }
-    drive::<_, _, PAIRS_MAX>(Nvme, (function, &memory), keys, |function, vectors| {
-        let registers = Registers(function.registers(0)?);
-        wait_for_physical(&registers, &Clock::find(grants()));
-        Controller::new(registers, &memory, vectors).map_err(Unfit::Disk)
-    })
+    wait_for_physical(&registers, &Clock::find(grants()));
+    // It stays where it is made: this frame lasts, and is to hold it once.
+    match &mut Controller::new(registers, &memory, granted.vectors) {
+        Ok(controller) => drive(Nvme, controller, granted, &memory, keys),
+        Err(failure) => no_disk::<Disk<'_>, Nvme>(*failure),
+    }
 }
 
 impl Kind<Disk<'_>> for Nvme {

@@ -4,9 +4,10 @@
 //! A reset would take the virtual functions down, so the next life goes on with a controller that
 //! runs. Where that fails, and after a fatal error, a reset is what remains: the drivers of the
 //! virtual functions see their controllers fail, wait for them to come back, and submit again what
-//! was in flight.
+//! was in flight. Everything here is inlined, which has the code that sets a controller up compiled
+//! once, where the other part of the task is.
 
-use cloister_disk::{Clock, Kind, Pulse, Registers, Unfit, no_disk, off_the_bus, on_the_bus};
+use cloister_disk::{Clock, Kind, Pulse, Registers, no_disk, off_the_bus, on_the_bus};
 use cloister_dma::Region;
 use cloister_nvme_core::{Failure, Physical};
 use cloister_rt::{Deadline, Duration, PciFunction, generation, grants, wait};
@@ -17,22 +18,16 @@ use crate::{Disk, Nvme};
 const LOOK: Duration = Duration::from_millis(1000);
 
 /// Brings so many virtual functions up and stays. Returns if that fails.
-pub fn run(function: &PciFunction, memory: &Region, functions: u64) -> u32 {
-    let registers = match function.registers(0) {
-        Ok(registers) => Registers(registers),
-        Err(missing) => return unfit(Unfit::Grants(missing)),
-    };
+#[inline]
+pub fn run(function: &PciFunction, registers: Registers, memory: &Region, functions: u64) -> u32 {
     let functions = u16::try_from(functions).unwrap_or(u16::MAX);
     match Physical::new(registers, memory) {
         Ok(physical) => stay(function, &physical, functions),
-        Err(failure) => unfit(Unfit::Disk(failure)),
+        Err(failure) => no_disk::<Disk<'_>, Nvme>(failure),
     }
 }
 
-fn unfit(unfit: Unfit<Failure>) -> u32 {
-    no_disk::<Disk<'_>, Nvme>(&unfit)
-}
-
+#[inline]
 fn stay(function: &PciFunction, physical: &Physical<Registers, &Region>, functions: u16) -> u32 {
     let mut is_running = physical.is_running();
     let (pulse, clock) = (Pulse::find(grants()), Clock::find(grants()));
@@ -55,7 +50,7 @@ fn stay(function: &PciFunction, physical: &Physical<Registers, &Region>, functio
                 is_running = false;
                 continue;
             }
-            Err(failure) => return unfit(Unfit::Disk(failure)),
+            Err(failure) => return no_disk::<Disk<'_>, Nvme>(failure),
         }
         while physical.is_ready() {
             wait(pulse.bits(), Deadline::after(LOOK));
@@ -66,6 +61,7 @@ fn stay(function: &PciFunction, physical: &Physical<Registers, &Region>, functio
     }
 }
 
+#[inline]
 fn up(
     function: &PciFunction,
     physical: &Physical<Registers, &Region>,

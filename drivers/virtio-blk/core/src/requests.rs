@@ -34,7 +34,9 @@ pub(crate) struct Requests {
 
 impl Requests {
     pub(crate) fn new() -> Requests {
-        Requests { slots: Slots::new(64, Kept::NONE), owners: [0; ENTRIES] }
+        let mut slots = Slots::new(Kept::NONE);
+        slots.open(64);
+        Requests { slots, owners: [0; ENTRIES] }
     }
 
     /// Whether no request is in flight.

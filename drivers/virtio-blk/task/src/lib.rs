@@ -7,7 +7,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-use cloister_disk::{Keys, Kind, Unfit, drive, granted, no_disk};
+use cloister_disk::{Granted, Keys, Kind, drive, no_disk, no_grant};
 use cloister_rt::{Missing, PciFunction, generation};
 use cloister_virtio_blk_core::{Controller, Failure, Fault, LENGTHS_BYTES, Plan, Sick};
 use static_cell::ConstStaticCell;
@@ -24,18 +24,21 @@ struct VirtioBlk;
 
 /// Serves the disk. Returns a status for the supervisor if it cannot.
 pub fn run<K: Keys>(keys: &mut K) -> u32 {
-    let unfit = |unfit| no_disk::<Disk<'_>, VirtioBlk>(&unfit);
-    let (function, memory) = match granted() {
-        Ok(granted) => granted,
-        Err(missing) => return unfit(Unfit::Grants(missing)),
+    let found = Granted::<1>::find().and_then(|(granted, memory)| {
+        let registers = Registers::find(&granted.function)?;
+        Ok((granted, memory, registers))
+    });
+    let (granted, memory, registers) = match found {
+        Ok(found) => found,
+        Err(missing) => return no_grant::<Disk<'_>, VirtioBlk>(missing),
     };
     let Some((rings, memory)) = memory.split(Disk::RINGS_BYTES) else {
-        return unfit(Unfit::Disk(Failure::Memory));
+        return no_disk::<Disk<'_>, VirtioBlk>(Failure::Memory);
     };
-    drive::<_, _, 1>(VirtioBlk, (function, &memory), keys, |function, _| {
-        let registers = Registers::find(function)?;
-        Controller::new(registers, rings, &memory, LENGTHS.take()).map_err(Unfit::Disk)
-    })
+    match &mut Controller::new(registers, rings, &memory, LENGTHS.take()) {
+        Ok(controller) => drive(VirtioBlk, controller, granted, &memory, keys),
+        Err(failure) => no_disk::<Disk<'_>, VirtioBlk>(*failure),
+    }
 }
 
 /// What belongs to the function: its configuration space, and those of its BARs that the manifest
