@@ -254,8 +254,12 @@ impl<R: Registers, M: Memory> Disk for Controller<R, M> {
 
     #[inline]
     fn poll(&mut self) -> Option<(Tag, Outcome)> {
-        // No commands, and no interrupt came.
-        if self.busy == 0 { None } else { self.take() }
+        if self.busy == 0 {
+            // No commands, and no interrupt came. The next look begins with the first pair.
+            self.current = 0;
+            return None;
+        }
+        self.take()
     }
 
     fn cancel(&mut self, tag: Tag) {
