@@ -1,5 +1,5 @@
-//! Links a task; see `cloister-rt-build`.
+//! Sets the log level of the library's own messages; see `cloister-rt-build`.
 
 fn main() {
-    cloister_rt_build::task();
+    cloister_rt_build::log_level();
 }
