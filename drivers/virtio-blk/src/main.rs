@@ -1,8 +1,7 @@
 //! Drives a virtio disk and serves the virtio disks of virtual machines from it.
 //!
 //! The task is `cloister-virtio-blk`. This program has no cipher, so the kernel keeps no vector registers
-//! for it, and it is as small as it was without; `virtio-blk-sealed` is the one for encrypted volumes
-//! (docs/notes/0012-keys.md).
+//! for it; `virtio-blk-sealed` is the one for encrypted volumes (docs/notes/0012-keys.md).
 
 #![no_std]
 #![no_main]
