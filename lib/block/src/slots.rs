@@ -5,6 +5,8 @@
 //! is the core's affair (`T`), as is which slots it has. Invariant: each command that was taken is
 //! answered once, by [`Slots::end`] or [`Slots::failed`].
 
+use core::num::NonZeroU64;
+
 use crate::disk::{Busy, Tag};
 
 /// Looks, one a second, that a command may take before its controller is reset.
@@ -34,7 +36,7 @@ impl Set {
     /// The first member.
     #[inline]
     pub fn first(self) -> Option<u8> {
-        if self.0 == 0 { None } else { u8::try_from(self.0.trailing_zeros()).ok() }
+        u8::try_from(NonZeroU64::new(self.0)?.trailing_zeros()).ok()
     }
 
     /// Whether there is no member.

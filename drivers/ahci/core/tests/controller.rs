@@ -4,9 +4,10 @@
 mod sim;
 
 use cloister_ahci_core::{Controller, Failure, Fault, Health, MEMORY_MIN, Plan, Sick, State};
-use cloister_block::{Busy, Command, Controller as _, Disk, Operation, Outcome, Segment, Tag};
+use cloister_block::{Busy, Controller as _, Disk, Operation, Outcome, Segment};
+use cloister_block_testing::{CLIENTS, Clock, at, command, restart, tag};
 use proptest::prelude::*;
-use sim::{CLIENTS, Clock, Evil, Model, PORT, Sim, SimMemory};
+use sim::{Evil, Model, PORT, Sim, SimMemory};
 
 type Driver = Controller<Sim, SimMemory>;
 
@@ -20,27 +21,10 @@ fn new(model: Model) -> (Sim, Driver) {
     (sim, driver)
 }
 
-fn restart(driver: &mut Driver) -> Result<(), Failure> {
-    driver.stop(&Clock::default())?;
-    driver.start(&Clock::default())
-}
-
 fn up(model: Model) -> (Sim, Driver) {
     let (sim, mut driver) = new(model);
     restart(&mut driver).unwrap();
     (sim, driver)
-}
-
-fn tag(slot: u8) -> Tag {
-    Tag { slot, generation: 3, client: slot % 4 }
-}
-
-fn command(operation: Operation, block: u64, blocks: u32, segments: &[Segment]) -> Command<'_> {
-    Command { operation, block, blocks, segments }
-}
-
-fn at(address: u64, len: u64) -> Segment {
-    Segment { address: CLIENTS + address, len }
 }
 
 /// A read of the block with the number of the tag.
@@ -54,8 +38,10 @@ fn flush(driver: &mut Driver, slot: u8) {
 }
 
 fn all(driver: &mut Driver) -> Vec<(u8, Outcome)> {
-    let mut all: Vec<_> =
-        std::iter::from_fn(|| driver.poll()).map(|(tag, outcome)| (tag.slot, outcome)).collect();
+    let mut all: Vec<_> = cloister_block_testing::all(driver)
+        .into_iter()
+        .map(|(tag, outcome)| (tag.slot, outcome))
+        .collect();
     all.sort_by_key(|(slot, _)| *slot);
     all
 }
