@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 use cloister_disk::{Granted, Keys, Kind, drive, no_disk, no_grant};
+use cloister_dma::Region;
 use cloister_rt::{Missing, PciFunction, generation};
 use cloister_virtio_blk_core::{Controller, Failure, Fault, LENGTHS_BYTES, Plan, Sick};
 use static_cell::ConstStaticCell;
@@ -35,10 +36,16 @@ pub fn run<K: Keys>(keys: &mut K) -> u32 {
     let Some((rings, memory)) = memory.split(Disk::RINGS_BYTES) else {
         return no_disk::<Disk<'_>, VirtioBlk>(Failure::Memory);
     };
-    match &mut Controller::new(registers, rings, &memory, LENGTHS.take()) {
+    match &mut made(registers, rings, &memory) {
         Ok(controller) => drive(VirtioBlk, controller, granted, &memory, keys),
         Err(failure) => no_disk::<Disk<'_>, VirtioBlk>(*failure),
     }
+}
+
+/// The device's controller. Not inlined: the caller's frame lasts, and is to hold it once.
+#[inline(never)]
+fn made(registers: Registers, rings: Region, memory: &Region) -> Result<Disk<'_>, Failure> {
+    Controller::new(registers, rings, memory, LENGTHS.take())
 }
 
 /// What belongs to the function: its configuration space, and those of its BARs that the manifest
