@@ -1,7 +1,8 @@
 //! Drives a virtio disk and serves the virtio disks of virtual machines from it.
 //!
-//! The task is `cloister-virtio-blk`. This program has no cipher, so the kernel keeps no vector registers
-//! for it; `virtio-blk-sealed` is the one for encrypted volumes (docs/notes/0012-keys.md).
+//! The task is `cloister-virtio-blk`. This program has no cipher, so the kernel keeps no vector
+//! registers for it; `virtio-blk-sealed` is the one for encrypted volumes
+//! (docs/notes/0012-keys.md).
 
 #![no_std]
 #![no_main]

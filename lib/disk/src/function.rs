@@ -1,8 +1,8 @@
 //! The PCI function of a disk's controller: [`Function`], and [`drive`], which is a driver's task.
 //!
 //! A driver has a [`Kind`] of controllers and makes one; the order of a reset, and what is done with
-//! a controller that does not go on, are the same for all and here. A controller that cannot be used ends the
-//! task, whose supervisor decides; one that is lost fails every request from then on.
+//! a controller that does not go on, are the same for all and here. A controller that cannot be used
+//! ends the task, whose supervisor decides; one that is lost fails every request from then on.
 //! Invariant: a controller is stopped and started only while its function is off the bus.
 
 use cloister_block::{
@@ -16,9 +16,9 @@ use crate::keys::Keys;
 use crate::serve::{Hardware, Memory, serve};
 
 /// Exit status: the manifest does not give this task what it needs.
-pub const STATUS_NO_GRANT: u32 = 2;
+const STATUS_NO_GRANT: u32 = 2;
 /// Exit status: the controller cannot be used.
-pub const STATUS_NO_DISK: u32 = 3;
+const STATUS_NO_DISK: u32 = 3;
 
 /// A kind of controllers, as its driver's log speaks of them.
 pub trait Kind<C: Controller> {

@@ -20,6 +20,6 @@ mod scan;
 mod serve;
 
 pub use bus::{Clock, Registers, off_the_bus, on_the_bus};
-pub use function::{Granted, Kind, STATUS_NO_DISK, STATUS_NO_GRANT, drive, no_disk, no_grant};
+pub use function::{Granted, Kind, drive, no_disk, no_grant};
 pub use keys::{Answer, DATA_OFFSET, HEADER, Keys, NoKeys, Refused};
 pub use serve::{Pulse, STATUS_NO_CLIENT};

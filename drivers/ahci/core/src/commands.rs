@@ -1,8 +1,8 @@
 //! The commands of a disk: [`Commands`].
 //!
-//! A command has a slot (`cloister_block::Slots`) from its submission to its answer. They wait in order
-//! until they may be issued: those of the disk's queue together, any other alone and after all
-//! before it ended. Its table stays as it is, so that it is issued again after an error.
+//! A command has a slot (`cloister_block::Slots`) from its submission to its answer. They wait in
+//! order until they may be issued: those of the disk's queue together, any other alone and after
+//! all before it ended. Its table stays as it is, so that it is issued again after an error.
 //!
 //! Invariant: each command that was taken is answered once; the disk never has commands of its
 //! queue and others at a time.
