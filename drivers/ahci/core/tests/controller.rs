@@ -237,6 +237,36 @@ fn a_command_that_is_not_answered_leads_to_a_reset() {
     assert!(driver.is_idle());
 }
 
+/// Has a controller reset three times for the same reason, with a command that may be its fault.
+#[track_caller]
+fn fails_after_three_resets(wanted: Sick, fall_sick: impl Fn(&Sim, &mut Driver)) {
+    let (sim, mut driver) = up(Model::default());
+    read(&mut driver, 0).unwrap();
+    driver.ring();
+    for round in 1..=3 {
+        fall_sick(&sim, &mut driver);
+        assert_eq!(driver.state(), State::Sick(wanted));
+        restart(&mut driver).unwrap();
+        assert_eq!(sim.slots().is_empty(), round == 3, "round {round}");
+    }
+    assert_eq!(all(&mut driver), [(0, Outcome::Failed)]);
+    assert_eq!((driver.state(), driver.is_idle()), (State::Up, true));
+}
+
+#[test]
+fn a_command_that_may_be_to_blame_fails_before_the_controller_is_given_up() {
+    fails_after_three_resets(
+        Sick::TimedOut { slot: 0 },
+        |_, driver| {
+            while driver.watch() == Health::Fine {}
+        },
+    );
+    fails_after_three_resets(Sick::Fatal, |sim, driver| {
+        sim.set(0x10, 1 << 29);
+        assert_eq!((driver.poll(), driver.watch()), (None, Health::Sick(Sick::Fatal)));
+    });
+}
+
 #[test]
 fn commands_that_nobody_issued_are_a_fault() {
     let (sim, mut driver) = up(Model::default());
