@@ -90,7 +90,8 @@ impl Iterator for Set {
     #[inline]
     fn next(&mut self) -> Option<u8> {
         let slot = self.first()?;
-        *self = self.minus(Set::one(slot));
+        // The lowest bit goes.
+        self.0 &= self.0.wrapping_sub(1);
         Some(slot)
     }
 }
@@ -203,11 +204,10 @@ impl<T: Copy, const N: usize> Slots<T, N> {
     /// Takes a slot for a command.
     #[inline]
     pub fn take(&mut self, tag: Tag) -> Result<u8, Busy> {
-        let number = self.free.first().ok_or(Busy)?;
+        let number = self.free.next().ok_or(Busy)?;
         let slot = self.slots.get_mut(usize::from(number)).ok_or(Busy)?;
         slot.tag = tag;
         (slot.tries, slot.is_cancelled) = (0, false);
-        self.free = self.free.minus(Set::one(number));
         Ok(number)
     }
 
@@ -227,8 +227,7 @@ impl<T: Copy, const N: usize> Slots<T, N> {
     /// The next command that failed here.
     #[inline]
     pub fn failed(&mut self) -> Option<Tag> {
-        let slot = self.failed.first()?;
-        self.failed = self.failed.minus(Set::one(slot));
+        let slot = self.failed.next()?;
         self.end(slot)
     }
 
