@@ -5,6 +5,9 @@
 //! is what a test says to a driver. Invariant: an access of the controller outside of both pieces
 //! ends the test.
 
+#![forbid(unsafe_code)]
+#![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::as_conversions)]
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
