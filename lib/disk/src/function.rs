@@ -72,7 +72,7 @@ impl<const VECTORS: usize> Granted<VECTORS> {
 struct Function<'c, C, K, const VECTORS: usize> {
     controller: &'c mut C,
     kind: K,
-    granted: Granted<VECTORS>,
+    granted: &'c Granted<VECTORS>,
     clock: Clock,
 }
 
@@ -81,7 +81,7 @@ struct Function<'c, C, K, const VECTORS: usize> {
 pub fn drive<C: Controller, K: Kind<C>, const VECTORS: usize>(
     kind: K,
     controller: &mut C,
-    granted: Granted<VECTORS>,
+    granted: &Granted<VECTORS>,
     memory: &Region,
     keys: &mut impl Keys,
 ) -> u32 {

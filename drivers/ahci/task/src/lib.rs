@@ -34,7 +34,7 @@ pub fn run<K: Keys>(keys: &mut K) -> u32 {
         Err(missing) => return no_grant::<Disk<'_>, Ahci>(missing),
     };
     match &mut Controller::new(registers, &memory) {
-        Ok(controller) => drive(Ahci::default(), controller, granted, &memory, keys),
+        Ok(controller) => drive(Ahci::default(), controller, &granted, &memory, keys),
         Err(failure) => no_disk::<Disk<'_>, Ahci>(*failure),
     }
 }

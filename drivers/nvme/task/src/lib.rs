@@ -36,7 +36,7 @@ pub fn run<K: Keys>(keys: &mut K) -> u32 {
     wait_for_physical(&registers, &Clock::find(grants()));
     // It stays where it is made: this frame lasts, and is to hold it once.
     match &mut Controller::new(registers, &memory, granted.vectors) {
-        Ok(controller) => drive(Nvme, controller, granted, &memory, keys),
+        Ok(controller) => drive(Nvme, controller, &granted, &memory, keys),
         Err(failure) => no_disk::<Disk<'_>, Nvme>(*failure),
     }
 }

@@ -37,7 +37,7 @@ pub fn run<K: Keys>(keys: &mut K) -> u32 {
         return no_disk::<Disk<'_>, VirtioBlk>(Failure::Memory);
     };
     match &mut made(registers, rings, &memory) {
-        Ok(controller) => drive(VirtioBlk, controller, granted, &memory, keys),
+        Ok(controller) => drive(VirtioBlk, controller, &granted, &memory, keys),
         Err(failure) => no_disk::<Disk<'_>, VirtioBlk>(*failure),
     }
 }
