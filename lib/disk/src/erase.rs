@@ -15,7 +15,8 @@ use crate::own::{PATIENCE, replace, rest};
 use crate::scan::place;
 use crate::serve::{Hardware, Memory, Pulse, TICK};
 
-/// Erases a volume; `None` if that failed.
+/// Erases a volume; `None` if that failed. Not inlined, for the frame of the loop that calls it.
+#[inline(never)]
 pub(crate) fn erase<H: Hardware, K: Keys>(
     hardware: &mut H,
     (memory, keys): (&mut Memory<'_, K::Seal>, &K),

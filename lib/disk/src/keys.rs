@@ -72,8 +72,8 @@ impl Keys for NoKeys {
         _: &[u8; HEADER],
     ) -> Result<Bits, Refused> {
         defmt::error!(
-            "volume {=str} is encrypted, which this program cannot do; name one that can as the \
-            task's `program`, like nvme-sealed",
+            "volume {=str} is encrypted, which this program cannot do; the one that can is named like \
+            it, with -sealed behind",
             name
         );
         Err(Refused)

@@ -1,7 +1,7 @@
 //! The loop of a disk's driver: [`serve`].
 
 use cloister_block::{
-    Bounce, Buffers, Client, Disk, Engine, Next, Plain, Request, Seal, Segment, Server, Ticket,
+    Bounce, Buffers, Client, Disk, Engine, Next, Request, Seal, Segment, Server, Ticket,
 };
 use cloister_dma::{Memory as Accesses, Region};
 use cloister_guestmem::GuestMemory;
@@ -10,7 +10,7 @@ use cloister_rt::{Bits, Deadline, Duration, Grants, Instant, grants, wait};
 use static_cell::ConstStaticCell;
 
 use crate::erase::erase;
-use crate::keys::{Answer, DATA_OFFSET, Keys, NoKeys, Refused};
+use crate::keys::{Answer, DATA_OFFSET, Keys, Refused};
 use crate::open::{Opened, Owner, open};
 use crate::own::Accessible;
 use crate::scan::partitions;
@@ -53,7 +53,7 @@ impl Pulse {
 pub(crate) const TICK: Duration = Duration::from_secs(1);
 
 /// A disk with its interrupts.
-pub trait Hardware: Disk {
+pub(crate) trait Hardware: Disk {
     /// What its interrupts set in the task's signal word.
     fn bits(&self) -> Bits;
 
@@ -72,14 +72,14 @@ pub trait Hardware: Disk {
 }
 
 /// The driver's buffers; `S` is what seals volumes.
-pub struct Memory<'m, S = Plain> {
+pub(crate) struct Memory<'m, S> {
     buffers: Buffers<&'m Region, GuestMemory, S>,
     region: &'m Region,
 }
 
 impl<'m, S: Seal> Memory<'m, S> {
     /// Buffers in the region from the offset `first` on, with a page of zeros at `zeros`.
-    pub fn new(region: &'m Region, zeros: u64, first: u64) -> Memory<'m, S> {
+    pub(crate) fn new(region: &'m Region, zeros: u64, first: u64) -> Memory<'m, S> {
         Memory { buffers: Buffers::new(region, zeros, first), region }
     }
 
@@ -126,24 +126,17 @@ impl<S: Seal> Bounce for Memory<'_, S> {
 }
 
 /// Nanoseconds since some moment, for what counts in them.
-#[derive(Clone, Copy)]
-pub struct Nanoseconds;
+pub(crate) struct Nanoseconds;
 
 impl Nanoseconds {
     /// Now.
-    pub fn now() -> u64 {
+    pub(crate) fn now() -> u64 {
         (Instant::now() - Instant::from_tsc(0)).as_nanos()
     }
 }
 
-/// Serves all clients of a disk that has no encrypted volumes, for ever. Returns only if there is
-/// none.
-pub fn serve<H: Hardware>(hardware: &mut H, memory: &mut Memory<'_>) -> u32 {
-    serve_sealed(hardware, memory, &mut NoKeys)
-}
-
 /// Serves all clients of a disk, for ever. Returns only if there is none.
-pub fn serve_sealed<H: Hardware, K: Keys>(
+pub(crate) fn serve<H: Hardware, K: Keys>(
     hardware: &mut H,
     memory: &mut Memory<'_, K::Seal>,
     keys: &mut K,

@@ -1,7 +1,7 @@
 //! What a disk driver's task needs for encrypted volumes: [`Vault`], its keys, and [`Sealed`], the
 //! cipher of one volume.
 //!
-//! A driver's `main` gives a [`Vault`] to `cloister_disk::serve_sealed`, which brings each volume's
+//! A driver's `main` gives a [`Vault`] to its task, and `cloister_disk::drive` brings each volume's
 //! header; `lib/keyslot` has the conversation with the vault's task, by the grant that the manifest
 //! names, and unwraps the volume's key; `lib/cipher` keeps it expanded until the task ends or the
 //! volume is erased. A program

@@ -1,5 +1,7 @@
 //! What can be wrong with a controller or its disk: [`Fault`], [`Failure`], [`Sick`].
 
+use cloister_block::{self as block, Cure, Sickness};
+
 /// A register that makes no sense. The controller is broken or means harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -60,3 +62,18 @@ pub enum Sick {
     /// A register made no sense.
     Fault(Fault),
 }
+
+impl Sickness for Sick {
+    fn cure(self) -> Cure {
+        match self {
+            Sick::Gone => Cure::Nothing,
+            Sick::Error => Cure::Recovery,
+            _ => Cure::Reset,
+        }
+    }
+}
+
+/// How far a controller has come.
+pub type State = block::State<Sick>;
+/// What a look at a controller found.
+pub type Health = block::Health<Sick>;

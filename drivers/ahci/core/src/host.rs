@@ -2,11 +2,11 @@
 //!
 //! Invariant: after [`Host::reset`] the controller touches no memory until a port is started.
 
-use cloister_block::{Pause, ms, wait_for};
+use cloister_block::{Pause, Registers, ms, wait_for};
 
 use crate::fault::Failure;
 use crate::port::Port;
-use crate::registers::{self, GONE, Registers};
+use crate::registers::{self, GONE};
 
 /// In [`registers::GHC`]: reset, interrupts, AHCI (not the old interface).
 const RESET: u32 = 1;

@@ -1,7 +1,7 @@
 //! The AHCI driver's pure part: a SATA disk as a [`cloister_block::Disk`].
 //!
 //! [`Controller`] brings a controller and one of its ports up, watches them and recovers from
-//! errors; `port` is the port's registers, `slots` the commands in flight, `table` what is written
+//! errors; `port` is the port's registers, `commands` are those in flight, `table` what is written
 //! into memory for a command, `identify` what a disk says of itself and `log` which command an
 //! error was of. Registers and memory are traits, so that a simulated controller runs all of it on
 //! the host; `drivers/ahci` has the real ones. Chapters are those of Serial ATA AHCI 1.3.1, with
@@ -22,6 +22,7 @@
     )
 )]
 
+mod commands;
 mod controller;
 mod fault;
 mod host;
@@ -32,12 +33,10 @@ mod plan;
 mod port;
 mod recovery;
 mod registers;
-mod slots;
 mod table;
 
-pub use cloister_block::Pause;
-pub use controller::{Controller, Health, State};
-pub use fault::{Failure, Fault, Sick};
+pub use cloister_block::{Pause, Registers};
+pub use controller::Controller;
+pub use fault::{Failure, Fault, Health, Sick, State};
 pub use identify::Identity;
 pub use plan::{MEMORY_MIN, Plan};
-pub use registers::Registers;

@@ -2,12 +2,12 @@
 //!
 //! Invariant: a port that was stopped touches no memory.
 
-use cloister_block::{Pause, ms, wait_for};
+use cloister_block::{Pause, Registers, ms, wait_for};
 use cloister_dma::Memory;
 
 use crate::fault::Failure;
 use crate::plan::Plan;
-use crate::registers::{GONE, Registers, port as at};
+use crate::registers::{GONE, port as at};
 
 /// Registers of the first port, and bytes from one to the next.
 const FIRST: u64 = 0x100;

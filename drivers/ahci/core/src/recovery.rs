@@ -6,16 +6,16 @@
 //! one by one, each outside of its queue: an error is then that command's. Invariant: only a command
 //! to which an error was traced is blamed.
 
-use cloister_block::{Pause, Segment, ms, wait_for};
+use cloister_block::{Pause, Registers, Segment, ms, wait_for};
 use cloister_dma::Memory;
 
+use crate::commands::Commands;
 use crate::fault::Failure;
 use crate::identify;
 use crate::log::{self, Blame};
 use crate::plan::Plan;
 use crate::port::Port;
-use crate::registers::{GONE, Registers};
-use crate::slots::Slots;
+use crate::registers::GONE;
 use crate::table::{self, Order, code};
 
 /// How long a command of the driver's own may take.
@@ -78,7 +78,7 @@ pub(crate) fn recover(
     registers: &impl Registers,
     memory: &impl Memory,
     port: Port,
-    slots: &mut Slots,
+    commands: &mut Commands,
     has_log: bool,
     pause: &impl Pause,
 ) -> Result<(), Failure> {
@@ -88,23 +88,23 @@ pub(crate) fn recover(
         Err(Failure::NotReady) => false,
         Err(failure) => return Err(failure),
     };
-    let is_queued = slots.queued() != 0;
-    match (slots.alone(), error) {
-        (Some(slot), Some(error)) => slots.blame(slot, error),
+    let is_queued = !commands.queued().is_empty();
+    match (commands.alone(), error) {
+        (Some(slot), Some(error)) => commands.blame(slot, error),
         // The transfer failed, not the disk.
-        (Some(slot), None) => slots.blame(slot, log::LINK_ERROR),
+        (Some(slot), None) => commands.blame(slot, log::LINK_ERROR),
         (None, _) => {}
     }
     if is_paused && !port.is_busy(registers) {
         port.start(registers)?;
-        let is_known = is_queued && has_log && read_log(registers, memory, port, slots, pause);
+        let is_known = is_queued && has_log && read_log(registers, memory, port, commands, pause);
         if is_known || !is_queued {
             return Ok(());
         }
         port.pause(registers, pause)?;
     }
     // What the disk may still be at is dropped, and whatever is not known is found out one by one.
-    slots.part();
+    commands.part();
     if !port.reset_link(registers, pause)? {
         return Err(Failure::NoDisk);
     }
@@ -116,7 +116,7 @@ fn read_log(
     registers: &impl Registers,
     memory: &impl Memory,
     port: Port,
-    slots: &mut Slots,
+    commands: &mut Commands,
     pause: &impl Pause,
 ) -> bool {
     let order = Order { code: code::READ_LOG, features: 0, block: log::ADDRESS, count: 1 };
@@ -124,10 +124,10 @@ fn read_log(
         return false;
     }
     let blame = Blame::read(memory, Plan::ANSWER);
-    let is_one = |blame: &Blame| slots.queued() >> blame.slot & 1 != 0;
+    let is_one = |blame: &Blame| commands.queued().has(blame.slot);
     let Some(blame) = blame.filter(is_one) else {
         return false;
     };
-    slots.blame(blame.slot, blame.error);
+    commands.blame(blame.slot, blame.error);
     true
 }

@@ -27,12 +27,3 @@ pub(crate) mod port {
     pub(crate) const SACT: u64 = 0x34;
     pub(crate) const CI: u64 = 0x38;
 }
-
-/// The registers of a controller. `None` is an offset that they do not have.
-pub trait Registers {
-    /// Reads 32 bits.
-    fn read(&self, offset: u64) -> Option<u32>;
-
-    /// Writes 32 bits.
-    fn write(&self, offset: u64, value: u32) -> Option<()>;
-}

@@ -4,9 +4,10 @@
 mod sim;
 
 use cloister_ahci_core::{Controller, Failure, Fault, Health, MEMORY_MIN, Plan, Sick, State};
-use cloister_block::{Busy, Command, Disk, Operation, Outcome, Segment, Tag};
+use cloister_block::{Busy, Controller as _, Disk, Operation, Outcome, Segment};
+use cloister_block_testing::{CLIENTS, Clock, at, command, restart, tag};
 use proptest::prelude::*;
-use sim::{CLIENTS, Clock, Evil, Model, PORT, Sim, SimMemory};
+use sim::{Evil, Model, PORT, Sim, SimMemory};
 
 type Driver = Controller<Sim, SimMemory>;
 
@@ -20,27 +21,10 @@ fn new(model: Model) -> (Sim, Driver) {
     (sim, driver)
 }
 
-fn restart(driver: &mut Driver) -> Result<(), Failure> {
-    driver.stop(&Clock::default())?;
-    driver.start(&Clock::default())
-}
-
 fn up(model: Model) -> (Sim, Driver) {
     let (sim, mut driver) = new(model);
     restart(&mut driver).unwrap();
     (sim, driver)
-}
-
-fn tag(slot: u8) -> Tag {
-    Tag { slot, generation: 3, client: slot % 4 }
-}
-
-fn command(operation: Operation, block: u64, blocks: u32, segments: &[Segment]) -> Command<'_> {
-    Command { operation, block, blocks, segments }
-}
-
-fn at(address: u64, len: u64) -> Segment {
-    Segment { address: CLIENTS + address, len }
 }
 
 /// A read of the block with the number of the tag.
@@ -54,8 +38,10 @@ fn flush(driver: &mut Driver, slot: u8) {
 }
 
 fn all(driver: &mut Driver) -> Vec<(u8, Outcome)> {
-    let mut all: Vec<_> =
-        std::iter::from_fn(|| driver.poll()).map(|(tag, outcome)| (tag.slot, outcome)).collect();
+    let mut all: Vec<_> = cloister_block_testing::all(driver)
+        .into_iter()
+        .map(|(tag, outcome)| (tag.slot, outcome))
+        .collect();
     all.sort_by_key(|(slot, _)| *slot);
     all
 }
@@ -67,7 +53,7 @@ fn finish(sim: &Sim, driver: &mut Driver) -> (Vec<(u8, Outcome)>, u32) {
         sim.end_all();
         ended.extend(all(driver));
         if driver.state() == State::Sick(Sick::Error) {
-            assert_eq!(driver.watch(), Health::Error);
+            assert_eq!(driver.watch(), Health::Sick(Sick::Error));
             driver.recover(&Clock::default()).unwrap();
             recoveries += 1;
         }
@@ -220,7 +206,7 @@ fn a_transfer_that_was_damaged_is_tried_again() {
     driver.ring();
     sim.end(0);
     assert!(all(&mut driver).is_empty());
-    assert_eq!(driver.watch(), Health::Error);
+    assert_eq!(driver.watch(), Health::Sick(Sick::Error));
     driver.recover(&Clock::default()).unwrap();
     sim.0.borrow_mut().bad_blocks.clear();
     assert_eq!(finish(&sim, &mut driver), (expected(1, &[]), 0));
@@ -249,6 +235,36 @@ fn a_command_that_is_not_answered_leads_to_a_reset() {
     assert_eq!(sim.slots(), [0], "what is wanted was issued again");
     assert_eq!(finish(&sim, &mut driver).0, expected(3, &[2]));
     assert!(driver.is_idle());
+}
+
+/// Has a controller reset three times for the same reason, with a command that may be its fault.
+#[track_caller]
+fn fails_after_three_resets(wanted: Sick, fall_sick: impl Fn(&Sim, &mut Driver)) {
+    let (sim, mut driver) = up(Model::default());
+    read(&mut driver, 0).unwrap();
+    driver.ring();
+    for round in 1..=3 {
+        fall_sick(&sim, &mut driver);
+        assert_eq!(driver.state(), State::Sick(wanted));
+        restart(&mut driver).unwrap();
+        assert_eq!(sim.slots().is_empty(), round == 3, "round {round}");
+    }
+    assert_eq!(all(&mut driver), [(0, Outcome::Failed)]);
+    assert_eq!((driver.state(), driver.is_idle()), (State::Up, true));
+}
+
+#[test]
+fn a_command_that_may_be_to_blame_fails_before_the_controller_is_given_up() {
+    fails_after_three_resets(
+        Sick::TimedOut { slot: 0 },
+        |_, driver| {
+            while driver.watch() == Health::Fine {}
+        },
+    );
+    fails_after_three_resets(Sick::Fatal, |sim, driver| {
+        sim.set(0x10, 1 << 29);
+        assert_eq!((driver.poll(), driver.watch()), (None, Health::Sick(Sick::Fatal)));
+    });
 }
 
 #[test]

@@ -3,14 +3,14 @@
 //! It is needed to bring a controller up, and those of its virtual functions; for nothing else. Invariant: an answer is that of the
 //! command that was given last.
 
-use cloister_block::{PAGE, Pause, wait_for};
+use cloister_block::{PAGE, Pause, Registers, wait_for};
 use cloister_dma::Memory;
 
 use crate::command::{Completion, Entry};
 use crate::fault::Failure;
 use crate::identify::{Identity, Namespace};
 use crate::plan::Plan;
-use crate::registers::{self, Capabilities, Registers};
+use crate::registers::{self, Capabilities};
 
 /// Entries of either side.
 pub(crate) const ENTRIES: u16 = 32;

@@ -1,5 +1,7 @@
 //! What can be wrong with a controller: [`Fault`], [`Failure`], [`Sick`].
 
+use cloister_block::{self as block, Cure, Sickness};
+
 /// A completion that makes no sense. The controller is broken or means harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -79,3 +81,14 @@ pub enum Sick {
     /// A completion made no sense.
     Fault(Fault),
 }
+
+impl Sickness for Sick {
+    fn cure(self) -> Cure {
+        if self == Sick::Gone { Cure::Nothing } else { Cure::Reset }
+    }
+}
+
+/// How far a controller has come.
+pub type State = block::State<Sick>;
+/// What a look at a controller found.
+pub type Health = block::Health<Sick>;

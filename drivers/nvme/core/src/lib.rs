@@ -35,10 +35,10 @@ mod prp;
 mod registers;
 mod secondary;
 
-pub use cloister_block::Pause;
-pub use controller::{Controller, Health, State};
-pub use fault::{Failure, Fault, Sick};
+pub use cloister_block::{Pause, Registers};
+pub use controller::Controller;
+pub use fault::{Failure, Fault, Health, Sick, State};
 pub use identify::{Identity, Namespace};
 pub use physical::{Physical, QUEUES, VECTORS};
 pub use plan::{MEMORY_MIN, OWN_PAGES, PAIR_PAGES, PAIRS_MAX, Plan};
-pub use registers::{Registers, wait_for_physical};
+pub use registers::wait_for_physical;

@@ -7,49 +7,31 @@
 //!
 //! Invariant: each command that was taken is answered once.
 
-use cloister_block::{Busy, Command, Operation, Outcome, Tag};
+use cloister_block::{Busy, Command, Operation, Outcome, Registers, Set, Slot, Slots, Tag};
 use cloister_dma::Memory;
 
 use crate::command::{Completion, Entry, opcode};
 use crate::fault::Fault;
 use crate::plan::{ENTRIES_MAX, LIST_BYTES};
 use crate::prp;
-use crate::registers::{Capabilities, Registers};
+use crate::registers::Capabilities;
 
-/// Slots: a word has a bit for each.
+/// Slots.
 const SLOTS: usize = 64;
 /// Bits of an identifier that are the slot.
 const SLOT_BITS: u32 = 6;
 const SLOT_MASK: u16 = (1 << SLOT_BITS) - 1;
-/// Uses of a slot that identifiers tell apart.
-const USES_MASK: u16 = u16::MAX >> SLOT_BITS;
-/// How often a command is submitted before it fails for good.
-const TRIES_MAX: u8 = 3;
 /// Of a range that *Dataset Management* gets: deallocate it.
 const DEALLOCATE: u64 = 1 << 2;
 
 const _: () = assert!(ENTRIES_MAX.ilog2() == SLOT_BITS);
 
-#[derive(Clone, Copy)]
-struct Slot {
-    tag: Tag,
-    entry: Entry,
-    /// When it was submitted.
-    epoch: u32,
-    uses: u16,
-    tries: u8,
-    is_cancelled: bool,
-}
+/// A slot without a command.
+const FREE: Entry = Entry { opcode: 0, namespace: 0, prp: [0; 2], words_10: 0, word_12: 0 };
 
-impl Slot {
-    const FREE: Slot = Slot {
-        tag: Tag { slot: 0, generation: 0, client: 0 },
-        entry: Entry { opcode: 0, namespace: 0, prp: [0; 2], words_10: 0, word_12: 0 },
-        epoch: 0,
-        uses: 0,
-        tries: 0,
-        is_cancelled: false,
-    };
+/// The identifier of the command in a slot.
+fn id(number: u8, slot: &Slot<Entry>) -> u16 {
+    slot.issues() << SLOT_BITS | u16::from(number)
 }
 
 /// One submission queue with its completion queue.
@@ -67,29 +49,14 @@ pub(crate) struct Pair {
     head: u16,
     told: u16,
     phase: bool,
-    /// All slots, and those without a command.
-    all: u64,
-    free: u64,
-    /// Slots whose commands failed here, and are to be answered so.
-    failed: u64,
-    slots: [Slot; SLOTS],
-}
-
-fn bit(slot: usize) -> u64 {
-    u32::try_from(slot).ok().and_then(|slot| 1u64.checked_shl(slot)).unwrap_or(0)
-}
-
-fn first(set: u64) -> Option<usize> {
-    let number = usize::try_from(set.trailing_zeros()).ok()?;
-    (number < SLOTS).then_some(number)
+    slots: Slots<Entry, SLOTS>,
 }
 
 impl Pair {
     /// Nothing in flight; `entries` are those of either side, from 2 to 64.
     pub(crate) fn new(id: u16, entries: u16, [submission, completion, lists]: [u64; 3]) -> Pair {
-        let slots = u32::from(entries.saturating_sub(1));
-        let all = 1u64.checked_shl(slots).unwrap_or(0).wrapping_sub(1);
-        Pair {
+        let count = u8::try_from(entries.saturating_sub(1)).unwrap_or(u8::MAX);
+        let mut pair = Pair {
             id,
             entries,
             submission,
@@ -100,11 +67,10 @@ impl Pair {
             head: 0,
             told: 0,
             phase: true,
-            all,
-            free: all,
-            failed: 0,
-            slots: [Slot::FREE; SLOTS],
-        }
+            slots: const { Slots::new(FREE) },
+        };
+        pair.slots.open(count);
+        pair
     }
 
     pub(crate) fn id(&self) -> u16 {
@@ -122,12 +88,7 @@ impl Pair {
 
     /// Whether no command is in flight.
     pub(crate) fn is_empty(&self) -> bool {
-        self.taken() == 0
-    }
-
-    /// Slots with a command.
-    fn taken(&self) -> u64 {
-        self.all & !self.free
+        self.slots.is_empty()
     }
 
     /// Both sides are as a controller that was reset expects them. Commands keep their slots.
@@ -146,52 +107,40 @@ impl Pair {
         namespace: u32,
         epoch: u32,
     ) -> Result<(), Busy> {
-        let index = first(self.free).ok_or(Busy)?;
-        let place = u64::try_from(index).unwrap_or(0).wrapping_mul(LIST_BYTES);
-        let list = self.lists.saturating_add(place);
+        let number = self.slots.take(tag)?;
+        let list = self.lists.saturating_add(u64::from(number).wrapping_mul(LIST_BYTES));
         let entry = encode(memory, list, command, namespace);
-        let slot = self.slots.get_mut(index).ok_or(Busy)?;
-        self.free &= !bit(index);
-        slot.tag = tag;
-        (slot.tries, slot.is_cancelled) = (0, false);
-        match entry {
-            Some(entry) => {
-                slot.entry = entry;
-                self.push(memory, index, epoch);
+        match (entry, self.slots.get_mut(number)) {
+            (Some(entry), Some(slot)) => {
+                slot.command = entry;
+                self.push(memory, number, epoch);
             }
             // More memory than the limits allow.
-            None => self.failed |= bit(index),
+            _ => self.slots.fail(Set::one(number)),
         }
         Ok(())
     }
 
     /// Writes a slot's command into the next place.
-    fn push(&mut self, memory: &impl Memory, index: usize, epoch: u32) {
-        let Some(slot) = self.slots.get_mut(index) else {
+    fn push(&mut self, memory: &impl Memory, number: u8, epoch: u32) {
+        let Some(slot) = self.slots.get_mut(number) else {
             return;
         };
-        slot.epoch = epoch;
-        slot.uses = slot.uses.wrapping_add(1) & USES_MASK;
-        slot.tries = slot.tries.saturating_add(1);
-        let id = slot.uses << SLOT_BITS | u16::try_from(index).unwrap_or(0);
+        slot.issue(epoch);
+        slot.count_try();
         // The plan has room for every place.
-        let _ = slot.entry.put(memory, self.submission, self.tail, id);
+        let _ = slot.command.put(memory, self.submission, self.tail, id(number, slot));
         self.tail = next(self.tail, self.entries);
     }
 
     /// Fails a command here. It is answered by the next [`Pair::take`].
     pub(crate) fn refuse(&mut self, tag: Tag) -> Result<(), Busy> {
-        let index = first(self.free).ok_or(Busy)?;
-        let slot = self.slots.get_mut(index).ok_or(Busy)?;
-        slot.tag = tag;
-        self.free &= !bit(index);
-        self.failed |= bit(index);
-        Ok(())
+        self.slots.refuse(tag)
     }
 
     /// Fails all commands that are in flight. The controller is no longer there.
     pub(crate) fn refuse_all(&mut self) {
-        self.failed = self.taken();
+        self.slots.fail(self.slots.taken());
     }
 
     /// Tells the controller of what was written.
@@ -219,31 +168,27 @@ impl Pair {
         epoch: u32,
     ) -> Option<Result<(Tag, Outcome), Fault>> {
         loop {
-            if let Some(index) = first(self.failed) {
-                self.failed &= !bit(index);
-                self.free |= bit(index);
-                return Some(Ok((self.slots.get(index)?.tag, Outcome::Failed)));
+            if let Some(tag) = self.slots.failed() {
+                return Some(Ok((tag, Outcome::Failed)));
             }
             let found = Completion::take(memory, self.completion, self.head, self.phase)?;
             self.head = next(self.head, self.entries);
             self.phase ^= self.head == 0;
-            let index = match self.named_by(&found) {
-                Ok(index) => index,
+            let number = match self.named_by(&found) {
+                Ok(number) => number,
                 Err(fault) => return Some(Err(fault)),
             };
-            let slot = self.slots.get(index)?;
-            if found.status.may_pass() && slot.tries < TRIES_MAX && !slot.is_cancelled {
-                self.push(memory, index, epoch);
+            if found.status.may_pass() && self.slots.get(number)?.may_try() {
+                self.push(memory, number, epoch);
                 continue;
             }
-            self.free |= bit(index);
             let outcome = if found.status.is_success() { Outcome::Done } else { Outcome::Failed };
-            return Some(Ok((slot.tag, outcome)));
+            return Some(Ok((self.slots.end(number)?, outcome)));
         }
     }
 
     /// The slot of the command in flight that a completion names.
-    fn named_by(&self, found: &Completion) -> Result<usize, Fault> {
+    fn named_by(&self, found: &Completion) -> Result<u8, Fault> {
         let queue = self.id;
         if found.queue != queue {
             return Err(Fault::WrongQueue { queue, named: found.queue });
@@ -251,55 +196,28 @@ impl Pair {
         if found.head >= self.entries {
             return Err(Fault::HeadOutside { queue, head: found.head });
         }
-        let index = usize::from(found.id & SLOT_MASK);
-        let lives = self.taken() & !self.failed & bit(index) != 0;
-        let uses = self.slots.get(index).map(|slot| slot.uses);
-        if lives && uses == Some(found.id >> SLOT_BITS) {
-            Ok(index)
-        } else {
-            Err(Fault::NoSuchCommand { queue, id: found.id })
-        }
+        let fault = Fault::NoSuchCommand { queue, id: found.id };
+        let number = u8::try_from(found.id & SLOT_MASK).map_err(|_| fault)?;
+        let named = self.slots.get(number).map(|slot| id(number, slot));
+        let is_it = self.slots.live().has(number) && named == Some(found.id);
+        if is_it { Ok(number) } else { Err(fault) }
     }
 
     /// The commands of a request are not to be tried again.
     pub(crate) fn cancel(&mut self, tag: Tag) {
-        self.each(|slot| slot.is_cancelled |= slot.tag == tag);
+        self.slots.cancel(tag);
     }
 
-    /// The identifier of a command that was submitted before `since`, if there is one.
-    pub(crate) fn older_than(&self, epoch: u32, patience: u32) -> Option<u16> {
-        let mut left = self.taken() & !self.failed;
-        while let Some(index) = first(left) {
-            left &= !bit(index);
-            let slot = self.slots.get(index)?;
-            if epoch.wrapping_sub(slot.epoch) > patience {
-                return Some(slot.uses << SLOT_BITS | u16::try_from(index).unwrap_or(0));
-            }
-        }
-        None
+    /// The identifier of a command that was submitted too long ago, if there is one.
+    pub(crate) fn overdue(&self, epoch: u32) -> Option<u16> {
+        let number = self.slots.overdue(self.slots.live(), epoch)?;
+        Some(id(number, self.slots.get(number)?))
     }
 
     /// After a reset: submits again what is wanted and was not tried too often; the rest fails.
     pub(crate) fn again(&mut self, memory: &impl Memory, epoch: u32) {
-        let mut left = self.taken() & !self.failed;
-        while let Some(index) = first(left) {
-            left &= !bit(index);
-            let slot = self.slots.get(index);
-            if slot.is_some_and(|slot| !slot.is_cancelled && slot.tries < TRIES_MAX) {
-                self.push(memory, index, epoch);
-            } else {
-                self.failed |= bit(index);
-            }
-        }
-    }
-
-    fn each(&mut self, mut change: impl FnMut(&mut Slot)) {
-        let mut left = self.taken();
-        while let Some(index) = first(left) {
-            left &= !bit(index);
-            if let Some(slot) = self.slots.get_mut(index) {
-                change(slot);
-            }
+        for number in self.slots.wanted(self.slots.live()) {
+            self.push(memory, number, epoch);
         }
     }
 }

@@ -9,13 +9,13 @@
 //! remains ([`Failure::Silent`]).
 //! Invariant: a virtual function is online only with its own namespace attached.
 
-use cloister_block::Pause;
+use cloister_block::{Pause, Registers};
 use cloister_dma::Memory;
 
 use crate::admin::{self, Admin};
 use crate::fault::Failure;
 use crate::plan::Plan;
-use crate::registers::{self, Capabilities, Registers};
+use crate::registers::{self, Capabilities};
 use crate::secondary::Secondary;
 
 /// Queues of a virtual function, counted in pairs: the admin queue, and one for requests.

@@ -1,6 +1,6 @@
 //! A controller's registers ("Controller Properties"): [`Registers`], and what they mean.
 
-use cloister_block::{Pause, ms, wait_for};
+use cloister_block::{Pause, Registers, ms, wait_for};
 
 use crate::fault::Failure;
 
@@ -23,15 +23,6 @@ const CSTS_READY: u32 = 1;
 const CSTS_FATAL: u32 = 2;
 /// What a device that is not there reads as.
 const GONE: u32 = u32::MAX;
-
-/// The registers of a controller. `None` is an offset that they do not have.
-pub trait Registers {
-    /// Reads 32 bits.
-    fn read(&self, offset: u64) -> Option<u32>;
-
-    /// Writes 32 bits.
-    fn write(&self, offset: u64, value: u32) -> Option<()>;
-}
 
 /// What a controller can do ("Controller Capabilities").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

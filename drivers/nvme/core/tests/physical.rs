@@ -4,8 +4,9 @@
 #[path = "sim/mod.rs"]
 mod sim;
 
+use cloister_block_testing::Clock;
 use cloister_nvme_core::{Failure, Physical, QUEUES, Registers, VECTORS};
-use sim::{Clock, Evil, Model, Second, Sim, SimMemory};
+use sim::{Evil, Model, Second, Sim, SimMemory};
 
 /// What makes a controller one that cannot be used.
 type Breakage = fn(&Sim);

@@ -1,52 +1,21 @@
 //! A device, from the first look at its registers to its loss: [`Controller`].
 //!
-//! The caller takes the function off the bus, calls [`Controller::stop`], puts it back and calls
-//! [`Controller::start`]; the same after [`Health::Sick`]. Requests in flight keep their slots over
-//! a reset and are added again. A device that makes no progress over several resets, or that is no
-//! longer there, is *lost*: every request fails then, at once.
-//! Invariant: see [`Disk`]; after [`Controller::stop`] the device touches no memory.
+//! Its states, and who calls what when, are those of [`cloister_block::Controller`], and so is the
+//! invariant.
 
-use cloister_block::{Busy, Command, Disk, Limits, Outcome, Pause, Tag};
+use cloister_block::{self as block, Busy, Command, Disk, Life, Limits, Outcome, Pause, Tag};
 use cloister_dma::{Memory, Region};
 use cloister_dma_queue::{Error, Lengths, Queue, RINGS_BYTES, Transport};
 
 use crate::device::{Condition, Device};
-use crate::fault::{Failure, Sick};
+use crate::fault::{Failure, Sick, State};
 use crate::identity::{Identity, NO_LIMITS, WANTED};
 use crate::plan::MEMORY_MIN;
 use crate::registers::Registers;
-use crate::slots::Slots;
+use crate::requests::Requests;
 
 /// The queue; there may be more, which are not used.
 const QUEUE: u16 = 0;
-/// Ticks that a request may take before the device is reset.
-const PATIENCE: u32 = 30;
-/// Resets in a row, without a request that succeeded, before the device is given up.
-const RESETS_MAX: u32 = 4;
-
-/// How far a device has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// It was not started, or was stopped.
-    Stopped,
-    /// It works.
-    Up,
-    /// It makes no sense; it is to be reset.
-    Sick(Sick),
-    /// It will not be tried any more.
-    Lost,
-}
-
-/// What [`Controller::watch`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Health {
-    /// Nothing.
-    Fine,
-    /// The device is to be stopped and started again.
-    Sick(Sick),
-    /// It is not to be tried any more: off the bus with it, then [`Controller::lose`].
-    Lost,
-}
 
 /// What is known once the device was up.
 struct About {
@@ -60,15 +29,13 @@ pub struct Controller<'m, R> {
     device: Device<R>,
     memory: &'m Region,
     queue: Queue<'m>,
-    slots: Slots,
+    requests: Requests,
     about: Option<About>,
     /// The generation of the configuration that was read.
     generation: u32,
     /// Something was added that the device was not told of.
     has_news: bool,
-    epoch: u32,
-    state: State,
-    resets: u32,
+    life: Life<Sick>,
 }
 
 impl<'m, R: Registers> Controller<'m, R> {
@@ -91,26 +58,47 @@ impl<'m, R: Registers> Controller<'m, R> {
             device,
             memory,
             queue,
-            slots: Slots::new(),
+            requests: Requests::new(),
             about: None,
             generation: 0,
             has_news: false,
-            epoch: 0,
-            state: State::Stopped,
-            resets: 0,
+            life: Life::new(),
         })
     }
 
-    /// Stops the device. Until it is started it touches no memory.
-    pub fn stop(&mut self, pause: &impl Pause) -> Result<(), Failure> {
-        self.state = State::Stopped;
+    /// What the device says of itself; known once it was started.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.about.as_ref().map(|about| &about.identity)
+    }
+
+    /// Whether no request is in flight.
+    pub fn is_idle(&self) -> bool {
+        self.requests.is_empty()
+    }
+}
+
+impl<R: Registers> block::Controller for Controller<'_, R> {
+    type Sick = Sick;
+    type Failure = Failure;
+
+    const GONE: Failure = Failure::Gone;
+
+    fn life(&self) -> &Life<Sick> {
+        &self.life
+    }
+
+    fn life_mut(&mut self) -> &mut Life<Sick> {
+        &mut self.life
+    }
+
+    fn stop(&mut self, pause: &impl Pause) -> Result<(), Failure> {
+        self.life.turn(State::Stopped);
         self.device.reset(pause)?;
         self.queue.close();
         Ok(())
     }
 
-    /// Starts the device that was stopped, and adds again what was in flight.
-    pub fn start(&mut self, pause: &impl Pause) -> Result<(), Failure> {
+    fn start(&mut self, pause: &impl Pause) -> Result<(), Failure> {
         self.device.reset(pause)?;
         let features = self.device.negotiate(WANTED)?;
         self.generation = self.device.read_config_generation();
@@ -127,45 +115,11 @@ impl<'m, R: Registers> Controller<'m, R> {
             _ => Failure::Queue,
         })?;
         self.device.begin()?;
-        self.state = State::Up;
-        self.slots.again(self.memory, &mut self.queue, self.epoch);
-        self.has_news = !self.slots.is_empty();
+        self.life.turn(State::Up);
+        self.requests.again(self.memory, &mut self.queue, self.life.epoch());
+        self.has_news = !self.requests.is_empty();
         self.ring();
         Ok(())
-    }
-
-    /// The state.
-    pub fn state(&self) -> State {
-        self.state
-    }
-
-    /// What the device says of itself; known once it was started.
-    pub fn identity(&self) -> Option<&Identity> {
-        self.about.as_ref().map(|about| &about.identity)
-    }
-
-    /// Whether no request is in flight.
-    pub fn is_idle(&self) -> bool {
-        self.slots.is_empty()
-    }
-
-    /// Looks after the device. Called once a tick, for as long as requests are in flight, and after
-    /// [`Controller::state`] became sick.
-    pub fn watch(&mut self) -> Health {
-        self.epoch = self.epoch.wrapping_add(1);
-        if self.state == State::Up
-            && let Some(sick) = self.look()
-        {
-            self.state = State::Sick(sick);
-        }
-        match self.state {
-            State::Stopped | State::Lost | State::Sick(Sick::Gone | Sick::Shrunk) => Health::Lost,
-            State::Up => Health::Fine,
-            State::Sick(sick) => {
-                self.resets = self.resets.saturating_add(1);
-                if self.resets > RESETS_MAX { Health::Lost } else { Health::Sick(sick) }
-            }
-        }
     }
 
     fn look(&mut self) -> Option<Sick> {
@@ -186,16 +140,14 @@ impl<'m, R: Registers> Controller<'m, R> {
                 _ => {}
             }
         }
-        let slot = self.slots.older_than(self.epoch, PATIENCE)?;
+        let slot = self.requests.overdue(self.life.epoch())?;
         Some(Sick::TimedOut { slot })
     }
 
-    /// Gives the device up: what is in flight fails, and what comes. It is off the bus, so it touches
-    /// no memory any more.
-    pub fn lose(&mut self) {
-        self.state = State::Lost;
+    fn lose(&mut self) {
+        self.life.turn(State::Lost);
         self.queue.close();
-        self.slots.refuse_all();
+        self.requests.refuse_all();
     }
 }
 
@@ -205,21 +157,21 @@ impl<R: Registers> Disk for Controller<'_, R> {
     }
 
     fn submit(&mut self, tag: Tag, command: &Command<'_>) -> Result<(), Busy> {
-        match self.state {
+        match self.life.state() {
             State::Up => {
                 let block_size = self.limits().block_size;
-                let Controller { memory, queue, slots, epoch, .. } = self;
-                slots.submit(*memory, queue, (tag, command), block_size, *epoch)?;
+                let Controller { memory, queue, requests, life, .. } = self;
+                requests.submit(*memory, queue, (tag, command), block_size, life.epoch())?;
                 self.has_news = true;
                 Ok(())
             }
-            State::Lost => self.slots.refuse(tag),
+            State::Lost => self.requests.refuse(tag),
             State::Stopped | State::Sick(_) => Err(Busy),
         }
     }
 
     fn ring(&mut self) {
-        if self.state == State::Up && self.has_news {
+        if self.life.is_up() && self.has_news {
             self.has_news = false;
             if self.queue.wants_notice() {
                 self.device.notify(QUEUE);
@@ -228,27 +180,27 @@ impl<R: Registers> Disk for Controller<'_, R> {
     }
 
     fn poll(&mut self) -> Option<(Tag, Outcome)> {
-        if let Some(failed) = self.slots.failed() {
+        if let Some(failed) = self.requests.failed() {
             return Some(failed);
         }
-        if self.state != State::Up {
+        if !self.life.is_up() {
             return None;
         }
-        match self.slots.ended(self.memory, &mut self.queue)? {
+        match self.requests.ended(self.memory, &mut self.queue)? {
             Ok((tag, outcome)) => {
                 if outcome == Outcome::Done {
-                    self.resets = 0;
+                    self.life.succeeded();
                 }
                 Some((tag, outcome))
             }
             Err(fault) => {
-                self.state = State::Sick(Sick::Fault(fault));
+                self.life.turn(State::Sick(Sick::Fault(fault)));
                 None
             }
         }
     }
 
     fn cancel(&mut self, tag: Tag) {
-        self.slots.cancel(tag);
+        self.requests.cancel(tag);
     }
 }

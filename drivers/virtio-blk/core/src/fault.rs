@@ -1,5 +1,6 @@
 //! What can be wrong with a device: [`Fault`], [`Failure`], [`Sick`].
 
+use cloister_block::{self as block, Cure, Sickness};
 use cloister_dma_queue as queue;
 
 /// Something in memory that makes no sense. The device is broken or means harm.
@@ -85,3 +86,18 @@ pub enum Sick {
     /// It did something that makes no sense.
     Fault(Fault),
 }
+
+impl Sickness for Sick {
+    fn cure(self) -> Cure {
+        match self {
+            // Volumes may not be where they were.
+            Sick::Gone | Sick::Shrunk => Cure::Nothing,
+            _ => Cure::Reset,
+        }
+    }
+}
+
+/// How far a device has come.
+pub type State = block::State<Sick>;
+/// What a look at a device found.
+pub type Health = block::Health<Sick>;

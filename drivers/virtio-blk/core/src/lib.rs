@@ -2,8 +2,8 @@
 //!
 //! [`Controller`] brings a device up, watches it and resets it; `structures` finds its registers
 //! through the capabilities of its PCI function, `device` is those registers and the `Transport`
-//! that the rings of `lib/dma/queue` want, `identity` what a device says of itself, `slots` the
-//! requests in flight and `request` what is written into memory for one. Registers are a trait,
+//! that the rings of `lib/dma/queue` want, `identity` what a device says of itself, `requests`
+//! are those in flight and `request` is what is written into memory for one. Registers are a trait,
 //! so that a simulated device runs all of it on the host; `drivers/virtio-blk` has the real ones.
 //! Chapters are those of Virtual I/O Device (VIRTIO) Version 1.3.
 //!
@@ -30,12 +30,12 @@ mod identity;
 mod plan;
 mod registers;
 mod request;
-mod slots;
+mod requests;
 mod structures;
 
 pub use cloister_block::Pause;
-pub use controller::{Controller, Health, State};
-pub use fault::{Failure, Fault, Sick};
+pub use controller::Controller;
+pub use fault::{Failure, Fault, Health, Sick, State};
 pub use identity::Identity;
 pub use plan::{LENGTHS_BYTES, MEMORY_MIN, Plan};
 pub use registers::Registers;

@@ -3,7 +3,7 @@
 #[path = "sim/mod.rs"]
 mod sim;
 
-use cloister_block::{Disk, Operation, Outcome};
+use cloister_block::{Controller as _, Disk, Operation, Outcome};
 use cloister_dma::Memory;
 use cloister_virtio_blk_core::{Controller, Failure, LENGTHS_BYTES, MEMORY_MIN, Plan, State};
 use proptest::prelude::*;

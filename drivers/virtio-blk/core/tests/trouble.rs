@@ -3,11 +3,12 @@
 #[path = "sim/mod.rs"]
 mod sim;
 
-use cloister_block::{Busy, Disk, Operation, Outcome, Segment, Tag};
+use cloister_block::{Busy, Controller as _, Disk, Operation, Outcome, Segment, Tag};
+use cloister_block_testing::Clock;
 use cloister_virtio_blk_core::{Failure, Fault, Health, Sick, State};
 use proptest::prelude::*;
 use sim::driver::{all, at, client_bytes, command, read, restart, tag, up};
-use sim::{Clock, Evil, Model, RANGES, Sim};
+use sim::{Evil, Model, RANGES, Sim};
 
 /// What a device does after it fetched two reads.
 type Deed = fn(&Sim);

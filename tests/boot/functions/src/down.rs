@@ -3,15 +3,16 @@
 //! of them. From then on it is the real driver, which finds that nothing runs and that a reset
 //! cannot be avoided.
 
-use cloister_disk::NoKeys;
+use cloister_disk::{Clock, NoKeys, Registers};
 use cloister_dma::Region;
 use cloister_nvme_core::{Failure, Physical};
 use cloister_rt::{Duration, Instant, PciFunction, generation, grants, sleep_until};
 
-use crate::{AGAIN, Clock, Registers};
+use crate::AGAIN;
 
 /// How long the others may work.
 const WHILE: Duration = Duration::from_millis(2_500);
+
 /// All lives.
 pub fn run() -> u32 {
     if generation() > 0 {
@@ -33,13 +34,13 @@ fn once(memory: &Region, function: &PciFunction) -> Result<(), Failure> {
     let registers = Registers(function.registers(0).map_err(|_| Failure::Gone)?);
     let physical = Physical::new(registers, memory)?;
     function.device.begin_reset(false).map_err(|_| Failure::Gone)?;
-    physical.stop(&Clock)?;
+    physical.stop(&Clock::find(grants()))?;
     function.device.finish_reset().map_err(|_| Failure::Gone)?;
     let count = u16::try_from(function.virtual_functions()).unwrap_or(u16::MAX);
-    physical.start(&Clock, count)?;
+    physical.start(&Clock::find(grants()), count)?;
     defmt::info!("physical: {=u16} virtual functions are up", count);
     sleep_until(Instant::now() + WHILE);
-    physical.stop(&Clock)?;
+    physical.stop(&Clock::find(grants()))?;
     defmt::warn!("physical: the controller is down, with its virtual functions");
     Ok(())
 }

@@ -5,10 +5,12 @@
 //! one does not, and takes the base address registers with it, which the kernel writes back. Of a
 //! physical function whose virtual ones are in use no function-level reset may begin.
 
+use cloister_block::Controller as _;
+use cloister_disk::{Clock, Registers};
 use cloister_nvme_core::{Controller, Failure};
 use cloister_rt::{Duration, Instant, PciDevice, generation, grants, sleep_until};
 
-use crate::{AGAIN, Clock, Registers};
+use crate::AGAIN;
 
 /// Controller configuration (NVM Express Base Specification, "Controller Configuration"): enabled.
 const CONFIGURATION: u64 = 0x14;
@@ -71,9 +73,9 @@ fn start(
     controller: &mut Controller<Registers, &cloister_dma::Region>,
 ) -> Result<(), Failure> {
     device.begin_reset(false).map_err(|_| Failure::Gone)?;
-    controller.stop(&Clock)?;
+    controller.stop(&Clock::find(grants()))?;
     device.finish_reset().map_err(|_| Failure::Gone)?;
-    controller.start(&Clock)
+    controller.start(&Clock::find(grants()))
 }
 
 /// Puts the function back on the bus, as soon as it lets itself be written.

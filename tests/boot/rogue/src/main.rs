@@ -15,7 +15,7 @@ mod hardware;
 
 use core::ops::Range;
 
-use cloister_block::{Command, Disk, Operation, PAGE, Segment, Tag};
+use cloister_block::{Command, Controller as _, Disk, Operation, PAGE, Segment, Tag};
 use cloister_dma::{Memory, Region};
 use cloister_nvme_core::{Controller, Failure, wait_for_physical};
 use cloister_rt::{Deadline, Duration, Instant, Irq, PciDevice, grants, sleep_until, wait};

@@ -1,17 +1,13 @@
 //! A simulated AHCI controller ([`Sim`]) with one disk and the memory that it reaches, written from
 //! the specification. It can be told to misbehave.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use cloister_ahci_core::{Pause, Registers};
-use cloister_dma::Memory;
+use cloister_ahci_core::Registers;
+use cloister_block_testing::{DriverMemory, Machine};
 
-/// Where the driver's memory is for the controller.
-pub const OWN: u64 = 0x10_0000;
-/// Where clients' memory is.
-pub const CLIENTS: u64 = 0x100_0000;
 const CLIENTS_LEN: usize = 1 << 19;
 /// The port with the disk; port 1 has a drive of another kind, port 0 nothing.
 pub const PORT: u64 = 3;
@@ -105,23 +101,7 @@ pub struct State {
 pub struct Sim(pub Rc<RefCell<State>>);
 
 /// The driver's memory.
-#[derive(Clone)]
-pub struct SimMemory(Rc<RefCell<State>>);
-
-/// Time that passes when somebody sleeps.
-#[derive(Default)]
-pub struct Clock(Cell<u64>);
-
-impl Pause for Clock {
-    fn now(&self) -> u64 {
-        self.0.get()
-    }
-
-    fn sleep(&self, ns: u64) {
-        assert!(ns > 0);
-        self.0.set(self.0.get() + ns);
-    }
-}
+pub type SimMemory = DriverMemory<State>;
 
 impl Sim {
     pub fn new(model: Model, bytes: u64) -> Sim {
@@ -155,7 +135,7 @@ impl Sim {
     }
 
     pub fn memory(&self) -> SimMemory {
-        SimMemory(self.0.clone())
+        DriverMemory::of(&self.0)
     }
 
     /// Ends a command of the disk.
@@ -191,6 +171,16 @@ impl Sim {
     }
 }
 
+impl Machine for State {
+    fn own(&mut self) -> &mut Vec<u8> {
+        &mut self.own
+    }
+
+    fn clients(&mut self) -> &mut Vec<u8> {
+        &mut self.clients
+    }
+}
+
 impl State {
     fn at(&mut self, register: u64) -> &mut u32 {
         self.ports[PORT as usize].entry(register).or_insert(0)
@@ -202,14 +192,6 @@ impl State {
             self.host_is |= 1 << PORT;
             self.messages += 1;
         }
-    }
-
-    fn memory(&mut self, address: u64, len: usize) -> &mut [u8] {
-        let (memory, at) = match address {
-            address if address >= CLIENTS => (&mut self.clients, address - CLIENTS),
-            address => (&mut self.own, address.checked_sub(OWN).expect("DMA below all memory")),
-        };
-        memory.get_mut(at as usize..).and_then(|m| m.get_mut(..len)).expect("DMA outside")
     }
 
     fn fetch(&mut self, slot: u8) -> Order {
@@ -491,47 +473,5 @@ impl Registers for Sim {
             self.0.borrow_mut().write(offset, value);
         }
         Some(())
-    }
-}
-
-impl SimMemory {
-    fn with<T>(&self, at: u64, len: usize, work: impl FnOnce(&mut [u8]) -> T) -> Option<T> {
-        let mut state = self.0.borrow_mut();
-        let at = usize::try_from(at).ok()?;
-        state.own.get_mut(at..)?.get_mut(..len).map(work)
-    }
-}
-
-impl Memory for SimMemory {
-    fn len(&self) -> u64 {
-        self.0.borrow().own.len() as u64
-    }
-
-    fn address(&self, at: u64) -> u64 {
-        OWN + at
-    }
-
-    fn load_u32(&self, at: u64) -> Option<u32> {
-        self.with(at, 4, |bytes| u32::from_le_bytes(bytes.try_into().unwrap()))
-    }
-
-    fn load_u64(&self, at: u64) -> Option<u64> {
-        self.with(at, 8, |bytes| u64::from_le_bytes(bytes.try_into().unwrap()))
-    }
-
-    fn store_u32(&self, at: u64, value: u32) -> Option<()> {
-        self.with(at, 4, |bytes| bytes.copy_from_slice(&value.to_le_bytes()))
-    }
-
-    fn store_u64(&self, at: u64, value: u64) -> Option<()> {
-        self.with(at, 8, |bytes| bytes.copy_from_slice(&value.to_le_bytes()))
-    }
-
-    fn read(&self, at: u64, to: &mut [u8]) -> Option<()> {
-        self.with(at, to.len(), |bytes| to.copy_from_slice(bytes))
-    }
-
-    fn write(&self, at: u64, from: &[u8]) -> Option<()> {
-        self.with(at, from.len(), |bytes| bytes.copy_from_slice(from))
     }
 }

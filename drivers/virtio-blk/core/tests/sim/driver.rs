@@ -1,10 +1,11 @@
 //! The driver on top of the simulated device.
 
-use cloister_block::{Busy, Command, Disk, Operation, Outcome, Segment, Tag};
+use cloister_block::{Busy, Disk, Operation, Segment, Tag};
+pub use cloister_block_testing::{all, command, restart, tag};
 use cloister_dma::{Memory, Region};
 use cloister_virtio_blk_core::{Controller, Failure, LENGTHS_BYTES};
 
-use super::{CLIENTS, Clock, Model, Sim};
+use super::{CLIENTS, Model, Sim};
 
 pub type Driver = Controller<'static, Sim>;
 
@@ -25,22 +26,9 @@ pub fn up(model: Model) -> (Sim, Driver) {
     (sim, driver)
 }
 
-pub fn restart(driver: &mut Driver) -> Result<(), Failure> {
-    driver.stop(&Clock::default())?;
-    driver.start(&Clock::default())
-}
-
 pub fn fails(model: Model) -> Failure {
     let (_, driver, _) = made(model);
     driver.and_then(|mut driver| restart(&mut driver)).unwrap_err()
-}
-
-pub fn tag(slot: u8) -> Tag {
-    Tag { slot, generation: 3, client: slot % 4 }
-}
-
-pub fn command(operation: Operation, block: u64, blocks: u32, segments: &[Segment]) -> Command<'_> {
-    Command { operation, block, blocks, segments }
 }
 
 /// A piece of clients' memory.
@@ -58,8 +46,4 @@ pub fn client_bytes(sim: &Sim, place: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     sim.0.borrow().memory.read(CLIENTS + place, &mut bytes).unwrap();
     bytes
-}
-
-pub fn all(driver: &mut Driver) -> Vec<(Tag, Outcome)> {
-    std::iter::from_fn(|| driver.poll()).collect()
 }

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use cloister_dma::{Memory, Region};
-use cloister_virtio_blk_core::{Pause, Registers};
+use cloister_virtio_blk_core::Registers;
 
 /// Pages that driver and device share: rings, requests, and those of clients behind them.
 pub const OWN_PAGES: usize = 60;
@@ -128,21 +128,6 @@ pub struct State {
 /// The device. Clones are the same one.
 #[derive(Clone)]
 pub struct Sim(pub Rc<RefCell<State>>);
-
-/// Time that passes when somebody sleeps.
-#[derive(Default)]
-pub struct Clock(Cell<u64>);
-
-impl Pause for Clock {
-    fn now(&self) -> u64 {
-        self.0.get()
-    }
-
-    fn sleep(&self, ns: u64) {
-        assert!(ns > 0);
-        self.0.set(self.0.get() + ns);
-    }
-}
 
 impl Sim {
     /// The device, and the driver's view of the memory.

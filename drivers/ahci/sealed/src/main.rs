@@ -1,0 +1,22 @@
+//! Drives a SATA disk and serves virtio disks from it, those on encrypted volumes too.
+//!
+//! The task is `cloister-ahci`, as in the program `ahci`; the keys come from the vault by
+//! `cloister-seal`. It is compiled with AES instructions: a task of it has `fpu = true`.
+
+#![no_std]
+#![no_main]
+#![forbid(unsafe_code)]
+
+use cloister_seal::Vault;
+
+cloister_rt::entry!(main);
+
+/// Exit status: there is a vault already, which cannot be.
+const STATUS_NO_VAULT: u32 = 4;
+
+fn main() -> u32 {
+    match Vault::new() {
+        Some(mut vault) => cloister_ahci::run(&mut vault),
+        None => STATUS_NO_VAULT,
+    }
+}
