@@ -218,7 +218,12 @@ fn unlock<H: Hardware, K: Keys>(
                     client.open();
                 }
             }
-            Answer::Closed(Refused) => server.close(number, hardware, memory),
+            Answer::Closed(Refused) => {
+                server.close(number, hardware, memory);
+                // One more look: a header without slots needs no vault, but the vault may have an
+                // order for who reads it, and learns of this life by that look alone.
+                opened.is_waiting = true;
+            }
             Answer::Erase => {
                 let is_erased = erase(hardware, (memory, keys), server, volume, pulse).is_some();
                 keys.erased(number, is_erased);

@@ -4,8 +4,8 @@
 //! A driver's `main` gives a [`Vault`] to its task, and `cloister_disk::drive` brings each volume's
 //! header; `lib/keyslot` has the conversation with the vault's task, by the grant that the manifest
 //! names, and unwraps the volume's key; `lib/cipher` keeps it expanded until the task ends or the
-//! volume is erased. A program
-//! that uses this crate is compiled with AES instructions (`[package.metadata.cloister] fpu`).
+//! volume is erased. A program that uses this crate is compiled with AES instructions
+//! (`[package.metadata.cloister] fpu`).
 //! Invariant: a key is asked for once in a life of the task, and every volume has an answer: a vault
 //! that says nothing is given up after a while. A volume that was erased has no cipher any more.
 
@@ -33,6 +33,9 @@ const _: () = assert!(GROUPS == cloister_cipher::GROUPS);
 
 /// Most volumes: as many as clients of a driver.
 const VOLUMES_MAX: usize = cloister_block::CLIENTS_MAX;
+
+/// Exit status: there is a vault already, which cannot be.
+const STATUS_NO_VAULT: u32 = 4;
 
 /// How long the vault may be silent.
 struct Patience;
@@ -100,10 +103,15 @@ pub struct Vault {
 
 impl Vault {
     /// Nothing was asked. A task has one vault; `None` from the second on.
-    pub fn new() -> Option<Vault> {
+    fn new() -> Option<Vault> {
         let ciphers = CIPHERS.try_take()?.iter_mut();
         Some(Vault { asked: [const { None }; VOLUMES_MAX], ciphers })
     }
+}
+
+/// Runs a driver with the vault's keys; its exit status.
+pub fn with_vault(run: impl FnOnce(&mut Vault) -> u32) -> u32 {
+    Vault::new().map_or(STATUS_NO_VAULT, |mut vault| run(&mut vault))
 }
 
 impl Keys for Vault {

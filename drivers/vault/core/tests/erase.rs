@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use cloister_keyslot::erase::{Order, Outcome};
 use cloister_keyslot::passphrase::Cost;
 use cloister_keyslot::release::{Reason, Reply, Request};
-use cloister_keyslot::{Asker, Header, Kind, Slot, Step, VolumeKey, WrappingKey};
+use cloister_keyslot::{Asker, Failure, Header, Kind, Slot, Step, VolumeKey, WrappingKey};
 use cloister_ring::{Link, Message, Side};
 use cloister_vault_core::{Answer, Desk, Keeper, Said, Wanted};
 
@@ -103,6 +103,21 @@ fn an_order_reaches_a_driver_that_waits_and_one_that_is_open() {
     let word = u64::from_le_bytes([9; 8]);
     let left = region.iter().any(|at| at.load(std::sync::atomic::Ordering::Relaxed) == word);
     assert!(!left, "the late key is left in the mailbox");
+}
+
+#[test]
+fn a_life_that_finds_an_erased_header_hears_the_order_all_the_same() {
+    let region: Vec<_> = (0..512).map(|_| AtomicU64::new(0)).collect();
+    let mut vault = Link::new(&region, Side::Server, 0).unwrap();
+    let mut asker = Asker::new(Link::new(&region, Side::Client, 2).unwrap(), 100);
+    let erased = Header::read(&Header::erased([1; 16])).unwrap();
+    assert!(matches!(asker.step(&erased, || {}), Step::Failed(Failure::Erased)));
+    // That step needed no vault, so nobody knows of this life until it listens.
+    assert!(!vault.meet(|| {}));
+    assert_eq!(asker.listen(|| {}), None);
+    assert!(vault.meet(|| {}));
+    vault.send(&Message(Order { number: 8 }.to_words()), || {}).unwrap();
+    assert_eq!(asker.listen(|| {}), Some(Order { number: 8 }));
 }
 
 #[test]

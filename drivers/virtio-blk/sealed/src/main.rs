@@ -7,16 +7,8 @@
 #![no_main]
 #![forbid(unsafe_code)]
 
-use cloister_seal::Vault;
-
 cloister_rt::entry!(main);
 
-/// Exit status: there is a vault already, which cannot be.
-const STATUS_NO_VAULT: u32 = 4;
-
 fn main() -> u32 {
-    match Vault::new() {
-        Some(mut vault) => cloister_virtio_blk::run(&mut vault),
-        None => STATUS_NO_VAULT,
-    }
+    cloister_seal::with_vault(cloister_virtio_blk::run)
 }
