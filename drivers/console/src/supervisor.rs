@@ -3,16 +3,18 @@
 //!
 //! The wire is optional: without a grant `flush` there is nobody to take orders from.
 
-use cloister_console_core::{Mux, Notice};
+use cloister_console_core::{Held, Mux, Notice};
 use cloister_ring::orders::{NAME_BYTES, Name, Operation, Order, Report};
 use cloister_ring::{Link, Lost, Side};
 use cloister_rt::abi::name_str;
-use cloister_rt::{Bits, Grants, Mailbox, generation};
+use cloister_rt::{Bits, Duration, Grants, Instant, Mailbox, generation};
 
 /// The grant's name.
 const NAME: &str = "flush";
 /// Most messages that one look takes: what a mailbox of a page holds.
 const LOOK_MAX: usize = 16;
+/// How long what a person wants waits for a supervisor that has not come, or does not read.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 struct Wire {
     mailbox: Mailbox,
@@ -22,6 +24,7 @@ struct Wire {
 /// The supervisor, as the console sees it.
 pub struct Supervisor {
     wire: Option<Wire>,
+    held: Held<Report>,
     is_ordered: bool,
 }
 
@@ -29,14 +32,15 @@ impl Supervisor {
     /// Looks for the supervisor, if the manifest grants that.
     pub fn new(grants: Grants) -> Supervisor {
         let Ok(mailbox) = grants.mailbox(NAME) else {
-            return Supervisor { wire: None, is_ordered: false };
+            return Supervisor { wire: None, held: Held::default(), is_ordered: false };
         };
         let words = mailbox.memory.words();
         let link = Link::new(words, Side::Client, generation());
         if let Err(small) = &link {
             defmt::error!("mailbox flush has {=usize} words, too few for a message", small.words);
         }
-        Supervisor { wire: link.ok().map(|link| Wire { mailbox, link }), is_ordered: false }
+        let wire = link.ok().map(|link| Wire { mailbox, link });
+        Supervisor { wire, held: Held::default(), is_ordered: false }
     }
 
     /// What the supervisor's signal sets.
@@ -52,6 +56,14 @@ impl Supervisor {
             self.is_ordered = false;
             // Without a peer the order is void; with a full mailbox the supervisor does not read.
             self.report(Report::Flushed);
+        }
+        if !self.held.is_empty() {
+            let mut held = core::mem::take(&mut self.held);
+            let given_up = held.offer(Instant::now().tsc(), |report| self.report(*report));
+            self.held = held;
+            if given_up > 0 {
+                mux.notices.answer(Notice::NoSupervisor);
+            }
         }
         for _ in 0..LOOK_MAX {
             match self.hear() {
@@ -75,16 +87,25 @@ impl Supervisor {
         false
     }
 
-    /// Passes on what a person wants of a virtual machine, or of a task. `false`: nobody hears it.
+    /// Passes on what a person wants of a virtual machine, or of a task, as soon as the supervisor
+    /// takes it. `false`: there is none, or too much waits for it already.
     pub fn command(&mut self, name: &str, operation: Operation) -> bool {
         let mut padded: Name = [0; NAME_BYTES];
         padded.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
-        self.report(Report::Command(padded, operation))
+        self.want(Report::Command(padded, operation))
     }
 
-    /// Passes on that a person switches the machine off. `false`: nobody hears it.
+    /// Passes on that a person switches the machine off, as [`Supervisor::command`] does.
     pub fn power_off(&mut self) -> bool {
-        self.report(Report::PowerOff)
+        self.want(Report::PowerOff)
+    }
+
+    fn want(&mut self, report: Report) -> bool {
+        if self.held.is_empty() && self.report(report) {
+            return true;
+        }
+        let until = (Instant::now() + PATIENCE).tsc();
+        self.wire.is_some() && self.held.push(report, until)
     }
 
     fn report(&mut self, report: Report) -> bool {

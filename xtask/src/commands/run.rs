@@ -116,8 +116,8 @@ pub fn run(args: &Args) -> Result<()> {
         bail!("{}: {}", args.name(), outcome.describe());
     }
     say(&format!("{}: {}", args.name(), outcome.describe()));
-    if let Some(after) = typist.missing().filter(|_| args.headless) {
-        bail!("{}: nothing was typed after `{after}`, because no such line came", args.name());
+    if let Some(missing) = typist.missing().filter(|_| args.headless) {
+        bail!("{}: {missing}", args.name());
     }
     for finding in check::all(&appliance.machine.disks, install)? {
         say(&finding);

@@ -308,8 +308,9 @@ fn once(
         judged = judged.and_then(|()| matcher.judge_counts());
     }
     *counted = matcher.into_counted();
-    let unused = typist.missing().map(|after| format!("nothing was typed after `{after}`"));
-    let judged = judged.and(unused.map_or(Ok(()), Err));
+    if let Some(missing) = typist.missing() {
+        judged = Err(judged.err().map_or(missing.clone(), |why| format!("{why}; {missing}")));
+    }
     if judged.is_err() || expect.end != WantedEnd::Shutdown {
         return Ok(judged);
     }

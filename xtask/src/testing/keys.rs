@@ -43,6 +43,8 @@ pub struct Typist {
     script: Vec<(Regex, Key)>,
     next: usize,
     keyboard: Sender<Key>,
+    /// Lines that have come since something was typed.
+    lines: usize,
 }
 
 impl Typist {
@@ -51,22 +53,26 @@ impl Typist {
         let compile = |keys: &Keys| Ok((Regex::new(&keys.after)?, keys.key()));
         let script = script.iter().map(compile).collect::<Result<_>>()?;
         let (keyboard, keys) = channel();
-        Ok((Self { script, next: 0, keyboard }, keys))
+        Ok((Self { script, next: 0, keyboard, lines: 0 }, keys))
     }
 
     /// Takes a whole line.
     pub fn line(&mut self, line: &str) {
         let Some((after, key)) = self.script.get(self.next) else { return };
+        self.lines += 1;
         if after.is_match(line) {
             self.next += 1;
+            self.lines = 0;
             // Nobody listens any more when the machine has ended, which is judged elsewhere.
             let _ = self.keyboard.send(key.clone());
         }
     }
 
-    /// What was to be typed next when the run ended, if anything.
-    pub fn missing(&self) -> Option<&str> {
-        self.script.get(self.next).map(|(after, _)| after.as_str())
+    /// What was to be typed next when the run ended, if anything, in words.
+    pub fn missing(&self) -> Option<String> {
+        let (after, _) = self.script.get(self.next)?;
+        let (nth, all, lines) = (self.next + 1, self.script.len(), self.lines);
+        Some(format!("text {nth} of {all} was not typed: none of {lines} lines matched `{after}`"))
     }
 }
 
@@ -89,7 +95,9 @@ mod tests {
         typist.line("ready");
         assert_eq!(typed.try_recv(), Ok(Key::Bytes(b"one".to_vec())));
         assert!(typed.try_recv().is_err());
-        assert_eq!(typist.missing(), Some("^ready"));
+        typist.line("steady");
+        let missing = "text 2 of 2 was not typed: none of 1 lines matched `^ready`";
+        assert_eq!(typist.missing().as_deref(), Some(missing));
         typist.line("ready");
         typist.line("ready");
         assert_eq!(typed.try_iter().count(), 1);

@@ -1,6 +1,7 @@
 //! The console's pure part: how frames look on the serial line ([`wire`]), the line's output buffer
 //! ([`Outgoing`]), which log ring has its turn ([`Rings`]), how all guests share the terminal
-//! ([`Mux`]) and what a person's keys mean ([`Keys`]).
+//! ([`Mux`]), what a person's keys mean ([`Keys`]) and what of that waits for the supervisor
+//! ([`Held`]).
 //!
 //! Nothing here touches a device, so all of it is tested on the host.
 
@@ -8,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod filter;
+mod held;
 mod keys;
 mod mux;
 mod notices;
@@ -16,6 +18,7 @@ mod rings;
 mod text;
 pub mod wire;
 
+pub use held::Held;
 pub use keys::{Key, Keys};
 pub use mux::{FILL_MIN, Mux};
 pub use notices::{Notice, Notices};
