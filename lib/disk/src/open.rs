@@ -1,4 +1,4 @@
-//! From the manifest's volumes to clients of the server: [`open`].
+//! From the manifest's volumes to clients of the server: [`find`] where they lie, then [`open`] them.
 //!
 //! An encrypted volume's data begin behind its header. Its client is there at once, and its
 //! requests wait until [`crate::Keys`] have its key.
@@ -14,8 +14,9 @@ use cloister_virtio::{Device, Offer, Worker, features};
 use cloister_volume::{Extent, Found, Scan};
 
 use crate::keys::{DATA_OFFSET, Keys};
-use crate::scan::header;
-use crate::serve::{Hardware, Memory};
+use crate::own::Accessible;
+use crate::scan::{header, partitions};
+use crate::serve::{Hardware, Memory, Pulse};
 
 /// Most clients of a driver.
 pub(crate) const CLIENTS_MAX: usize = cloister_block::CLIENTS_MAX;
@@ -31,7 +32,7 @@ pub(crate) struct Owner {
 
 /// Bytes of the disk.
 #[derive(Clone, Copy, Default)]
-struct Span {
+pub(crate) struct Span {
     first: u64,
     end: u64,
 }
@@ -70,11 +71,44 @@ pub(crate) struct Opened {
     pub(crate) is_any_served: bool,
 }
 
+/// Where the volume of each client lies, if it is on the disk and apart from the others'.
+pub(crate) type Spans = [Option<Span>; CLIENTS_MAX];
+
+/// Scans the disk for the volumes of all exports. In a frame of its own: what that needs of the stack
+/// is given back.
+#[inline(never)]
+pub(crate) fn find<H: Hardware, B: Accessible>(
+    grants: Grants,
+    hardware: &mut H,
+    memory: &mut B,
+    pulse: &Pulse,
+) -> Spans {
+    let limits = hardware.limits();
+    let mut scan = Scan::new(limits.block_size, limits.blocks);
+    partitions(hardware, memory, pulse, &mut scan);
+    let mut spans = [None; CLIENTS_MAX];
+    let exports = grants.device_exports().flatten();
+    let records = exports.filter_map(|export| Some((export.name, record_of(grants, export.name)?)));
+    for (place, (name, record)) in (0..CLIENTS_MAX).zip(records) {
+        let span = span(hardware, &scan, record).filter(|span| span.is_apart(&spans, name));
+        if let Some(known) = spans.get_mut(place) {
+            *known = span;
+        }
+    }
+    spans
+}
+
+/// The volume that the manifest gives an export, whose name has its client's behind it.
+fn record_of(grants: Grants, name: &str) -> Option<&'static Record> {
+    let (of, _) = name.split_once('/')?;
+    grants.volumes().find(|volume| volume.export_name() == of)
+}
+
 /// Opens every export of this task that a client holds.
 pub(crate) fn open<H: Hardware, K: Keys>(
     grants: Grants,
     hardware: &mut H,
-    scan: &Scan,
+    spans: &Spans,
     (memory, keys): (&mut Memory<'_, K::Seal>, &mut K),
     server: &mut Server<'static, GuestMemory>,
 ) -> Opened {
@@ -82,7 +116,6 @@ pub(crate) fn open<H: Hardware, K: Keys>(
     let (bits, news, sealed) = (Bits::NONE, Bits::NONE, [None; CLIENTS_MAX]);
     let (is_waiting, is_any_served) = (true, false);
     let mut opened = Opened { owners, bits, sealed, news, is_waiting, is_any_served };
-    let mut spans = [const { None::<Span> }; CLIENTS_MAX];
     let mut numbers = 0u8..;
     for export in grants.device_exports() {
         let export = match export {
@@ -93,22 +126,17 @@ pub(crate) fn open<H: Hardware, K: Keys>(
             }
         };
         let name = export.name;
-        let record = name
-            .split_once('/')
-            .and_then(|(of, _)| grants.volumes().find(|volume| volume.export_name() == of));
-        let Some(record) = record else {
+        let Some(record) = record_of(grants, name) else {
             defmt::error!("{=str} has no volume", name);
             continue;
         };
-        let span = span(hardware, scan, record).filter(|span| span.is_apart(&spans, name));
         let number = numbers.next().unwrap_or(u8::MAX);
         let place = usize::from(number);
-        let (Some(owner), Some(known)) = (opened.owners.get_mut(place), spans.get_mut(place))
+        let (Some(owner), Some(span)) = (opened.owners.get_mut(place), spans.get(place).copied())
         else {
             defmt::error!("no room to serve {=str}: {=usize} at most", name, CLIENTS_MAX);
             continue;
         };
-        *known = span;
         *owner = client(export, number, record, span.unwrap_or_default(), memory, server);
         let Some(owner) = owner else { continue };
         opened.bits |= owner.mailbox.bits;

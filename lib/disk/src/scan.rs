@@ -12,15 +12,15 @@ use crate::serve::{Hardware, Pulse};
 const BLOCK_MAX: usize = 4096;
 
 /// Scans the disk for its table, and says in the log what is wrong with it.
+#[inline(never)] // its block is not for the caller's frame
 pub(crate) fn partitions<H: Hardware, B: Accessible>(
     hardware: &mut H,
     bounce: &mut B,
     pulse: &Pulse,
-) -> Scan {
-    let limits = *hardware.limits();
-    let mut scan = Scan::new(limits.block_size, limits.blocks);
+    scan: &mut Scan,
+) {
     let mut bytes = [0; BLOCK_MAX];
-    let size = usize::try_from(limits.block_size).unwrap_or(BLOCK_MAX).min(BLOCK_MAX);
+    let size = usize::try_from(hardware.limits().block_size).unwrap_or(BLOCK_MAX).min(BLOCK_MAX);
     while let Some(block) = scan.wanted() {
         let bytes = bytes.get_mut(..size).unwrap_or_default();
         let is_read = read(hardware, bounce, pulse, (block, 1), bytes).is_some();
@@ -39,7 +39,6 @@ pub(crate) fn partitions<H: Hardware, B: Accessible>(
         }
         None => {}
     }
-    scan
 }
 
 /// Reads the header of the encrypted volume that begins at this byte.

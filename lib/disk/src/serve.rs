@@ -11,9 +11,8 @@ use static_cell::ConstStaticCell;
 
 use crate::erase::erase;
 use crate::keys::{Answer, DATA_OFFSET, Keys, Refused};
-use crate::open::{Opened, Owner, open};
+use crate::open::{Opened, Owner, Spans, find, open};
 use crate::own::Accessible;
-use crate::scan::partitions;
 
 /// Exit status: the manifest gives this task no client that it can serve.
 pub const STATUS_NO_CLIENT: u32 = 1;
@@ -141,11 +140,22 @@ pub(crate) fn serve<H: Hardware, K: Keys>(
     memory: &mut Memory<'_, K::Seal>,
     keys: &mut K,
 ) -> u32 {
-    let grants: Grants = grants();
+    let pulse = Pulse::find(grants());
+    // Before the loop's frame is there: both are large.
+    let spans = find(grants(), hardware, memory, &pulse);
+    serve_all(hardware, memory, keys, &spans, &pulse)
+}
+
+#[inline(never)]
+fn serve_all<H: Hardware, K: Keys>(
+    hardware: &mut H,
+    memory: &mut Memory<'_, K::Seal>,
+    keys: &mut K,
+    spans: &Spans,
+    pulse: &Pulse,
+) -> u32 {
     let mut server = Server::new(ENGINE.take());
-    let pulse = Pulse::find(grants);
-    let scan = partitions(hardware, memory, &pulse);
-    let mut opened = open(grants, hardware, &scan, (memory, keys), &mut server);
+    let mut opened = open(grants(), hardware, spans, (memory, keys), &mut server);
     if !opened.is_any_served {
         defmt::error!("no client has a volume of this task; grant one an export");
         return STATUS_NO_CLIENT;
@@ -158,7 +168,7 @@ pub(crate) fn serve<H: Hardware, K: Keys>(
         if opened.is_waiting {
             // What an interrupt tells may have to be waited for.
             hardware.acknowledge(core::mem::replace(&mut owed, Bits::NONE));
-            unlock(hardware, (memory, keys), &mut server, &mut opened, &pulse);
+            unlock(hardware, (memory, keys), &mut server, &mut opened, pulse);
         }
         let now = if server.is_bounded() { Nanoseconds::now() } else { 0 };
         let next = server.round(hardware, memory, now);
