@@ -9,6 +9,7 @@
 //! one file to be looked at, as `monitor/src/posted.rs`.
 #![cfg(not(loom))]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -40,19 +41,6 @@ const MONITOR: [Module; 3] = [
     ("monitor/src/virtio/worker.rs", "cloister-monitor", &["loom_rings", "loom_msix"]),
 ];
 
-/// What the packages of the modules are built from.
-const PACKAGES: [&str; 9] = [
-    "guest-abi",
-    "kernel/abi",
-    "kernel/core",
-    "lib/guestmem",
-    "lib/proto",
-    "lib/ring",
-    "lib/virtio",
-    "lib/virtio/testing",
-    "monitor",
-];
-
 /// One copy serves all tests of this file, one after the other.
 static COPY: Mutex<()> = Mutex::new(());
 
@@ -80,6 +68,23 @@ fn each_weakened_ordering_of_virtio_turns_a_loom_test_red() {
 #[ignore = "minutes: one build and one exploration per memory ordering"]
 fn each_weakened_ordering_of_the_monitor_turns_a_loom_test_red() {
     weaken(&MONITOR, 14);
+}
+
+/// The slow tests need a copy that builds, and nobody runs them every day.
+#[test]
+fn the_copy_of_the_packages_is_a_workspace() {
+    let _one_at_a_time = COPY.lock().unwrap_or_else(PoisonError::into_inner);
+    let copy = copy_of_the_packages();
+    let mut command = Command::new(env!("CARGO"));
+    command.current_dir(&copy).args(["metadata", "--offline", "--format-version", "1"]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for (file, package, tests) in [KERNEL.as_slice(), &VIRTIO, &MONITOR].concat() {
+        assert!(copy.join(file).is_file(), "{file} is not of a package that {package} needs");
+        let folder = copy.join(&folders()[package]).join("tests");
+        let mut files = tests.iter().map(|test| folder.join(test).with_extension("rs"));
+        assert!(files.all(|file| file.is_file()), "{package} has not all of {tests:?}");
+    }
 }
 
 /// Weakens each ordering of these modules; there are at least so many.
@@ -178,10 +183,40 @@ fn failures(copy: &Path, package: &str, test: &str) -> Vec<String> {
     failed
 }
 
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Every package of the workspace that others name, and its folder.
+fn folders() -> BTreeMap<String, String> {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let named = manifest.lines().filter_map(|line| {
+        let (name, rest) = line.split_once(" = { path = \"")?;
+        Some((name.to_owned(), rest.split('"').next()?.to_owned()))
+    });
+    named.collect()
+}
+
+/// The folders of all that the packages of the modules are built from.
+fn needed() -> BTreeSet<String> {
+    let folders = folders();
+    let modules = [KERNEL.as_slice(), &VIRTIO, &MONITOR].concat();
+    let mut open: Vec<&String> = modules.iter().map(|(_, package, _)| &folders[*package]).collect();
+    let mut needed = BTreeSet::new();
+    while let Some(folder) = open.pop() {
+        if needed.insert(folder.clone()) {
+            let manifest = fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
+            let names = manifest.lines().filter_map(|line| line.split_once(".workspace = true"));
+            open.extend(names.filter_map(|(name, _)| folders.get(name)));
+        }
+    }
+    needed
+}
+
 fn copy_of_the_packages() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let (root, packages) = (root(), needed());
     let copy = Path::new(env!("CARGO_TARGET_TMPDIR")).join("orderings");
-    for package in PACKAGES {
+    for package in &packages {
         for part in ["Cargo.toml", "src", "tests"].map(|part| Path::new(package).join(part)) {
             copy_all(&root.join(&part), &copy.join(&part));
         }
@@ -189,7 +224,8 @@ fn copy_of_the_packages() -> PathBuf {
     fs::copy(root.join("Cargo.lock"), copy.join("Cargo.lock")).unwrap();
     let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
     let (_, rest) = manifest.split_once("[workspace.package]").unwrap();
-    let head = format!("[workspace]\nresolver = \"3\"\nmembers = {PACKAGES:?}\n");
+    let members: Vec<&String> = packages.iter().collect();
+    let head = format!("[workspace]\nresolver = \"3\"\nmembers = {members:?}\n");
     fs::write(copy.join("Cargo.toml"), format!("{head}[workspace.package]{rest}")).unwrap();
     copy
 }
