@@ -241,8 +241,8 @@ impl<'a> Worker<'a> {
         let mut changed = self.others_seen.replace(others) != Some(others);
         let most = (count >> 1).saturating_add(1);
         for (before, word) in self.words_seen.iter_mut().zip(self.own_bells).take(most) {
-            // Acquire: as for the counters, should this be the look that finds a ring.
-            let now = word.load(Ordering::Acquire);
+            // Relaxed: a counter that is another is loaded again, and that load acquires.
+            let now = word.load(Ordering::Relaxed);
             changed |= core::mem::replace(before, now) != now;
         }
         changed
