@@ -1,5 +1,7 @@
-//! A doorbell that comes to the monitor, through the window in configuration space, under loom: the
-//! worker that hears of it sees what the guest had written before. Both sides are the shipped ones.
+//! What monitor and worker order between a guest's memory and the words that they share, under loom: a
+//! doorbell that comes to the monitor, through the window in configuration space, and a worker that
+//! is given up. The monitor's side is the shipped one; so is the worker's, but for its end, which is
+//! the kernel's and the supervisor's.
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p cloister-monitor --test loom_rings --release`.
 #![cfg(loom)]
 
@@ -8,7 +10,7 @@ use cloister_monitor::virtio::Virtio;
 use cloister_virtio::{Offer, Worker, wire};
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicU64;
-use loom::sync::atomic::Ordering::Relaxed;
+use loom::sync::atomic::Ordering::{Relaxed, Release};
 use loom::thread;
 
 const OFFER: Offer<'static> = Offer { features: 0, queue_size: 8, config: &[] };
@@ -43,5 +45,29 @@ fn a_worker_that_hears_the_monitors_doorbell_sees_what_the_guest_wrote() {
         system.ring.store(1, Relaxed);
         let _ = device.write(platform::VIRTIO_NOTIFY, 2, 0);
         worker.join().unwrap();
+    });
+}
+
+#[test]
+fn a_reset_that_no_worker_answers_comes_after_the_last_write_of_the_one_that_was_given_up() {
+    loom::model(|| {
+        let words = |count| (0..count).map(|_| AtomicU64::new(0)).collect();
+        let system = Arc::new(System {
+            words: words(wire::WORDS),
+            bells: words(1),
+            ring: AtomicU64::new(0),
+        });
+        let workers = system.clone();
+        let worker = thread::spawn(move || {
+            workers.ring.store(1, Relaxed);
+            // As the supervisor does once the worker is parked.
+            workers.words[wire::GONE].store(1, Release);
+        });
+        let mut device = Virtio::new(&system.words, 1, 1 << 20).unwrap();
+        if device.is_ready() {
+            assert_eq!(system.ring.load(Relaxed), 1, "a write of the old life comes later");
+        }
+        worker.join().unwrap();
+        assert!(device.is_ready(), "nobody answers a reset any more");
     });
 }
