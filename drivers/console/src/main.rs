@@ -145,7 +145,9 @@ impl Console {
         let direct = self.mux.direct().map_or(Bits::NONE, |vm| self.guests.bits(vm));
         let bits = self.supervisor.bits() | self.uart.bits() | direct;
         let woken = wait(bits, Deadline::after(pause)).bits();
-        self.keyboard.is_waiting |= woken.intersects(self.uart.bits());
+        // The device is looked at too: a byte whose interrupt got lost would keep its line up, and no
+        // other one would ever make an edge.
+        self.keyboard.is_waiting |= woken.intersects(self.uart.bits()) || self.uart.has_received();
         if self.keyboard.is_waiting && !self.is_held() {
             self.keyboard.is_waiting = false;
             self.attend();

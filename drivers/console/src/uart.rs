@@ -102,6 +102,11 @@ impl Uart {
         self.irq.bits()
     }
 
+    /// Whether a byte was received that nobody has taken.
+    pub fn has_received(&self) -> bool {
+        self.line.read() & LSR_RECEIVED != 0
+    }
+
     /// Whether the transmitter takes [`FIFO`] bytes now.
     pub fn is_ready(&self) -> bool {
         self.line.read() & LSR_EMPTY != 0

@@ -123,6 +123,22 @@ impl Outcome {
         self.end == End::GuestShutdown && self.orderly_line
     }
 
+    /// Whether it says nothing of the appliance: the emulator has lost an interrupt, or found itself
+    /// broken and ended by an assertion of its own (docs/caveats.md).
+    pub fn is_emulators_fault(&self) -> bool {
+        match &self.end {
+            End::LostInterrupt { .. } => true,
+            End::EmulatorFailed { stderr, .. } => {
+                let is_assertion = |line: &str| {
+                    line.starts_with("ERROR:") && line.contains(": assertion failed: ")
+                        || line.contains(": Assertion `") && line.ends_with(" failed.")
+                };
+                stderr.lines().any(is_assertion)
+            }
+            _ => false,
+        }
+    }
+
     /// The end, for people.
     pub fn describe(&self) -> String {
         let seconds = self.wall.as_secs_f32();
@@ -408,6 +424,21 @@ mod tests {
         assert!(!tail(ORDERLY_LINE).ends_orderly());
         assert!(!tail(&format!("{ORDERLY_LINE}\npanic\n")).ends_orderly());
         assert!(!tail("").ends_orderly());
+    }
+
+    #[test]
+    fn an_emulator_that_finds_itself_broken_says_nothing_of_the_appliance() {
+        let ended = |stderr: &str| {
+            let end = End::EmulatorFailed { status: "signal".into(), stderr: stderr.into() };
+            let wall = Duration::from_secs(1);
+            Outcome { end, wall, orderly_line: false, watchdog: false }.is_emulators_fault()
+        };
+        assert!(ended(
+            "**\nERROR:../../softmmu/cpus.c:502:lock_impl: assertion failed: (!locked())\n"
+        ));
+        assert!(ended("qemu-system-x86_64: ../hw/pci/msix.c:227: write: Assertion `x' failed."));
+        assert!(!ended("qemu-system-x86_64: -drive file=x: Could not open 'x'"));
+        assert!(!ended(""));
     }
 
     #[test]

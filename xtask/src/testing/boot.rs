@@ -25,7 +25,7 @@ use crate::disk::file::MachineFile;
 use crate::disk::make::{self, Keep, Made};
 use crate::emulators::{self, BOCHS, Emulator, Wanted};
 use crate::install::{Install, say};
-use crate::machine::{End, Flow, Machine};
+use crate::machine::{Flow, Machine};
 use crate::paths;
 
 /// The versions of QEMU that CI insists on.
@@ -252,7 +252,7 @@ struct SoFar {
     counted: Counted,
     /// The latest is the last, so the counts have to suffice.
     is_last_round: bool,
-    /// The latest says nothing, because the emulator has lost an interrupt.
+    /// The latest says nothing: see [`crate::machine::Outcome::is_emulators_fault`].
     is_emulators_fault: bool,
 }
 
@@ -302,7 +302,7 @@ fn once(
     let outcome =
         machine.run_in(emulator, Some(keys), |bytes| take(decoder.feed(bytes), &mut matcher))?;
     take(decoder.finish(), &mut matcher);
-    *is_emulators_fault = matches!(outcome.end, End::LostInterrupt { .. });
+    *is_emulators_fault = outcome.is_emulators_fault();
     let mut judged = matcher.judge(&outcome);
     if *is_last_round {
         judged = judged.and_then(|()| matcher.judge_counts());
