@@ -22,18 +22,18 @@ struct System {
     ring: AtomicU64,
 }
 
+fn system() -> Arc<System> {
+    let words = |count| (0..count).map(|_| AtomicU64::new(0)).collect();
+    Arc::new(System { words: words(wire::WORDS), bells: words(1), ring: AtomicU64::new(0) })
+}
+
 #[test]
 fn a_worker_that_hears_the_monitors_doorbell_sees_what_the_guest_wrote() {
     let mut builder = loom::model::Builder::new();
     // Without a bound the words that the worker writes first are millions of orders.
     builder.preemption_bound = Some(2);
     builder.check(|| {
-        let words = |count| (0..count).map(|_| AtomicU64::new(0)).collect();
-        let system = Arc::new(System {
-            words: words(wire::WORDS),
-            bells: words(1),
-            ring: AtomicU64::new(0),
-        });
+        let system = system();
         let workers = system.clone();
         let worker = thread::spawn(move || {
             let worker = Worker::new(&workers.words, &workers.bells, 1, &OFFER);
@@ -51,12 +51,7 @@ fn a_worker_that_hears_the_monitors_doorbell_sees_what_the_guest_wrote() {
 #[test]
 fn a_reset_that_no_worker_answers_comes_after_the_last_write_of_the_one_that_was_given_up() {
     loom::model(|| {
-        let words = |count| (0..count).map(|_| AtomicU64::new(0)).collect();
-        let system = Arc::new(System {
-            words: words(wire::WORDS),
-            bells: words(1),
-            ring: AtomicU64::new(0),
-        });
+        let system = system();
         let workers = system.clone();
         let worker = thread::spawn(move || {
             workers.ring.store(1, Relaxed);
