@@ -166,6 +166,8 @@ pub struct Core {
 
 /// Where the NMI handler counts.
 pub const NMI_COUNT_OFFSET: u64 = offset_of!(Core, nmi_count) as u64;
+/// Where it finds out who it is.
+pub const APIC_ID_OFFSET: u64 = offset_of!(Core, apic_id) as u64;
 
 /// Where the entry code finds [`Core::host_block`].
 pub const HOST_BLOCK_OFFSET: u64 = offset_of!(Core, host_block) as u64;

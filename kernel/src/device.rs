@@ -8,6 +8,7 @@
 //! Invariant: a function masters the bus only between a `Finish` and its next `Begin`, and only
 //! while its owner's first thread is not parked.
 
+use crate::arch::x86_64::pci::{self, BARS, BUS_MASTER, MEMORY_SPACE};
 use crate::arch::x86_64::{iommu, window};
 use crate::core_state::Core;
 use crate::flush;
@@ -19,16 +20,7 @@ use cloister_abi::table::{CapKind, DEVICE_MSI, DEVICE_MSIX, Irq};
 use cloister_core::caps::lookup;
 use core::sync::atomic::Ordering;
 
-/// Registers of configuration space (PCI Local Bus Specification 3.0, "Configuration Space").
-pub const COMMAND: u16 = 0x04;
-/// The first base address register.
-pub const BARS: u16 = 0x10;
-/// In [`COMMAND`]: memory space, bus master, no interrupt pin.
-pub const MEMORY_SPACE: u32 = 1 << 1;
-/// In [`COMMAND`].
-pub const BUS_MASTER: u32 = 1 << 2;
-/// In [`COMMAND`].
-pub const NO_PIN: u32 = 1 << 10;
+const COMMAND: u16 = pci::COMMAND as u16;
 /// Bytes of an entry of an MSI-X table.
 pub const ENTRY: u64 = 16;
 
@@ -165,7 +157,7 @@ impl Handle {
         let record = *self.function();
         let command = u32::from(record.command);
         self.write(COMMAND, command & !MEMORY_SPACE);
-        let bars = || (BARS..).step_by(4).zip(record.bars);
+        let bars = || (u16::from(BARS)..).step_by(4).zip(record.bars);
         bars().for_each(|(register, bar)| self.write(register, bar));
         if record.express != 0 {
             self.write(u16::from(record.express) + 8, u32::from(record.express_control));

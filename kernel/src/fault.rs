@@ -186,7 +186,7 @@ pub fn dma(core: &mut Core) {
     }
     if iommu::drain(REFUSED_AT_ONCE, &mut |what| refused(core, what, now)) {
         // What is left makes no interrupt of its own.
-        apic::send(core.apic_id, apic::IOMMU_VECTOR);
+        apic::send(core.apic_id, apic::REFUSED);
     }
 }
 

@@ -152,7 +152,7 @@ extern "C" fn kernel_core(index: u32) -> ! {
     apic::open();
     let word = &shared::shared().cores[index as usize];
     word.apic_id.store(core.apic_id, Ordering::Relaxed);
-    word.online.store(true, Ordering::Release);
+    shared::ONLINE.fetch_or(1 << index, Ordering::Release);
     if index == 0 {
         // `init` runs alone; everybody else begins at the seal.
         core.sched.ready(core.loaded, cpu::rdtsc());

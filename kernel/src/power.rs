@@ -2,18 +2,24 @@
 
 use crate::arch::x86_64::{apic, cpu, power, uart::Uart};
 use crate::core_state::Core;
-use crate::shared::Fault;
+use crate::shared::{Fault, is_online, shared};
 use cloister_abi::fault::{FaultKind, LeaveReason, init_error_text};
+use cloister_abi::layout::MAX_CORES;
 use cloister_abi::name_str;
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 /// The debug port, for the panic handler, which has nothing else.
 pub static DEBUG_PORT: AtomicU16 = AtomicU16::new(0);
-/// APIC id of the core that speaks its last words, plus one.
-static GOING_DOWN: AtomicU32 = AtomicU32::new(0);
+/// APIC id of the core that speaks its last words, plus one; entry.s stops the others for it.
+pub static GOING_DOWN: AtomicU32 = AtomicU32::new(0);
+/// Cores that entry.s has stopped.
+pub static STOPPED: AtomicU32 = AtomicU32::new(0);
+/// Looks at how many cores have stopped; one that hangs in SMM is not waited for any longer.
+const PATIENCE: u32 = 10_000_000;
 
-/// The debug port, for the one core that speaks last; the others stop here.
+/// The debug port, for the one core that speaks last. The others stop, wherever they are: one may
+/// be the console's, in the middle of a frame.
 pub fn last_words() -> Uart {
     let me = apic::id() + 1;
     match GOING_DOWN.compare_exchange(0, me, Ordering::AcqRel, Ordering::Acquire) {
@@ -21,6 +27,14 @@ pub fn last_words() -> Uart {
         // It broke while it spoke.
         Err(speaker) if speaker == me => power::reset(),
         Err(_) => cpu::halt_forever(),
+    }
+    let others = (0..MAX_CORES).filter(|&core| is_online(core));
+    let ids = others.map(|core| shared().cores[core].apic_id.load(Ordering::Relaxed));
+    let asked = ids.filter(|id| id + 1 != me).map(|id| apic::send(id, apic::NMI)).count();
+    let mut looks = 0;
+    while (STOPPED.load(Ordering::Acquire) as usize) < asked && looks < PATIENCE {
+        core::hint::spin_loop();
+        looks += 1;
     }
     let mut uart = Uart(DEBUG_PORT.load(Ordering::Relaxed));
     // A zero ends the frame that the console may be in the middle of.

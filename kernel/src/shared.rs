@@ -50,10 +50,17 @@ pub struct CoreShared {
     pub word: CoreWord,
     /// Where to send an IPI.
     pub apic_id: AtomicU32,
-    /// The core runs and takes interrupts.
-    pub online: AtomicBool,
     /// Its bus masters, by device record. Written at boot.
     pub functions: AtomicU64,
+}
+
+/// The cores that run and take interrupts, a bit each. While there are none, the words of
+/// [`Shared`] may not be mapped yet.
+pub static ONLINE: AtomicU32 = AtomicU32::new(0);
+
+/// Whether this core is one of them.
+pub fn is_online(core: usize) -> bool {
+    ONLINE.load(Ordering::Acquire) >> core & 1 != 0
 }
 
 /// The PCI function of a device record. Written at boot.

@@ -147,7 +147,7 @@ pub fn wake(core: &mut Core, global: usize, now: u64) {
 fn tell(place: Place) {
     let target = &shared().cores[usize::from(place.core) & (MAX_CORES - 1)];
     if target.word.mark(u32::from(place.rank)) {
-        apic::send_ipi(target.apic_id.load(Ordering::Relaxed));
+        apic::send(target.apic_id.load(Ordering::Relaxed), apic::WORD);
     }
 }
 

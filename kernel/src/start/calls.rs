@@ -8,7 +8,7 @@ use crate::arch::x86_64::{apic, cpu, iommu, power, smp, window};
 use crate::core_state::Core;
 use crate::fault;
 use crate::flush;
-use crate::shared::shared;
+use crate::shared::{is_online, shared};
 use crate::syscall::Return;
 use cloister_abi::boot::{MemRange, RANGE_RAM};
 use cloister_abi::call::{Call, Part, Status};
@@ -61,7 +61,7 @@ fn start_core(boot: &mut Boot, core: u64, apic_id: u64) -> Answer {
         return Err(Status::BadArgument);
     }
     let used = boot.is_used(core as usize);
-    let online = !used || shared().cores[core as usize].online.load(Ordering::Acquire);
+    let online = !used || is_online(core as usize);
     let space = if used { boot.first_space(core as usize) } else { 0 };
     if !online && !smp::start(core as usize, apic_id as u32, space) {
         return Err(Status::BadArgument);
@@ -165,8 +165,7 @@ fn is_equipped(boot: &Boot, task: usize) -> bool {
 
 fn seal(core: &mut Core, boot: &mut Boot, unix_seconds: u64, entropy: u64) -> Answer {
     let cores = boot.table.header.cores as usize;
-    let online = |core: &usize| shared().cores[*core].online.load(Ordering::Acquire);
-    if !(0..cores).filter(|&core| boot.is_used(core)).all(|core| online(&core)) {
+    if !(0..cores).filter(|&core| boot.is_used(core)).all(is_online) {
         return Err(Status::WrongState);
     }
     boot.route(core)?;
@@ -197,8 +196,8 @@ fn seal(core: &mut Core, boot: &mut Boot, unix_seconds: u64, entropy: u64) -> An
     core.sched.park(current);
     // A locked instruction: the other cores see the seal before they see the interrupt.
     shared().sealed.swap(true, Ordering::SeqCst);
-    for other in shared().cores[1..cores].iter().filter(|c| c.online.load(Ordering::Relaxed)) {
-        apic::send_ipi(other.apic_id.load(Ordering::Relaxed));
+    for other in (1..cores).filter(|&core| is_online(core)) {
+        apic::send(shared().cores[other].apic_id.load(Ordering::Relaxed), apic::WORD);
     }
     core.look(now);
     Ok(Return::SWITCH)

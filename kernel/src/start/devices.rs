@@ -271,10 +271,10 @@ impl Boot {
         let &Capabilities { express, msi, msix } = capabilities;
         let has_express = express != 0;
         let express_word = |offset: u8| if has_express { read(express + offset) } else { 0 };
-        let command = read(device::COMMAND as u8) & 0xffff & !device::BUS_MASTER;
+        let command = read(pci::COMMAND) & 0xffff & !pci::BUS_MASTER;
         let mut state = Function {
-            bars: core::array::from_fn(|n| read(device::BARS as u8 + 4 * n as u8)),
-            command: (command | device::MEMORY_SPACE | device::NO_PIN) as u16,
+            bars: core::array::from_fn(|n| read(pci::BARS + 4 * n as u8)),
+            command: (command | pci::MEMORY_SPACE | pci::NO_PIN) as u16,
             express,
             msi,
             msix,

@@ -30,7 +30,7 @@ pub struct Part {
 pub const KERNEL: Part = Part {
     name: "kernel",
     aim: 6000,
-    ceiling: 7212,
+    ceiling: 7211,
     folders: KERNEL_FOLDERS,
     without: &[
         "kernel/src/arch/x86_64/virt/vmx.rs",

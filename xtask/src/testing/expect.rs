@@ -64,7 +64,8 @@ pub struct Expect {
     #[serde(default)]
     pub extra: Vec<String>,
     /// Regular expressions; each matches a line after the one that the last matched. One that is to
-    /// come again and again is `{ line = '…', times = 10 }`.
+    /// come again and again is `{ line = '…', times = 10 }`. Lines of the log are in order as shown
+    /// or as logged: the console gets to the rings one after the other.
     #[serde(default, deserialize_with = "repeated")]
     pub lines: Vec<String>,
     /// A regular expression: lines that it matches are printed when the test has passed too.
@@ -255,7 +256,15 @@ pub struct Matcher {
     shares: Option<(Regex, f64, Vec<f64>)>,
     end: WantedEnd,
     next: usize,
+    /// What was said, each line with the time that it carries, or with the latest one before it.
+    said: Vec<(f64, String)>,
+    latest: f64,
     offence: Option<String>,
+}
+
+/// The time of a line of the log.
+fn time_of(line: &str) -> Option<f64> {
+    line.strip_prefix('[')?.split_once(']')?.0.trim().parse().ok()
 }
 
 impl Matcher {
@@ -276,8 +285,20 @@ impl Matcher {
         let shares = expect.shares.as_ref();
         let shares = shares.map(|of| anyhow::Ok((Regex::new(&of.line)?, of.least, Vec::new())));
         let (shares, end) = (shares.transpose()?, expect.end);
-        let (next, offence) = (0, None);
-        Ok(Self { lines, also, forbid, tally, distinct, counted, shares, end, next, offence })
+        Ok(Self {
+            lines,
+            also,
+            forbid,
+            tally,
+            distinct,
+            counted,
+            shares,
+            end,
+            next: 0,
+            said: Vec::new(),
+            latest: 0.0,
+            offence: None,
+        })
     }
 
     /// Takes a line; false when the run needs not go on.
@@ -286,6 +307,8 @@ impl Matcher {
             let offence = format!("the line `{line}` matches the forbidden `{pattern}`");
             self.offence.get_or_insert(offence);
         }
+        self.latest = time_of(line).map_or(self.latest, |time| time.max(self.latest));
+        self.said.push((time_of(line).unwrap_or(self.latest), line.to_owned()));
         if self.lines.get(self.next).is_some_and(|pattern| pattern.is_match(line)) {
             self.next += 1;
         }
@@ -322,6 +345,16 @@ impl Matcher {
         }
     }
 
+    /// How many of the lines came in the order in which they were logged.
+    fn seen_as_logged(&self) -> usize {
+        let mut said: Vec<&(f64, String)> = self.said.iter().collect();
+        said.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+        said.iter().fold(0, |seen, (_, line)| {
+            let is_next = self.lines.get(seen).is_some_and(|pattern| pattern.is_match(line));
+            seen + usize::from(is_next)
+        })
+    }
+
     /// What was counted so far.
     pub fn into_counted(self) -> Counted {
         self.counted
@@ -332,8 +365,8 @@ impl Matcher {
         if let Some(offence) = &self.offence {
             return Err(offence.clone());
         }
-        if let Some(missing) = self.lines.get(self.next) {
-            let (seen, all) = (self.next, self.lines.len());
+        let (seen, all) = (self.next.max(self.seen_as_logged()), self.lines.len());
+        if let Some(missing) = self.lines.get(seen) {
             return Err(format!(
                 "no line matched `{missing}` ({seen} of {all} expected lines came); {}",
                 outcome.describe()
@@ -387,6 +420,22 @@ mod tests {
         assert_eq!(run(toml, &["a1", "x", "1b"], End::GuestShutdown, true), Ok(()));
         let wrong = run(toml, &["1b", "a1"], End::GuestShutdown, true).unwrap_err();
         assert!(wrong.starts_with("no line matched `b$` (1 of 2"), "{wrong}");
+    }
+
+    #[test]
+    fn lines_of_the_log_may_be_shown_in_another_order_than_they_were_logged_in() {
+        let toml = "lines = ['a', 'b', 'guest', 'end']\nend = 'shutdown'";
+        let shown = ["[    1.2] c0 b", "[    1.1] c1 a", "guest", "end"];
+        assert_eq!(run(toml, &shown, End::GuestShutdown, true), Ok(()));
+        let logged = ["[    1.2] c0 a", "[    1.1] c1 b", "guest", "end"];
+        assert_eq!(run(toml, &logged, End::GuestShutdown, true), Ok(()));
+        // Neither shown nor logged so; and what carries no time stays behind all that was before.
+        let wrong = ["[    1.1] c0 b", "[    1.2] c1 a", "guest", "end"];
+        assert!(run(toml, &wrong, End::GuestShutdown, true).is_err());
+        let early = ["guest", "[    1.2] c0 b", "[    1.1] c1 a", "end"];
+        assert!(run(toml, &early, End::GuestShutdown, true).is_err());
+        let last = ["[    1.2] c0 b", "[    1.1] c1 a", "end", "guest"];
+        assert!(run(toml, &last, End::GuestShutdown, true).is_err());
     }
 
     #[test]

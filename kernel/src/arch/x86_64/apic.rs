@@ -32,6 +32,17 @@ const TIMER_DIVIDE: u32 = 0x3e0;
 const MASKED: u32 = 1 << 16;
 const NMI_DELIVERY: u32 = 4 << 8;
 
+/// To [`send`]: look at your words.
+pub const WORD: u32 = 1 << 14 | IPI_VECTOR as u32;
+/// To [`send`]: an interrupt, as if from an IOMMU.
+pub const REFUSED: u32 = 1 << 14 | IOMMU_VECTOR as u32;
+/// To [`send`]: a non-maskable interrupt.
+pub const NMI: u32 = 1 << 14 | NMI_DELIVERY;
+/// To [`send`]: wait for a start-up IPI.
+pub const INIT: u32 = 0x4500;
+/// To [`send`], with a page: begin there, in real mode.
+pub const STARTUP: u32 = 0x4600;
+
 /// Where the registers are mapped; 0 in x2APIC mode. Written by the boot core alone.
 static BASE: AtomicU64 = AtomicU64::new(0);
 
@@ -133,8 +144,9 @@ pub fn remaining() -> u32 {
     read(TIMER_CURRENT)
 }
 
+/// Sends something to another core.
 #[inline]
-fn command(apic_id: u32, low: u32) {
+pub fn send(apic_id: u32, low: u32) {
     if is_x2apic() {
         let value = u64::from(apic_id) << 32 | u64::from(low);
         // SAFETY: sends an interrupt; the receiver's handlers are the kernel's own.
@@ -146,28 +158,6 @@ fn command(apic_id: u32, low: u32) {
         write(ICR_HIGH, apic_id << 24);
         write(ICR, low);
     }
-}
-
-/// Tells another core to look at its words.
-#[inline]
-pub fn send_ipi(apic_id: u32) {
-    send(apic_id, IPI_VECTOR);
-}
-
-/// Sends an interrupt.
-#[inline]
-pub fn send(apic_id: u32, vector: u8) {
-    command(apic_id, 1 << 14 | u32::from(vector));
-}
-
-/// Sends INIT to a core.
-pub fn send_init(apic_id: u32) {
-    command(apic_id, 0x4500);
-}
-
-/// Sends a start-up IPI: the core begins in real mode at `page` * 4 KiB.
-pub fn send_startup(apic_id: u32, page: u8) {
-    command(apic_id, 0x4600 | u32::from(page));
 }
 
 /// Masks the two legacy interrupt controllers for good.

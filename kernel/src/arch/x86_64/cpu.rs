@@ -3,6 +3,7 @@
 use crate::flush;
 use core::arch::asm;
 use core::arch::x86_64::__cpuid_count;
+use x86::controlregs::{self, Cr4};
 use x86::msr;
 
 /// Reads a port.
@@ -103,14 +104,6 @@ pub fn features() -> Features {
     }
 }
 
-const CR4_OSFXSR: u64 = 1 << 9;
-const CR4_OSXMMEXCPT: u64 = 1 << 10;
-const CR4_UMIP: u64 = 1 << 11;
-const CR4_OSXSAVE: u64 = 1 << 18;
-const CR4_SMEP: u64 = 1 << 20;
-const CR4_SMAP: u64 = 1 << 21;
-const CR4_PAE: u64 = 1 << 5;
-const CR4_MCE: u64 = 1 << 6;
 /// PE, MP, NE, WP, PG and, so that floating point faults, TS.
 const CR0: u64 = 1 | 2 | 1 << 5 | 1 << 16 | 1 << 31 | CR0_TS;
 /// Task switched: floating point instructions fault.
@@ -121,17 +114,14 @@ const CR0_TS: u64 = 1 << 3;
 /// # Safety
 /// Paging is on with tables that keep supervisor code off user pages.
 pub unsafe fn enable(features: &Features) {
-    let mut cr4 = CR4_PAE | CR4_MCE | CR4_OSFXSR | CR4_OSXMMEXCPT;
-    for (has, bit) in [
-        (features.xsave, CR4_OSXSAVE),
-        (features.smep, CR4_SMEP),
-        (features.smap, CR4_SMAP),
-        (features.umip, CR4_UMIP),
-    ] {
-        cr4 |= if has { bit } else { 0 };
-    }
+    let mut cr4 = Cr4::CR4_ENABLE_PAE | Cr4::CR4_ENABLE_MACHINE_CHECK;
+    cr4 |= Cr4::CR4_ENABLE_SSE | Cr4::CR4_UNMASKED_SSE;
+    cr4.set(Cr4::CR4_ENABLE_OS_XSAVE, features.xsave);
+    cr4.set(Cr4::CR4_ENABLE_SMEP, features.smep);
+    cr4.set(Cr4::CR4_ENABLE_SMAP, features.smap);
+    cr4.set(Cr4::CR4_ENABLE_UMIP, features.umip);
     // SAFETY: PAE stays on; the added bits only forbid (SMEP, SMAP, UMIP) or enable FPU state.
-    unsafe { asm!("mov cr4, {}", in(reg) cr4, options(nostack)) };
+    unsafe { controlregs::cr4_write(cr4) };
     // SAFETY: paging and protection stay on.
     unsafe { asm!("mov cr0, {}", in(reg) CR0, options(nostack)) };
     set_xcr0(features, features.xcr0());
@@ -221,10 +211,8 @@ pub unsafe fn load_space(cr3: u64, core: u32) {
 
 /// The address of the last page fault.
 pub fn fault_address() -> u64 {
-    let value;
     // SAFETY: reading CR2 touches no memory.
-    unsafe { asm!("mov {}, cr2", out(reg) value, options(nomem, nostack)) };
-    value
+    unsafe { controlregs::cr2() as u64 }
 }
 
 /// Programs the system call registers (Intel SDM, "SYSCALL—Fast System Call").

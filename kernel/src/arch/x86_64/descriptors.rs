@@ -7,6 +7,7 @@
 use super::{apic, frame, window};
 use cloister_abi::layout::FRAME;
 use core::arch::asm;
+use x86::dtables::{self, DescriptorTablePointer as Pointer};
 
 /// The segment table: null, kernel code and data, user data and code, the task state segment.
 pub type Gdt = [u64; 8];
@@ -26,12 +27,6 @@ unsafe extern "C" {
     fn debug_entry();
     fn double_fault_entry();
     fn machine_check_entry();
-}
-
-#[repr(C, packed)]
-struct Pointer {
-    limit: u16,
-    base: u64,
 }
 
 /// The contents of every core's segment table.
@@ -80,12 +75,10 @@ pub fn fill_idt(idt: &mut [[u64; 2]; 256]) {
 /// A thread's address space is loaded (its frame holds the task state segment), `gdt` is the
 /// core's own table in its window and filled by [`gdt`], and the interrupt table is mapped.
 pub unsafe fn load(gdt: *mut Gdt) {
-    let pointer = Pointer { limit: 8 * 8 - 1, base: gdt as u64 };
     // SAFETY: the selectors in use (0x08, 0x10) mean the same in this table.
-    unsafe { asm!("lgdt [{}]", in(reg) &pointer, options(readonly, nostack)) };
-    let pointer = Pointer { limit: 256 * 16 - 1, base: window::IDT };
+    unsafe { dtables::lgdt(&Pointer { limit: 8 * 8 - 1, base: gdt.cast::<u64>() }) };
     // SAFETY: the table is filled and stays mapped.
-    unsafe { asm!("lidt [{}]", in(reg) &pointer, options(readonly, nostack)) };
+    unsafe { dtables::lidt(&Pointer { limit: 256 * 16 - 1, base: window::IDT as *const u64 }) };
     // SAFETY: the code segment of the new table is the one in use; null data selectors are fine
     // in 64-bit mode, the stack selector must be a writable data segment.
     unsafe {
@@ -125,7 +118,8 @@ pub fn clear_selectors() {
 
 /// Resets the machine the hard way.
 pub fn triple_fault() -> ! {
-    let pointer = Pointer { limit: 0, base: 0 };
     // SAFETY: nothing runs after this.
-    unsafe { asm!("lidt [{}]", "ud2", in(reg) &pointer, options(noreturn)) }
+    unsafe { dtables::lidt::<u64>(&Pointer { limit: 0, base: core::ptr::null() }) };
+    // SAFETY: the exception finds no gate.
+    unsafe { asm!("ud2", options(noreturn)) }
 }

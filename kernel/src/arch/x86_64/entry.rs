@@ -36,6 +36,9 @@ global_asm!(
     EXIT = const cloister_abi::call::Status::Exit as u32,
     VCPU_RUN = const Call::VcpuRun as u32,
     NMI_COUNT = const window::CORE + crate::core_state::NMI_COUNT_OFFSET,
+    GOING_DOWN = sym crate::power::GOING_DOWN,
+    STOPPED = sym crate::power::STOPPED,
+    APIC_ID = const window::CORE + crate::core_state::APIC_ID_OFFSET,
 );
 
 unsafe extern "C" {

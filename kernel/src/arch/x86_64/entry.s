@@ -157,10 +157,21 @@ interrupt_stubs:
     .set vector, vector + 1
 .endr
 
-/* NMI: counts in the core's own record and touches nothing else. */
+/* NMI: counts in the core's own record and touches nothing else; while the machine goes down it
+   stops every core but the one that speaks. */
 function nmi_entry
     lock inc qword ptr [{NMI_COUNT}]
+    push rax
+    mov eax, [rip + {GOING_DOWN}]
+    sub eax, 1
+    jc 1f
+    cmp eax, [{APIC_ID}]
+    jne 2f
+1:  pop rax
     iretq
+2:  lock inc dword ptr [rip + {STOPPED}]
+3:  hlt
+    jmp 3b
 
 /* Debug exception, on a stack of its own, because a single step can arrive at the first
    instruction of syscall_entry, where the stack pointer is the caller's. */

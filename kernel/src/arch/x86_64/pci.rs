@@ -6,9 +6,16 @@ use super::cpu;
 /// Bus, device and function in the form bus << 8 | device << 3 | function.
 pub type Address = u16;
 
-const COMMAND: u8 = 0x04;
-const BUS_MASTER: u32 = 1 << 2;
-const MEMORY_SPACE: u32 = 1 << 1;
+/// Register (PCI Local Bus Specification 3.0, "Configuration Space").
+pub const COMMAND: u8 = 0x04;
+/// The first base address register.
+pub const BARS: u8 = 0x10;
+/// In [`COMMAND`]: memory space.
+pub const MEMORY_SPACE: u32 = 1 << 1;
+/// In [`COMMAND`].
+pub const BUS_MASTER: u32 = 1 << 2;
+/// In [`COMMAND`]: no interrupt pin.
+pub const NO_PIN: u32 = 1 << 10;
 
 /// Reads a register.
 #[inline(never)]
@@ -61,7 +68,7 @@ pub fn memory_bar(function: Address, bar: u8) -> Option<(u64, u64)> {
     if bar > 5 {
         return None;
     }
-    let register = 0x10 + bar * 4;
+    let register = BARS + bar * 4;
     let low = read(function, register);
     let wide = low >> 1 & 3 == 2;
     if low & 1 != 0 || (wide && bar == 5) {

@@ -62,8 +62,8 @@ pub fn start(core: usize, apic_id: u32, cr3: u64) -> bool {
     slot.apic_id.store(apic_id, Ordering::Relaxed);
     slot.cr3.store(cr3, Ordering::Relaxed);
     if slot.asked.swap(1, Ordering::Release) == 0 {
-        apic::send_init(apic_id);
+        apic::send(apic_id, apic::INIT);
     }
-    apic::send_startup(apic_id, (TRAMPOLINE >> 12) as u8);
+    apic::send(apic_id, apic::STARTUP | (TRAMPOLINE >> 12) as u32);
     true
 }
