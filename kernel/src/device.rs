@@ -155,17 +155,19 @@ impl Handle {
     /// not take it, as during its reset.
     fn finish(self, core: &Core) -> Result<(), Status> {
         let record = *self.function();
-        let command = u32::from(record.command);
-        self.write(COMMAND, command & !MEMORY_SPACE);
         let bars = || (u16::from(BARS)..).step_by(4).zip(record.bars);
-        bars().for_each(|(register, bar)| self.write(register, bar));
+        // One that has kept its addresses goes on answering: what other cores reach stays the same.
+        if bars().any(|(register, bar)| self.read(register) != bar) {
+            self.write(COMMAND, u32::from(record.command) & !MEMORY_SPACE);
+            bars().for_each(|(register, bar)| self.write(register, bar));
+        }
         if record.express != 0 {
             self.write(u16::from(record.express) + 8, u32::from(record.express_control));
         }
         if bars().any(|(register, bar)| self.read(register) != bar) {
             return Err(Status::WrongState);
         }
-        self.write(COMMAND, command);
+        self.write(COMMAND, record.command.into());
         self.program(core, &record);
         self.function().is_active = true;
         self.set_master(true);

@@ -31,11 +31,10 @@ pub fn last_words() -> Uart {
     let others = (0..MAX_CORES).filter(|&core| is_online(core));
     let ids = others.map(|core| shared().cores[core].apic_id.load(Ordering::Relaxed));
     let asked = ids.filter(|id| id + 1 != me).map(|id| apic::send(id, apic::NMI)).count();
-    let mut looks = 0;
-    while (STOPPED.load(Ordering::Acquire) as usize) < asked && looks < PATIENCE {
+    let _ = (0..PATIENCE).any(|_| {
         core::hint::spin_loop();
-        looks += 1;
-    }
+        STOPPED.load(Ordering::Acquire) as usize >= asked
+    });
     let mut uart = Uart(DEBUG_PORT.load(Ordering::Relaxed));
     // A zero ends the frame that the console may be in the middle of.
     let _ = uart.write_str("\0\n");

@@ -437,6 +437,7 @@ mod tests {
             "**\nERROR:../../softmmu/cpus.c:502:lock_impl: assertion failed: (!locked())\n"
         ));
         assert!(ended("qemu-system-x86_64: ../hw/pci/msix.c:227: write: Assertion `x' failed."));
+        assert!(!ended("qemu-system-x86_64: Assertion `x' is what the guest wrote"));
         assert!(!ended("qemu-system-x86_64: -drive file=x: Could not open 'x'"));
         assert!(!ended(""));
     }

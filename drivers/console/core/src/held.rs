@@ -72,6 +72,14 @@ mod tests {
     }
 
     #[test]
+    fn all_that_is_taken_goes_at_once() {
+        let mut held = Held::default();
+        assert!(held.push('a', 10) && held.push('b', 10));
+        assert_eq!(held.offer(1, |_| true), 0);
+        assert!(held.is_empty());
+    }
+
+    #[test]
     fn what_nobody_takes_in_time_is_given_up_and_counted() {
         let mut held = Held::default();
         assert!(held.push('a', 10) && held.push('b', 11));

@@ -1,5 +1,6 @@
 //! Test task: owns the PCI function `edu` of QEMU, which `init` finds by its identity, and talks to
-//! its registers (QEMU, "EDU device": 0x00 identification, 0x04 answers the complement).
+//! its registers (QEMU, "EDU device": 0x00 identification, 0x04 answers the complement): a few words,
+//! and then as many as the manifest's number `words` says.
 
 #![no_std]
 #![no_main]
@@ -24,5 +25,17 @@ fn main() -> u32 {
         }
     }
     defmt::info!("edu: its registers answer");
+    let words = grants().number("words").unwrap_or(0) as u32;
+    for word in 0..words {
+        let _ = edu.write(4, word);
+        let answer = edu.read(4).unwrap_or(0);
+        if answer != !word {
+            defmt::error!("edu: {=u32:#x} was not answered but by {=u32:#x}", word, answer);
+            return 5;
+        }
+    }
+    if words > 0 {
+        defmt::info!("edu: {=u32} words were answered", words);
+    }
     0
 }
